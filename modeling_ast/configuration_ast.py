@@ -1,0 +1,178 @@
+"""ASTConfig: every number of the front end and of the network, each with its default, once.
+
+Follows Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 2021, section 2.1, and
+the field names of transformers' AST, so that config.json files are exchanged with it both ways.
+"""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+
+@strict
+class ASTConfig(PreTrainedConfig):
+    r"""Configuration shared by `ASTModel`, `ASTForAudioClassification` and `ASTFeatureExtractor`.
+
+    The defaults are those of the AudioSet model of the paper: 16x16 patches that overlap by 6 (a
+    stride of 10) on 1024 frames of 128 mel bins give a grid of 12 x 101 = 1212 patches.
+
+    Args:
+        hidden_size: Width D of a token.
+        num_hidden_layers: Encoder layers.
+        num_attention_heads: Heads H per layer; `hidden_size` is a multiple of it.
+        intermediate_size: Width of the hidden layer of each MLP.
+        hidden_act: Activation of the MLPs, a name of `transformers.activations.ACT2FN`.
+        hidden_dropout_prob: Dropout on tokens, in [0, 1).
+        attention_probs_dropout_prob: Dropout on attention weights, in [0, 1).
+        initializer_range: Standard deviation of freshly drawn weights.
+        layer_norm_eps: Epsilon of every layer norm; conversions from DeiT write 1e-6.
+        patch_size: Side of a square patch, or (frequency, time): mel bins and frames of a patch.
+        qkv_bias: Whether query, key and value projections have a bias.
+        frequency_stride: Mel bins from one patch to the next.
+        time_stride: Frames from one patch to the next.
+        max_length: Frames the position table is learned for; a frame is 10 ms.
+        num_mel_bins: Mel bins F of a frame.
+        sampling_rate: Rate of the waveforms, in Hz.
+        do_normalize: Whether log-mel values x become (x - mean) / (2 * std).
+        mean: Mean of the log-mel values of the training set (AudioSet's by default).
+        std: Their standard deviation.
+        kwargs: Fields of `PreTrainedConfig`: `num_labels`, `id2label`, `problem_type`, ...
+
+    Raises:
+        StrictDataclassError: A value has the wrong type or describes no possible network.
+
+    Example:
+
+    ```python
+    >>> from modeling_ast import ASTConfig
+    >>> config = ASTConfig()
+    >>> config.patch_grid(), config.num_patches()
+    ((12, 101), 1212)
+    >>> config.patch_grid(num_frames=100)
+    (12, 9)
+    ```
+    """
+
+    model_type = "audio-spectrogram-transformer"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    initializer_range: float | int = 0.02
+    # The authors trained with 1e-6 (encoder) and 1e-5 (head); transformers' AST has 1e-12.
+    layer_norm_eps: float = 1e-12
+    patch_size: int | list[int] | tuple[int, int] = 16
+    qkv_bias: bool = True
+    frequency_stride: int = 10
+    time_stride: int = 10
+    max_length: int = 1024
+    num_mel_bins: int = 128
+    sampling_rate: int = 16000
+    do_normalize: bool = True
+    mean: float | int = -4.2677393
+    std: float | int = 4.5689974
+
+    def __post_init__(self, **kwargs):
+        # JSON has lists only; a square is an int, the one form plain transformers reads.
+        if isinstance(self.patch_size, list | tuple):
+            pair = tuple(self.patch_size)
+            self.patch_size = pair[0] if len(pair) == 2 and pair[0] == pair[1] else pair
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Refuses fields that contradict each other or describe no possible network."""
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "frequency_stride",
+            "time_stride",
+            "max_length",
+            "num_mel_bins",
+        ):
+            _require(
+                getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1"
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        for name in ("layer_norm_eps", "std"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+        _require(
+            self.initializer_range >= 0, "initializer_range", self.initializer_range, "0 or more"
+        )
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size",
+            self.hidden_size,
+            f"a multiple of num_attention_heads={self.num_attention_heads}",
+        )
+        _require(
+            self.hidden_act in ACT2FN, "hidden_act", self.hidden_act, f"one of {sorted(ACT2FN)}"
+        )
+        # Below 1 kHz a frame of 25 ms is too short for a mel filterbank from 20 Hz upwards.
+        _require(self.sampling_rate >= 1000, "sampling_rate", self.sampling_rate, "1000 Hz or more")
+        self._validate_patches()
+
+    def _validate_patches(self):
+        pair = self.patch_size if isinstance(self.patch_size, tuple) else (self.patch_size,) * 2
+        _require(
+            len(pair) == 2 and min(pair) >= 1,
+            "patch_size",
+            self.patch_size,
+            "an integer of at least 1 or a pair (mel bins, frames) of them",
+        )
+        for size, axis in zip(pair, ("num_mel_bins", "max_length")):
+            length = getattr(self, axis)
+            _require(size <= length, "patch_size", self.patch_size, f"at most {axis}={length}")
+
+    @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Mel bins and frames that one patch spans."""
+        size = self.patch_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @property
+    def padding_value(self) -> float:
+        """What a padded frame holds in `input_values`: a log-mel of 0, normalised like the rest."""
+        return (0.0 - self.mean) / (2 * self.std) if self.do_normalize else 0.0
+
+    def patch_grid(self, num_frames: int | None = None) -> tuple[int, int]:
+        """Patch grid (Gf, Gt) of an input of `num_frames` frames (default: `max_length`).
+
+        Raises:
+            ValueError: `num_frames` is less than one patch spans.
+
+        Source: section 2.1; columns are 1 + (frames - 16) // 10, which is the paper's
+            ceil((100t - 16) / 10) for clips of t whole seconds.
+        """
+        frames = self.max_length if num_frames is None else num_frames
+        patch_bins, patch_frames = self.patch_shape
+        if frames < patch_frames:
+            raise ValueError(
+                f"num_frames is {frames} but one patch spans {patch_frames} frames; pad the clip "
+                f'first (ASTFeatureExtractor does, with padding="longest" too)'
+            )
+        return (
+            1 + (self.num_mel_bins - patch_bins) // self.frequency_stride,
+            1 + (frames - patch_frames) // self.time_stride,
+        )
+
+    def num_patches(self, num_frames: int | None = None) -> int:
+        """Number of patches N = Gf * Gt of `num_frames` frames (default: `max_length`)."""
+        rows, columns = self.patch_grid(num_frames)
+        return rows * columns
+
+
+def _require(holds: bool, field: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} is {value!r}, which is impossible; it must be {wanted}")
+
+
+__all__ = ["ASTConfig"]

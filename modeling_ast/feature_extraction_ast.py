@@ -1,0 +1,325 @@
+"""ASTFeatureExtractor: check the clip, log-mel frames, cut or pad, normalise, batch.
+
+Gives what transformers' extractor gives for the same clip (padding="max_length"), and batches whose
+padding is known to the model (padding="longest"). Padding is 0 in log-mel space, before the
+normalisation, as the published weights saw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import logging
+
+from .configuration_ast import ASTConfig
+from .fbank_ast import count_frames, fbank, frame_samples, hop_samples
+
+logger = logging.get_logger(__name__)
+
+PADDINGS = ("max_length", "longest")
+PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
+
+
+class ASTFeatureExtractor(SequenceFeatureExtractor):
+    """Waveforms -> log-mel spectrograms of 128 x 100t (stored (T, F)), ready for the model.
+
+    Every argument is saved in preprocessor_config.json, so that a pipeline uses it too.
+
+    Args:
+        feature_size: Kept for transformers; has no effect.
+        sampling_rate: Rate of the waveforms, in Hz.
+        num_mel_bins: Mel bins F of a frame.
+        max_length: Frames that `padding="max_length"` gives, 10 ms each.
+        padding_value: Kept for transformers' `pad`, which pads normalised features.
+        do_normalize: Whether log-mel values x become (x - mean) / (2 * std).
+        mean, std: Of the log-mel values of the training set.
+        return_attention_mask: Whether to return a mask over frames with "max_length" too; with
+            "longest" it always comes, unless a call says no.
+        padding: "max_length" cuts or pads every clip to `max_length` frames; "longest" pads to the
+            longest clip of the batch, where a clip of t seconds takes 100t frames.
+        truncation: Whether clips over `max_length` frames are cut; by default with "max_length"
+            only.
+        min_length: Frames that "longest" gives at least: one patch.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_ast import ASTFeatureExtractor
+    >>> extractor = ASTFeatureExtractor()
+    >>> inputs = extractor(np.zeros(16000), sampling_rate=16000, return_tensors="pt")
+    >>> inputs.input_values.shape
+    torch.Size([1, 1024, 128])
+    >>> clips = [np.zeros(16000), np.zeros(40000)]
+    >>> inputs = extractor(clips, sampling_rate=16000, padding="longest", return_tensors="pt")
+    >>> inputs.input_values.shape, inputs.attention_mask.sum(1)
+    (torch.Size([2, 250, 128]), tensor([ 98, 248]))
+    ```
+    """
+
+    model_input_names = ["input_values", "attention_mask"]  # noqa: RUF012 (transformers' form)
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = ASTConfig.sampling_rate,
+        num_mel_bins: int = ASTConfig.num_mel_bins,
+        max_length: int = ASTConfig.max_length,
+        padding_value: float = 0.0,
+        do_normalize: bool = ASTConfig.do_normalize,
+        mean: float = ASTConfig.mean,
+        std: float = ASTConfig.std,
+        return_attention_mask: bool = False,
+        padding: str = "max_length",
+        truncation: bool | None = None,
+        min_length: int = ASTConfig.patch_size,
+        **kwargs,
+    ):
+        # ASTConfig knows which of these numbers are possible, and says it.
+        ASTConfig(
+            sampling_rate=sampling_rate,
+            num_mel_bins=num_mel_bins,
+            max_length=max_length,
+            mean=mean,
+            std=std,
+            patch_size=1,
+        )
+        super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
+        self.num_mel_bins = num_mel_bins
+        self.max_length = max_length
+        self.do_normalize = do_normalize
+        self.mean = mean
+        self.std = std
+        self.return_attention_mask = return_attention_mask
+        self.padding = _padding_name(padding)
+        self.truncation = truncation
+        self.min_length = min_length
+
+    @classmethod
+    def from_config(cls, config: ASTConfig, **kwargs) -> ASTFeatureExtractor:
+        """The extractor that matches a model's config; `kwargs` are further arguments of ours."""
+        shared = ("sampling_rate", "num_mel_bins", "max_length", "do_normalize", "mean", "std")
+        fields = {name: getattr(config, name) for name in shared}
+        return cls(**{**fields, "min_length": config.patch_shape[1], **kwargs})
+
+    def __call__(
+        self,
+        raw_speech: Any,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        padding: str | bool | None = None,
+        truncation: bool | None = None,
+        max_length: int | None = None,
+        return_attention_mask: bool | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Turns one clip or a batch of clips into model inputs.
+
+        Args:
+            raw_speech: Mono audio in [-1, 1]: a list of floats, a 1-D array or tensor, a dict
+                {"array", "sampling_rate"}, a list of any of these (lengths may differ), or a 2-D
+                array or tensor (B, S). int16 and int32 are read as PCM. Tensors stay on their
+                device and keep their gradient.
+            sampling_rate: Rate of `raw_speech`, in Hz; refused if it is not the model's.
+            return_tensors: "pt", "np", or None: a tensor for tensors, else a list of arrays.
+            padding, truncation, max_length, return_attention_mask: Instead of the saved ones;
+                `padding=True` is "longest".
+
+        Returns:
+            `input_values` (B, T, F), float32, and with padding "longest" `attention_mask` (B, T),
+            1 where a frame comes from the clip. An utterance of t seconds has 100t - 2 of these.
+
+        Raises:
+            ValueError: Wrong rate, more than one channel, an empty clip, one shorter than a frame
+                (25 ms), NaN or infinity, a number type without a known scale, unknown padding.
+            TypeError: Unknown keyword, or something that is no audio.
+        """
+        if kwargs:
+            raise TypeError(
+                f"unknown keyword(s) {sorted(kwargs)}; ASTFeatureExtractor takes sampling_rate, "
+                f"return_tensors, padding, truncation, max_length and return_attention_mask"
+            )
+        if return_tensors not in (None, "pt", "np"):
+            raise ValueError(f'return_tensors is {return_tensors!r}; it must be "pt", "np" or None')
+        padding = self.padding if padding is None else _padding_name(padding)
+        truncation = self.truncation if truncation is None else truncation
+        max_length = self.max_length if max_length is None else max_length
+        clips = _split_batch(raw_speech)
+        rates = [self._check_rate(clip, sampling_rate) for clip in clips]
+        if None in rates:
+            logger.warning_once(
+                f"ASTFeatureExtractor was not told the sampling_rate and takes the audio to be at "
+                f"{self.sampling_rate} Hz; pass sampling_rate=... to have it checked"
+            )
+        waveforms = [self._waveform(clip, index) for index, clip in enumerate(clips)]
+        if truncation or (truncation is None and padding == "max_length"):
+            waveforms = [self._cut(waveform, max_length) for waveform in waveforms]
+
+        frames = self._fbank(waveforms)
+        length = self._batch_length(waveforms, padding, max_length)
+        values = frames[0].new_zeros(len(frames), length, self.num_mel_bins)  # (B, T, F)
+        for row, clip_frames in zip(values, frames):
+            row[: len(clip_frames)] = clip_frames
+        if self.do_normalize:
+            values = self.normalize(values)
+
+        data = {"input_values": values}
+        wanted = self.return_attention_mask or padding == "longest"
+        if wanted if return_attention_mask is None else return_attention_mask:
+            counts = torch.tensor([len(clip_frames) for clip_frames in frames])
+            mask = torch.arange(length) < counts.unsqueeze(1)  # (B, T)
+            data["attention_mask"] = mask.long().to(values.device)
+        stay_tensors = any(isinstance(_audio(clip), Tensor) for clip in clips)
+        return BatchFeature(_convert(data, return_tensors or ("pt" if stay_tensors else None)))
+
+    def normalize(self, input_values: Tensor) -> Tensor:
+        """(x - mean) / (2 * std): the paper's zero mean and standard deviation of 0.5."""
+        return (input_values - self.mean) / (self.std * 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As saved. Without the class name: AutoFeatureExtractor then chooses by model type, ours
+        where this package is imported and transformers' own elsewhere."""
+        fields = super().to_dict()
+        fields.pop("feature_extractor_type", None)
+        return fields
+
+    def _check_rate(self, clip: Any, sampling_rate: int | None) -> int | None:
+        given = clip.get("sampling_rate", sampling_rate) if isinstance(clip, Mapping) else None
+        for rate in (given, sampling_rate):
+            if rate is not None and rate != self.sampling_rate:
+                raise ValueError(
+                    f"sampling_rate is {rate} Hz but the model was trained at {self.sampling_rate} "
+                    f"Hz; resample the clip first, e.g. torchaudio.functional.resample(clip, "
+                    f"{rate}, {self.sampling_rate})"
+                )
+        return given or sampling_rate
+
+    def _waveform(self, clip: Any, index: int) -> Tensor:
+        """One checked clip as a float32 tensor (S,)."""
+        x = _as_tensor(_audio(clip), index)
+        if x.ndim == 2 and x.shape[0] == 1:
+            x = x[0]  # (S,): torchaudio's and soundfile's mono with its channel axis
+        shape = tuple(x.shape)
+        if x.ndim != 1:
+            raise ValueError(
+                f"clip {index} has shape {shape} but must be mono, (samples,); mix stereo "
+                f"down first, e.g. clip.mean(axis) over its channel axis"
+            )
+        if x.dtype in PCM_SCALES:
+            x = x.float() / PCM_SCALES[x.dtype]
+        elif not x.is_floating_point():
+            raise ValueError(
+                f"clip {index} holds {x.dtype} values, whose scale is unknown; pass floats in "
+                f"[-1, 1] or int16 or int32 PCM"
+            )
+        x = x.float()
+        shortest = frame_samples(self.sampling_rate)
+        if len(x) < shortest:
+            what = "is empty" if len(x) == 0 else f"has {len(x)} samples"
+            raise ValueError(
+                f"clip {index} {what} but one window needs {shortest} samples (25 ms at "
+                f"{self.sampling_rate} Hz); drop it or pad it with zeros"
+            )
+        if not torch.isfinite(x).all():
+            bad = int((~torch.isfinite(x)).sum())
+            raise ValueError(
+                f"clip {index} holds NaN or infinity in {bad} of {len(x)} samples; all samples "
+                f"must be finite, so repair or drop the clip"
+            )
+        return x
+
+    def _cut(self, waveform: Tensor, max_length: int) -> Tensor:
+        """The samples that the first `max_length` frames see."""
+        last_start = (max_length - 1) * hop_samples(self.sampling_rate)
+        return waveform[: last_start + frame_samples(self.sampling_rate)]
+
+    def _fbank(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """Frames (T, F) of each clip: a GPU takes equal lengths in one pass, a CPU one by one."""
+        equal = len({len(waveform) for waveform in waveforms}) == 1
+        if equal and waveforms[0].device.type != "cpu":
+            batch = torch.stack(waveforms)  # (B, S)
+            return list(fbank(batch, self.num_mel_bins, self.sampling_rate))
+        return [fbank(waveform, self.num_mel_bins, self.sampling_rate) for waveform in waveforms]
+
+    def _batch_length(self, waveforms: list[Tensor], padding: str, max_length: int) -> int:
+        """Frames T of the batch: 100 for each second, which is never less than Kaldi's count."""
+        if padding == "max_length":
+            counts = [count_frames(len(waveform), self.sampling_rate) for waveform in waveforms]
+            return max(max_length, *counts)
+        hop = hop_samples(self.sampling_rate)
+        return max(self.min_length, *(len(waveform) // hop for waveform in waveforms))
+
+
+def _padding_name(padding: str | bool) -> str:
+    name = "longest" if padding is True else getattr(padding, "value", padding)
+    if name not in PADDINGS:
+        raise ValueError(
+            f'padding is {padding!r}; it must be "max_length" (cut or pad to max_length frames) or '
+            f'"longest" (pad to the longest clip of the batch)'
+        )
+    return name
+
+
+def _split_batch(raw_speech: Any) -> list[Any]:
+    """One entry for each clip, as it came."""
+    if isinstance(raw_speech, Tensor | np.ndarray):
+        if raw_speech.ndim == 2 and raw_speech.shape[1] <= 8 < raw_speech.shape[0]:
+            raise ValueError(
+                f"the array has shape {tuple(raw_speech.shape)}, which looks like (samples, "
+                f"channels) but must be (clips, samples); mix it down first: array.mean(1)"
+            )
+        return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
+    if isinstance(raw_speech, Mapping):
+        return [raw_speech]
+    if not isinstance(raw_speech, list | tuple):
+        raise TypeError(
+            f"got {type(raw_speech).__name__}; pass an array, a tensor, a list of them or a dict "
+            f'{{"array": ..., "sampling_rate": ...}}; read files first, e.g. with soundfile.read'
+        )
+    if not raw_speech:
+        raise ValueError("the list of clips is empty; pass at least one clip")
+    first = raw_speech[0]
+    is_batch = isinstance(first, Mapping | list | tuple) or getattr(first, "ndim", 0) > 0
+    return list(raw_speech) if is_batch else [raw_speech]
+
+
+def _audio(clip: Any) -> Any:
+    """The samples themselves, out of a dict of `datasets` ("array") or of a pipeline ("raw")."""
+    if not isinstance(clip, Mapping):
+        return clip
+    for key in ("array", "raw"):
+        if clip.get(key) is not None:
+            return clip[key]
+    raise ValueError(f'the dict has the keys {sorted(clip)} but must have "array", the samples')
+
+
+def _as_tensor(audio: Any, index: int) -> Tensor:
+    if isinstance(audio, Tensor):
+        return audio
+    try:
+        array = np.asarray(audio)
+        if isinstance(audio, list | tuple) and array.dtype == np.float64:
+            array = array.astype(np.float32)
+        # torch knows neither other byte orders nor negative strides nor read-only memory.
+        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+        return torch.from_numpy(native)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"clip {index} is a {type(audio).__name__} that holds no numbers ({error}); pass mono "
+            f"audio as an array, a tensor or a list of floats"
+        ) from error
+
+
+def _convert(data: dict[str, Tensor], return_tensors: str | None) -> dict[str, Any]:
+    if return_tensors == "pt":
+        return data
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in data.items()}
+    return arrays if return_tensors == "np" else {name: list(a) for name, a in arrays.items()}
+
+
+__all__ = ["ASTFeatureExtractor"]
