@@ -10,10 +10,6 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
 )
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
 from .configuration_ast import ASTConfig
@@ -29,11 +25,6 @@ AutoModelForAudioClassification.register(ASTConfig, ASTForAudioClassification, e
 # A preprocessor_config.json that names "ASTFeatureExtractor" is resolved by that name, first in
 # this table of transformers' own classes.
 FEATURE_EXTRACTOR_MAPPING_NAMES.pop(ASTConfig.model_type, None)
-# Files on the Hub have the key layout of transformers 4; registering transformers' own mapping for
-# our class makes loading translate it, and saving write it.
-register_checkpoint_conversion_mapping(
-    "ASTModel", get_checkpoint_conversion_mapping("ASTModel"), overwrite=True
-)
 
 __all__ = [
     "ASTConfig",

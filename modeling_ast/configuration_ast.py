@@ -4,8 +4,6 @@ Follows Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 20
 the field names of transformers' AST, so that config.json files are exchanged with it both ways.
 """
 
-from __future__ import annotations
-
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -57,6 +55,7 @@ class ASTConfig(PreTrainedConfig):
 
     model_type = "audio-spectrogram-transformer"
 
+    # The annotations are checked at construction: they must not be turned into strings.
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12

@@ -100,7 +100,7 @@ def mel_filters(num_mel_bins: int, num_bins: int, sampling_rate: int) -> Tensor:
     At 128 mel bins, 16 kHz and a 512-point FFT filter 3 lies between two bins and stays empty.
 
     Returns:
-        (num_bins, num_mel_bins), float32: the arithmetic that the published weights were trained on.
+        (num_bins, num_mel_bins), in float32: the weights were trained on that rounding.
     """
     low, high = _mel(LOW_HZ), _mel(sampling_rate / 2)
     step = (high - low) / (num_mel_bins + 1)

@@ -157,14 +157,16 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
                 f"{self.sampling_rate} Hz; pass sampling_rate=... to have it checked"
             )
         waveforms = [self._waveform(clip, index) for index, clip in enumerate(clips)]
-        if truncation or (truncation is None and padding == "max_length"):
+        if truncation is None:
+            truncation = padding == "max_length"
+        length = self._batch_length(waveforms, padding, max_length, truncation)
+        if truncation:
             waveforms = [self._cut(waveform, max_length) for waveform in waveforms]
 
         frames = self._fbank(waveforms)
-        length = self._batch_length(waveforms, padding, max_length)
         values = frames[0].new_zeros(len(frames), length, self.num_mel_bins)  # (B, T, F)
-        for row, clip_frames in zip(values, frames):
-            row[: len(clip_frames)] = clip_frames
+        for index, clip_frames in enumerate(frames):
+            values[index, : len(clip_frames)] = clip_frames
         if self.do_normalize:
             values = self.normalize(values)
 
@@ -233,6 +235,19 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             )
         return x
 
+    def _batch_length(
+        self, waveforms: list[Tensor], padding: str, max_length: int, truncation: bool
+    ) -> int:
+        """Frames T of the batch."""
+        if padding == "longest":
+            # 100 for each second: one or two more than the whole windows that Kaldi counts.
+            hop = hop_samples(self.sampling_rate)
+            counts = [self.min_length, *(len(waveform) // hop for waveform in waveforms)]
+        else:
+            counts = [count_frames(len(waveform), self.sampling_rate) for waveform in waveforms]
+            counts.append(max_length)
+        return min(max(counts), max_length) if truncation else max(counts)
+
     def _cut(self, waveform: Tensor, max_length: int) -> Tensor:
         """The samples that the first `max_length` frames see."""
         last_start = (max_length - 1) * hop_samples(self.sampling_rate)
@@ -245,14 +260,6 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             batch = torch.stack(waveforms)  # (B, S)
             return list(fbank(batch, self.num_mel_bins, self.sampling_rate))
         return [fbank(waveform, self.num_mel_bins, self.sampling_rate) for waveform in waveforms]
-
-    def _batch_length(self, waveforms: list[Tensor], padding: str, max_length: int) -> int:
-        """Frames T of the batch: 100 for each second, which is never less than Kaldi's count."""
-        if padding == "max_length":
-            counts = [count_frames(len(waveform), self.sampling_rate) for waveform in waveforms]
-            return max(max_length, *counts)
-        hop = hop_samples(self.sampling_rate)
-        return max(self.min_length, *(len(waveform) // hop for waveform in waveforms))
 
 
 def _padding_name(padding: str | bool) -> str:

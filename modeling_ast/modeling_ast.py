@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
@@ -483,5 +487,12 @@ class ASTForAudioClassification(ASTPreTrainedModel):
             return labels.to(logits.dtype)
         return labels
 
+
+# Files on the Hub have the key layout of transformers 4. Registering transformers' own mapping for
+# our class makes loading translate it and saving write it; here and not in the package's
+# __init__.py, because this file also runs alone, as code that travels with a checkpoint.
+register_checkpoint_conversion_mapping(
+    ASTModel.__name__, get_checkpoint_conversion_mapping(ASTModel.__name__), overwrite=True
+)
 
 __all__ = ["ASTForAudioClassification", "ASTModel", "ASTPreTrainedModel"]

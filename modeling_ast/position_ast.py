@@ -67,7 +67,7 @@ def resize_position_grid(table: Tensor, old: tuple[int, int], new: tuple[int, in
         (1, new[0] * new[1], D), in the dtype of `table`.
     Raises:
         ValueError: `table` does not hold old[0] * old[1] positions, or a grid has an empty axis.
-    Source: Gong et al. 2021, section 2.2; the cut's start is the authors' (src/models/ast_models.py).
+    Source: Gong et al. 2021, section 2.2; the cut's start is that of the authors' code.
     """
     if table.ndim != 3 or table.shape[:2] != (1, old[0] * old[1]):
         raise ValueError(
@@ -77,10 +77,12 @@ def resize_position_grid(table: Tensor, old: tuple[int, int], new: tuple[int, in
         )
     if min(new) < 1:
         raise ValueError(f"the new grid is {new[0]} x {new[1]}; both must be at least 1")
-    image = table.unflatten(1, old).permute(0, 3, 1, 2)  # (1, D, Gf, Gt)
+    # Half precision is interpolated in float32 and rounded once.
+    wide = table.to(torch.promote_types(table.dtype, torch.float32))
+    image = wide.unflatten(1, old).permute(0, 3, 1, 2)  # (1, D, Gf, Gt)
     for axis in (3, 2):
         image = _fit_axis(image, axis, new[axis - 2])
-    return image.flatten(2).mT  # (1, N, D)
+    return image.flatten(2).mT.to(table.dtype)  # (1, N, D)
 
 
 def _fit_axis(image: Tensor, axis: int, target: int) -> Tensor:
@@ -90,9 +92,7 @@ def _fit_axis(image: Tensor, axis: int, target: int) -> Tensor:
         return image.narrow(axis, source // 2 - target // 2, target)
     size = list(image.shape[2:])
     size[axis - 2] = target
-    # Half precision is interpolated in float32 and rounded once.
-    wide = image if image.dtype == torch.float64 else image.float()
-    return F.interpolate(wide, size, mode="bilinear", align_corners=False).to(image.dtype)
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
 
 __all__ = ["column_mask", "resize_position_grid", "time_positions"]

@@ -1,0 +1,75 @@
+"""Fixtures of every test: no network, tiny random models, made-up audio."""
+
+import os
+import sys
+from pathlib import Path
+
+# Before any import of huggingface_hub: nothing here may wait for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+for folder in ("examples", "conversion", "tests"):
+    sys.path.insert(0, str(ROOT / folder))
+
+# Odd and unequal sizes: a swapped axis or a wrong stride shows.
+TINY = {
+    "hidden_size": 36,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 50,
+    "num_mel_bins": 40,
+    "max_length": 97,
+    "patch_size": 16,
+    "frequency_stride": 9,
+    "time_stride": 7,
+    "num_labels": 5,
+}
+
+
+def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> torch.nn.Module:
+    """Every parameter drawn at random, so that none hides behind its zeros or ones."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_config():
+    from modeling_ast import ASTConfig
+
+    return ASTConfig(**TINY)
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    from modeling_ast import ASTForAudioClassification
+
+    return randomise(ASTForAudioClassification(tiny_config))
+
+
+@pytest.fixture
+def tiny_folder(tiny_model, tmp_path):
+    """A saved model with its extractor."""
+    from modeling_ast import ASTFeatureExtractor
+
+    folder = tmp_path / "tiny"
+    tiny_model.save_pretrained(folder)
+    ASTFeatureExtractor.from_config(tiny_model.config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def clip():
+    """Two seconds of a chirp in noise, at 16 kHz."""
+    seconds = np.arange(32000) / 16000
+    noise = np.random.default_rng(0).standard_normal(32000)
+    chirp = np.sin(2 * np.pi * (200 + 900 * seconds) * seconds)
+    return (0.3 * chirp + 0.05 * noise).astype(np.float32)

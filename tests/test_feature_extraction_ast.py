@@ -1,0 +1,227 @@
+"""Against transformers' own extractor for the values, against the specification for the rest."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+
+from modeling_ast import ASTConfig, ASTFeatureExtractor
+
+RATE = 16000
+
+
+def noise(samples, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
+
+
+@pytest.fixture
+def extractor():
+    return ASTFeatureExtractor()
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_length": 64, "num_mel_bins": 40, "mean": -6.0}])
+@pytest.mark.parametrize("samples", [400, 16000, 175000])
+def test_max_length_equals_transformers(fields, samples):
+    theirs = transformers.ASTFeatureExtractor(**fields)
+    ours = ASTFeatureExtractor(**fields)
+    clips = [noise(samples), np.zeros(3000, np.float32)]
+    expected = theirs(clips, sampling_rate=RATE, return_tensors="np")
+    result = ours(clips, sampling_rate=RATE, return_tensors="np")
+    assert result.keys() == expected.keys()
+    assert result.input_values.dtype == np.float32
+    np.testing.assert_allclose(result.input_values, expected.input_values, atol=1e-4, rtol=0)
+
+
+def test_without_normalisation_too():
+    fields = {"do_normalize": False, "max_length": 120}
+    expected = transformers.ASTFeatureExtractor(**fields)(noise(9000), sampling_rate=RATE)
+    result = ASTFeatureExtractor(**fields)(noise(9000), sampling_rate=RATE)
+    assert isinstance(result.input_values, list)
+    np.testing.assert_allclose(result.input_values[0], expected.input_values[0], atol=1e-4, rtol=0)
+
+
+def forms_of(clip):
+    pcm16 = np.round(clip * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
+    return {
+        "float64": clip.astype(np.float64),
+        "big endian": clip.astype(">f4"),
+        "reversed view": clip[::-1].copy()[::-1],
+        "list of floats": clip.tolist(),
+        "tuple of floats": tuple(clip.tolist()),
+        "tensor": torch.from_numpy(clip),
+        "tensor with channel": torch.from_numpy(clip)[None],
+        "batch array": clip[None],
+        "list of arrays": [clip],
+        "list of (1, S) tensors": [torch.from_numpy(clip)[None]],
+        "list of lists": [clip.tolist()],
+        "dict": {"array": clip, "sampling_rate": RATE},
+        "dict with path": {"path": "a.wav", "array": clip, "sampling_rate": RATE},
+        "raw dict": {"raw": clip, "sampling_rate": RATE},
+        "list of dicts": [{"array": clip, "sampling_rate": RATE}],
+        "int16 PCM": pcm16,
+        "int32 PCM": pcm16.astype(np.int32) * 2**16,
+        "int16 tensor": torch.from_numpy(pcm16),
+        "float16 tensor": torch.from_numpy(clip).half(),
+    }
+
+
+@pytest.mark.parametrize("form", forms_of(noise(1)))
+def test_every_form_of_a_clip_gives_the_same(extractor, form):
+    clip = np.round(noise(8000) * 2**10) / 2**10  # exact in int16 and in float16
+    clip = clip.astype(np.float32)
+    expected = extractor(clip, sampling_rate=RATE, return_tensors="np").input_values
+    result = extractor(forms_of(clip)[form], sampling_rate=RATE, return_tensors="np").input_values
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_lists_of_different_lengths_and_types(extractor):
+    clips = [noise(5000), torch.from_numpy(noise(16000, 1)), noise(700, 2).tolist()]
+    together = extractor(clips, sampling_rate=RATE, return_tensors="pt").input_values
+    for clip, row in zip(clips, together):
+        alone = extractor(clip, sampling_rate=RATE, return_tensors="pt").input_values[0]
+        assert torch.equal(row, alone)
+
+
+def test_tensors_stay_tensors_with_their_gradient(extractor):
+    clip = torch.from_numpy(noise(16000)).requires_grad_()
+    values = extractor(clip, sampling_rate=RATE).input_values
+    assert isinstance(values, torch.Tensor) and values.device == clip.device
+    values.sum().backward()
+    assert torch.isfinite(clip.grad).all() and clip.grad.abs().sum() > 0
+    assert isinstance(
+        extractor(clip, sampling_rate=RATE, return_tensors="np").input_values, np.ndarray
+    )
+
+
+@pytest.mark.gpu
+def test_tensors_stay_on_their_gpu(extractor):
+    clips = torch.from_numpy(noise(32000).reshape(2, 16000))
+    expected = extractor(clips, sampling_rate=RATE).input_values
+    values = extractor(clips.cuda(), sampling_rate=RATE, padding="longest")
+    assert values.input_values.is_cuda and values.attention_mask.is_cuda
+    torch.testing.assert_close(values.input_values.cpu(), expected[:, :100], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 10, 12.34])
+def test_longest_gives_100_frames_for_each_second(extractor, seconds):
+    clip = noise(int(seconds * RATE))
+    inputs = extractor(clip, sampling_rate=RATE, padding="longest", return_tensors="np")
+    assert inputs.input_values.shape == (1, round(100 * seconds), 128)
+    real = round(100 * seconds) - 2
+    assert inputs.attention_mask[0].tolist() == [1] * real + [0] * 2
+
+
+def test_padding_is_a_log_mel_of_zero(extractor):
+    clips = [noise(16000), noise(4000, 1)]
+    inputs = extractor(clips, sampling_rate=RATE, padding=True, return_tensors="pt")
+    padded = inputs.input_values[inputs.attention_mask == 0]
+    assert len(padded) == 2 + 77
+    torch.testing.assert_close(padded, torch.full_like(padded, ASTConfig().padding_value))
+
+
+def test_longest_has_at_least_one_patch(extractor):
+    inputs = extractor(noise(480), sampling_rate=RATE, padding="longest", return_tensors="pt")
+    assert inputs.input_values.shape == (1, 16, 128) and inputs.attention_mask.sum() == 1
+    narrow = ASTFeatureExtractor.from_config(
+        ASTConfig(patch_size=(128, 2), frequency_stride=128, time_stride=2)
+    )
+    inputs = narrow(noise(480), sampling_rate=RATE, padding="longest", return_tensors="pt")
+    assert inputs.input_values.shape == (1, 3, 128)
+
+
+def test_mask_is_on_with_longest_and_on_demand(extractor):
+    clip = noise(16000)
+    assert "attention_mask" not in extractor(clip, sampling_rate=RATE)
+    assert "attention_mask" in extractor(clip, sampling_rate=RATE, padding="longest")
+    asked = extractor(clip, sampling_rate=RATE, return_attention_mask=True, return_tensors="np")
+    assert asked.attention_mask.sum() == 98 and asked.attention_mask.shape == (1, 1024)
+    refused = extractor(clip, sampling_rate=RATE, padding="longest", return_attention_mask=False)
+    assert "attention_mask" not in refused
+
+
+def test_truncation(extractor):
+    long = noise(RATE * 12)
+
+    def frames(**options):
+        inputs = extractor(long, sampling_rate=RATE, return_tensors="np", **options)
+        return inputs.input_values.shape[1]
+
+    assert frames() == 1024
+    assert frames(truncation=False) == 1198
+    assert frames(padding="longest") == 1200
+    assert frames(padding="longest", truncation=True) == 1024
+    assert frames(max_length=100) == 100
+    whole = extractor(long, sampling_rate=RATE, truncation=False, return_tensors="np").input_values
+    cut = extractor(long, sampling_rate=RATE, return_tensors="np").input_values
+    np.testing.assert_array_equal(whole[:, :1024], cut)
+
+
+def test_saved_padding_is_loaded_and_class_name_is_not_written(tmp_path):
+    ASTFeatureExtractor(padding="longest", truncation=True, mean=-6.5).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert "feature_extractor_type" not in written
+    again = ASTFeatureExtractor.from_pretrained(tmp_path)
+    assert again.to_dict() == written
+    assert (again.padding, again.truncation, again.mean) == ("longest", True, -6.5)
+    assert ASTFeatureExtractor.from_pretrained(tmp_path, max_length=300).max_length == 300
+
+
+def test_from_config_shares_every_number():
+    config = ASTConfig(num_mel_bins=64, max_length=500, mean=-6.8459, std=5.5655)
+    extractor = ASTFeatureExtractor.from_config(config, padding="longest")
+    for name in ("sampling_rate", "num_mel_bins", "max_length", "do_normalize", "mean", "std"):
+        assert getattr(extractor, name) == getattr(config, name)
+    assert extractor.padding == "longest"
+
+
+STEREO = r"shape \(2, 16000\) but must be mono.*mix stereo down"
+
+
+@pytest.mark.parametrize(
+    ("audio", "options", "error", "words"),
+    [
+        (noise(9000), {"sampling_rate": 44100}, ValueError, "44100 Hz .* 16000 Hz; resample"),
+        ({"array": noise(9000), "sampling_rate": 8000}, {}, ValueError, "8000 Hz .* 16000 Hz"),
+        ([noise(32000).reshape(2, 16000)], {}, ValueError, STEREO),
+        (noise(32000).reshape(1, 2, 16000), {}, ValueError, STEREO),
+        ({"array": noise(32000).reshape(2, 16000), "sampling_rate": RATE}, {}, ValueError, STEREO),
+        (noise(32000).reshape(16000, 2), {}, ValueError, r"\(16000, 2\).* mix it down"),
+        (noise(0), {}, ValueError, "clip 0 is empty but one window needs 400"),
+        ([], {}, ValueError, "list of clips is empty"),
+        ([noise(9000), noise(399)], {}, ValueError, "clip 1 has 399 samples .* 400 samples"),
+        (np.full(9000, np.nan), {}, ValueError, "NaN or infinity in 9000 of 9000"),
+        (np.append(noise(9000), np.inf), {}, ValueError, "NaN or infinity in 1 of 9001"),
+        (np.zeros(9000, np.uint8), {}, ValueError, "uint8 values, whose scale is unknown"),
+        (np.zeros(9000, np.int64), {}, ValueError, "int64 values.*int16 or int32 PCM"),
+        (np.zeros(9000, bool), {}, ValueError, "bool values"),
+        (np.zeros(9000, complex), {}, ValueError, "complex128 values"),
+        ("dog.wav", {}, TypeError, "got str; .* soundfile.read"),
+        (None, {}, TypeError, "got NoneType"),
+        ([["a", "b"]], {}, TypeError, "clip 0 is a list that holds no numbers"),
+        ({"path": "dog.wav"}, {}, ValueError, r"keys \['path'\] but must have \"array\""),
+        (noise(9000), {"paddding": "longest"}, TypeError, r"unknown keyword\(s\) \['paddding'\]"),
+        (noise(9000), {"padding": "shortest"}, ValueError, "padding is 'shortest'.*longest"),
+        (noise(9000), {"padding": False}, ValueError, "padding is False"),
+        (noise(9000), {"return_tensors": "tf"}, ValueError, "return_tensors is 'tf'"),
+    ],
+)
+def test_refusals_name_the_value_and_the_remedy(extractor, audio, options, error, words):
+    with pytest.raises(error, match=words):
+        extractor(audio, **options)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(StrictDataclassError, match="std is -1"):
+        ASTFeatureExtractor(std=-1.0)
+    with pytest.raises(ValueError, match="padding is 'none'"):
+        ASTFeatureExtractor(padding="none")
+
+
+def test_pad_of_transformers_still_works_on_waveforms():
+    padded = ASTFeatureExtractor().pad(
+        {"input_values": [noise(5), noise(3)]}, padding=True, return_tensors="np"
+    )
+    assert padded.input_values.shape == (2, 5)

@@ -1,0 +1,348 @@
+"""Against transformers' own AST for the network, against the specification for the rest."""
+
+import logging
+
+import pytest
+import torch
+import transformers
+from conftest import TINY, randomise
+from huggingface_hub.errors import StrictDataclassError
+
+from modeling_ast import ASTConfig, ASTForAudioClassification, ASTModel
+from modeling_ast.position_ast import resize_position_grid
+
+# float32 sums in another order over a few dozen values of size 1.
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def spectrogram(batch, frames, bins=TINY["num_mel_bins"], seed=0):
+    return torch.randn(batch, frames, bins, generator=torch.Generator().manual_seed(seed))
+
+
+def mask_of(lengths, frames):
+    return (torch.arange(frames) < torch.tensor(lengths).unsqueeze(1)).long()
+
+
+def theirs_like(model):
+    """transformers' AST with the same weights."""
+    config = {name: getattr(model.config, name) for name in TINY}
+    other = transformers.ASTForAudioClassification(transformers.ASTConfig(**config))
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+def test_parameters_are_those_of_transformers(tiny_model):
+    ours = {name: p.shape for name, p in tiny_model.state_dict().items()}
+    theirs = {name: p.shape for name, p in theirs_like(tiny_model).state_dict().items()}
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_logits_and_states_equal_transformers(tiny_model, attention, batch):
+    theirs = theirs_like(tiny_model)
+    theirs.set_attn_implementation("eager")
+    tiny_model.set_attn_implementation(attention)
+    x = spectrogram(batch, TINY["max_length"])
+    want_weights = attention == "eager"
+    options = {"output_hidden_states": True, "output_attentions": want_weights}
+    expected, result = theirs(x, **options), tiny_model(x, **options)
+    torch.testing.assert_close(result.logits, expected.logits, **CLOSE)
+    assert len(result.hidden_states) == TINY["num_hidden_layers"] + 1
+    for ours, other in zip(result.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(ours, other, **CLOSE)
+    if want_weights:
+        for ours, other in zip(result.attentions, expected.attentions, strict=True):
+            torch.testing.assert_close(ours, other, **CLOSE)
+
+
+def test_encoder_outputs_equal_transformers(tiny_model):
+    x = spectrogram(2, TINY["max_length"])
+    expected = theirs_like(tiny_model).audio_spectrogram_transformer(x)
+    result = tiny_model.audio_spectrogram_transformer(x)
+    torch.testing.assert_close(result.last_hidden_state, expected.last_hidden_state, **CLOSE)
+    torch.testing.assert_close(result.pooler_output, expected.pooler_output, **CLOSE)
+    as_tuple = tiny_model.audio_spectrogram_transformer(x, return_dict=False)
+    assert torch.equal(as_tuple[0], result.last_hidden_state)
+
+
+def test_base_size_has_the_papers_parameters():
+    with torch.device("meta"):
+        model = ASTModel(ASTConfig())
+    assert model.embeddings.position_embeddings.shape == (1, 1214, 768)
+    # 87 M of the paper: 86.6 M with the classifier of 527 labels.
+    head = 2 * 768 + 768 * 527 + 527
+    assert round((model.num_parameters() + head) / 1e6, 1) == 86.6
+
+
+def test_patches_of_unequal_sides_work():
+    config = ASTConfig(**{**TINY, "patch_size": (40, 2), "frequency_stride": 40, "time_stride": 2})
+    model = randomise(ASTForAudioClassification(config))
+    x = spectrogram(2, 97)
+    states = model(x, output_hidden_states=True).hidden_states[0]
+    assert states.shape[1] == 2 + 48
+    # A patch of the whole spectrum over frames 2n and 2n + 1, by hand.
+    kernel = model.audio_spectrogram_transformer.embeddings.patch_embeddings.projection
+    position = model.audio_spectrogram_transformer.embeddings.position_embeddings
+    for n in (0, 17, 47):
+        patch = x[:, 2 * n : 2 * n + 2].mT.reshape(2, -1)
+        expected = patch @ kernel.weight.reshape(36, -1).T + kernel.bias + position[0, 2 + n]
+        torch.testing.assert_close(states[:, 2 + n], expected, **CLOSE)
+
+
+# 16 frames make one column of the tiny grid, 97 fill it, 200 go beyond it.
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    "lengths", [[97, 60, 33, 16], [200, 97, 150, 23], [16, 9, 1, 0], [120, 15, 97, 98]]
+)
+def test_a_clip_has_the_logits_it_has_alone_however_far_it_was_padded(
+    tiny_model, attention, lengths
+):
+    tiny_model.set_attn_implementation(attention)
+    longest = max(lengths)
+    clean = spectrogram(4, longest)
+    for extra in (0, 1, 64):
+        x = torch.cat((clean, torch.full((4, extra, 40), torch.nan)), dim=1)
+        mask = mask_of(lengths, longest + extra)
+        x[mask == 0] = torch.nan  # whatever padding holds must not matter
+        logits = tiny_model(x, attention_mask=mask).logits
+        for clip, length in enumerate(lengths):
+            frames = max(length, 16)
+            alone = torch.full((1, frames, 40), tiny_model.config.padding_value)
+            alone[0, :length] = clean[clip, :length]
+            expected = tiny_model(alone).logits[0]
+            torch.testing.assert_close(logits[clip], expected, **CLOSE)
+
+
+def test_a_clip_shorter_than_a_patch_is_heard(tiny_model):
+    x = spectrogram(2, 16)
+    logits = tiny_model(x, attention_mask=mask_of([4, 4], 16)).logits
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+def test_an_all_true_mask_changes_nothing_and_builds_no_mask(tiny_model, monkeypatch):
+    x = spectrogram(2, 97)
+    expected = tiny_model(x).logits
+    encoder = tiny_model.audio_spectrogram_transformer
+    seen = []
+    original = encoder.layers[0].forward
+    monkeypatch.setattr(
+        encoder.layers[0],
+        "forward",
+        lambda x, mask=None, **kwargs: seen.append(mask) or original(x, mask, **kwargs),
+    )
+    assert torch.equal(tiny_model(x, attention_mask=torch.ones(2, 97)).logits, expected)
+    # The extractor marks the last two frames of a second as padding; no patch depends on them.
+    tiny_model(x, attention_mask=mask_of([93, 93], 97))
+    assert seen == [None, None]
+
+
+def test_the_mask_is_over_keys_only(tiny_model, monkeypatch):
+    encoder = tiny_model.audio_spectrogram_transformer
+    shapes = []
+    original = encoder.layers[0].forward
+    monkeypatch.setattr(
+        encoder.layers[0],
+        "forward",
+        lambda x, mask=None, **kwargs: shapes.append(mask.shape) or original(x, mask, **kwargs),
+    )
+    tiny_model(spectrogram(2, 97), attention_mask=mask_of([97, 40], 97))
+    tokens = tiny_model.config.num_patches() + 2
+    assert shapes == [(2, 1, 1, tokens)]
+
+
+def test_fewer_frames_use_the_first_columns(tiny_model):
+    """A model whose table is cut by hand to the first columns is the judge."""
+    _, columns = tiny_model.config.patch_grid(50)
+    table = tiny_model.audio_spectrogram_transformer.embeddings.position_embeddings.data
+    whole = table[:, 2:].unflatten(1, tiny_model.config.patch_grid())
+    cut = torch.cat((table[:, :2], whole[:, :, :columns].flatten(1, 2)), dim=1)
+    config = transformers.ASTConfig(**{**TINY, "max_length": 50})
+    judge = transformers.ASTForAudioClassification(config)
+    weights = tiny_model.state_dict()
+    weights["audio_spectrogram_transformer.embeddings.position_embeddings"] = cut
+    judge.load_state_dict(weights)
+    x = spectrogram(2, 50)
+    torch.testing.assert_close(tiny_model(x).logits, judge.eval()(x).logits, **CLOSE)
+
+
+def test_flash_and_flex_get_the_masks_they_want(tiny_model):
+    assert tiny_model._supports_flash_attn and tiny_model._supports_flex_attn
+    encoder = tiny_model.audio_spectrogram_transformer
+    x, mask = encoder.embeddings(spectrogram(2, 97), mask_of([97, 40], 97).bool())
+    encoder.config._attn_implementation = "flash_attention_2"
+    assert torch.equal(encoder._key_mask(x, mask), mask)
+    encoder.config._attn_implementation = "flex_attention"
+    assert type(encoder._key_mask(x, mask)).__name__ == "BlockMask"
+
+
+@pytest.mark.slow
+def test_flex_attention_agrees(tiny_model):
+    x, mask = spectrogram(2, 97), mask_of([97, 40], 97)
+    expected = tiny_model(x, attention_mask=mask).logits
+    config = ASTConfig(**{**TINY, "hidden_size": 64})
+    model = randomise(ASTForAudioClassification(config))
+    expected = model(x, attention_mask=mask).logits
+    model.set_attn_implementation("flex_attention")
+    with torch.no_grad():
+        logits = model(x, attention_mask=mask).logits
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_model):
+    x, labels = spectrogram(2, 97), torch.tensor([0, 3])
+    tiny_model.train()
+    tiny_model(x, labels=labels).loss.backward()
+    expected = {name: p.grad.clone() for name, p in tiny_model.named_parameters()}
+    tiny_model.zero_grad()
+    tiny_model.gradient_checkpointing_enable()
+    calls = []
+    first = tiny_model.audio_spectrogram_transformer.layers[0].layernorm_before
+    hook = first.register_forward_hook(lambda *_: calls.append(1))
+    tiny_model(x, labels=labels).loss.backward()
+    hook.remove()
+    assert len(calls) == 2  # forward, and once more in backward
+    for name, parameter in tiny_model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], **CLOSE)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_compiles_as_one_graph(tiny_model, masked):
+    torch._dynamo.reset()
+    compiled = torch.compile(tiny_model, fullgraph=True, backend="eager", dynamic=True)
+    with torch.no_grad():
+        for frames in (97, 61, 150):
+            options = {"attention_mask": mask_of([frames, 30], frames)} if masked else {}
+            x = spectrogram(2, frames)
+            expected = tiny_model(x, **options).logits
+            torch.testing.assert_close(compiled(x, **options).logits, expected, **CLOSE)
+
+
+def test_exports(tiny_model):
+    x = spectrogram(2, 97)
+    program = torch.export.export(tiny_model, (x,), strict=False)
+    torch.testing.assert_close(program.module()(x).logits, tiny_model(x).logits, **CLOSE)
+
+
+def test_half_precision_runs_on_float32_features(tiny_model):
+    x, mask = spectrogram(2, 97), mask_of([97, 40], 97)
+    expected = tiny_model(x, attention_mask=mask).logits
+    logits = tiny_model.bfloat16()(x, attention_mask=mask).logits
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), expected, atol=0.2, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels", "judge"),
+    [
+        (None, torch.tensor([1, 4]), torch.nn.functional.cross_entropy),
+        ("single_label_classification", torch.tensor([1, 4]), torch.nn.functional.cross_entropy),
+        (None, torch.eye(5)[[1, 4]], torch.nn.functional.binary_cross_entropy_with_logits),
+        (
+            "multi_label_classification",
+            torch.eye(5)[[1, 4]].long(),
+            lambda logits, y: torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, y.float()
+            ),
+        ),
+        ("regression", torch.randn(2, 5), torch.nn.functional.mse_loss),
+    ],
+)
+def test_losses(tiny_model, problem, labels, judge):
+    tiny_model.config.problem_type = problem
+    out = tiny_model(spectrogram(2, 97), labels=labels)
+    torch.testing.assert_close(out.loss, judge(out.logits, labels))
+
+
+def test_multi_hot_integers_are_several_labels_not_a_class_each(tiny_model):
+    labels = torch.eye(5)[[1, 4]].long()
+    out = tiny_model(spectrogram(2, 97), labels=labels)
+    assert tiny_model.config.problem_type == "multi_label_classification"
+    judge = torch.nn.functional.binary_cross_entropy_with_logits(out.logits, labels.float())
+    torch.testing.assert_close(out.loss, judge)
+
+
+def test_one_number_is_regression():
+    model = randomise(ASTForAudioClassification(ASTConfig(**{**TINY, "num_labels": 1})))
+    labels = torch.tensor([0.5, -2.0])
+    out = model(spectrogram(2, 97), labels=labels)
+    torch.testing.assert_close(out.loss, ((out.logits[:, 0] - labels) ** 2).mean())
+
+
+def test_fresh_weights():
+    torch.manual_seed(0)
+    model = ASTForAudioClassification(ASTConfig(hidden_size=96, num_attention_heads=2))
+    embeddings = model.audio_spectrogram_transformer.embeddings
+    assert embeddings.position_embeddings.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not torch.equal(embeddings.cls_token, embeddings.distillation_token)
+    assert torch.equal(model.classifier.dense.bias, torch.zeros(2))
+
+
+def test_resizing_the_grid_follows_the_authors_rule(tiny_model, tiny_folder, caplog):
+    changes = {"max_length": 150, "num_mel_bins": 64, "time_stride": 5, "frequency_stride": 16}
+    transformers.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        model = ASTForAudioClassification.from_pretrained(tiny_folder, **changes)
+    old, new = tiny_model.config.patch_grid(), model.config.patch_grid()
+    assert new == (4, 27)
+    assert f"refitted from {old[0]} x {old[1]} to 4 x 27" in caplog.text
+    source = tiny_model.audio_spectrogram_transformer.embeddings.position_embeddings
+    result = model.audio_spectrogram_transformer.embeddings.position_embeddings
+    assert torch.equal(result[:, :2], source[:, :2])
+    assert torch.equal(result[:, 2:], resize_position_grid(source[:, 2:], old, new))
+    assert model(spectrogram(1, 150, 64)).logits.shape == (1, 5)
+    for name, weight in model.state_dict().items():
+        if "position" not in name:
+            assert torch.equal(weight, tiny_model.state_dict()[name]), name
+
+
+def test_a_resized_model_saves_and_runs_in_plain_transformers(tiny_folder, tmp_path):
+    model = ASTForAudioClassification.from_pretrained(tiny_folder, max_length=60, time_stride=9)
+    model.save_pretrained(tmp_path / "resized")
+    theirs = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "resized")
+    x = spectrogram(2, 60)
+    torch.testing.assert_close(theirs(x).logits, model(x).logits, **CLOSE)
+
+
+def test_other_loading_options_still_work_beside_a_new_grid(tiny_folder):
+    model, info = ASTForAudioClassification.from_pretrained(
+        tiny_folder, max_length=60, dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert model.dtype == torch.bfloat16 and not info["missing_keys"]
+    encoder = ASTModel.from_pretrained(tiny_folder, max_length=60)
+    assert encoder.embeddings.position_embeddings.shape[1] == encoder.config.num_patches() + 2
+    given = ASTForAudioClassification.from_pretrained(
+        tiny_folder, config=ASTConfig(**{**TINY, "max_length": 60})
+    )
+    assert given.config.max_length == 60
+
+
+def test_impossible_grids_are_refused_before_loading(tiny_folder):
+    with pytest.raises(StrictDataclassError, match="time_stride is 0"):
+        ASTForAudioClassification.from_pretrained(tiny_folder, time_stride=0)
+    with pytest.raises(StrictDataclassError, match=r"patch_size is 16.*max_length=9"):
+        ASTModel.from_pretrained(tiny_folder, max_length=9)
+
+
+@pytest.mark.parametrize(
+    ("x", "mask", "words"),
+    [
+        (None, None, "input_values is None; pass what ASTFeatureExtractor returns"),
+        (torch.zeros(2, 97), None, r"shape \(2, 97\) but must be \(clips, frames, 40 mel bins"),
+        (torch.zeros(2, 40, 97), None, r"shape \(2, 40, 97\).*from_config"),
+        (torch.zeros(2, 15, 40), None, "num_frames is 15 but one patch spans 16"),
+        (torch.zeros(2, 97, 40), torch.ones(2, 98), r"attention_mask has shape \(2, 98\)"),
+        (torch.zeros(2, 97, 40), torch.ones(1, 97), r"here \(2, 97\)"),
+        (torch.zeros(2, 97, 40), torch.ones(97), r"attention_mask has shape \(97,\)"),
+    ],
+)
+def test_wrong_shapes_are_refused(tiny_model, x, mask, words):
+    with pytest.raises(ValueError, match=words):
+        tiny_model(x, attention_mask=mask)
+
+
+def test_a_field_set_later_is_checked_too():
+    config = ASTConfig(**TINY)
+    config.time_stride = 0
+    with pytest.raises(ValueError, match="time_stride is 0"):
+        ASTModel(config)
