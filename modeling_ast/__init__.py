@@ -12,6 +12,7 @@ from transformers import (
 )
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
+from .audio_file_ast import read_audio, resample
 from .configuration_ast import ASTConfig
 from .feature_extraction_ast import ASTFeatureExtractor
 from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
@@ -32,4 +33,6 @@ __all__ = [
     "ASTForAudioClassification",
     "ASTModel",
     "ASTPreTrainedModel",
+    "read_audio",
+    "resample",
 ]

@@ -14,7 +14,8 @@ class ASTConfig(PreTrainedConfig):
     r"""Configuration shared by `ASTModel`, `ASTForAudioClassification` and `ASTFeatureExtractor`.
 
     The defaults are those of the AudioSet model of the paper: 16x16 patches that overlap by 6 (a
-    stride of 10) on 1024 frames of 128 mel bins give a grid of 12 x 101 = 1212 patches.
+    stride of 10) on 1024 frames of 128 mel bins give a grid of 12 x 101 = 1212 patches: those of
+    [MIT/ast-finetuned-audioset-10-10-0.4593](https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593).
 
     Args:
         hidden_size: Width D of a token.

@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
 from transformers.masking_utils import create_bidirectional_mask
@@ -261,6 +262,23 @@ class ASTPreTrainedModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.resize_grid(**wanted)
         return loaded
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """As in torch, and also in the key layout of saved files.
+
+        Trainer resumes, and loads its best model, by handing over a file's content as it is
+        (transformers issue 43701): otherwise no layer would be restored, with a mere warning.
+        """
+        own = self.state_dict().keys()
+        transforms = get_model_conversion_mapping(self)
+        renamed = {}
+        for name, tensor in state_dict.items():
+            new_name = name
+            if name not in own:
+                for transform in transforms:
+                    new_name, _ = transform.rename_source_key(new_name)
+            renamed[new_name] = tensor
+        return super().load_state_dict(renamed, strict=strict, assign=assign)
 
     @torch.no_grad()
     def resize_grid(
