@@ -13,11 +13,13 @@ and a model card, ready for push_to_hub. Run again, it goes on from the last che
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
 import torch
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
@@ -106,7 +108,8 @@ def read_recipe(path: str, parser: HfArgumentParser) -> dict:
 
 def load_data(arguments: DataArguments) -> tuple[Dataset, Dataset]:
     """The two splits, audio not decoded."""
-    data = load_dataset(arguments.data, arguments.data_config)
+    cache = {"cache_dir": cache_of(arguments.data)} if Path(arguments.data).is_dir() else {}
+    data = load_dataset(arguments.data, arguments.data_config, **cache)
     if not isinstance(data, DatasetDict):
         raise ValueError(f"{arguments.data} has no splits")
     for split in (arguments.train_split, arguments.eval_split):
@@ -116,6 +119,18 @@ def load_data(arguments: DataArguments) -> tuple[Dataset, Dataset]:
                 f"--train_split and --eval_split"
             )
     return undecoded(data[arguments.train_split]), undecoded(data[arguments.eval_split])
+
+
+def cache_of(folder: str) -> str:
+    """A cache for the directory as it is now.
+
+    The one of `datasets` goes by the directory's last name alone: another `data/`, or this one
+    written anew, would silently give the old clips.
+    """
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.blake2b(json.dumps(states).encode(), digest_size=8).hexdigest()
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"local-{digest}")
 
 
 def read_classes(arguments: DataArguments, train: Dataset) -> list[tuple[str, str]]:

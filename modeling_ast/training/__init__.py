@@ -1,0 +1,90 @@
+"""What a fine-tuning adds to the model; needs the extra `train`: pip install modeling-ast[train].
+
+Each part works alone, in anybody's own Trainer script.
+"""
+
+from .augmentation import (
+    Augmentation,
+    add_noise,
+    change_gain,
+    mask_frequency,
+    mask_time,
+    mixup,
+    mixup_shares,
+    roll_time,
+    smooth_labels,
+)
+from .averaging import (
+    AverageWeightsCallback,
+    WeightMean,
+    average_checkpoints,
+    ensemble_probabilities,
+)
+from .batches import AudioCollator, LabelEncoder, add_features
+from .clips import (
+    FOLDER_FEATURES,
+    BadClips,
+    ClipReader,
+    TooManyBadClips,
+    drop_bad_clips,
+    undecoded,
+)
+from .metrics import (
+    AudioTaggingMetric,
+    ClassResult,
+    accuracy,
+    areas_under_roc,
+    average_precisions,
+    class_table,
+    compute_metrics,
+    d_prime,
+    tagging_metrics,
+)
+from .normalization import Moments, normalization_stats
+from .optimizer import SCHEDULES, EpochDecay, parameter_groups, published_adam
+from .sampling import BalancedSampler, EpochCallback, balanced_weights
+from .trainer import ASTTrainer
+
+__all__ = [
+    "FOLDER_FEATURES",
+    "SCHEDULES",
+    "ASTTrainer",
+    "AudioCollator",
+    "AudioTaggingMetric",
+    "Augmentation",
+    "AverageWeightsCallback",
+    "BadClips",
+    "BalancedSampler",
+    "ClassResult",
+    "ClipReader",
+    "EpochCallback",
+    "EpochDecay",
+    "LabelEncoder",
+    "Moments",
+    "TooManyBadClips",
+    "WeightMean",
+    "accuracy",
+    "add_features",
+    "add_noise",
+    "areas_under_roc",
+    "average_checkpoints",
+    "average_precisions",
+    "balanced_weights",
+    "change_gain",
+    "class_table",
+    "compute_metrics",
+    "d_prime",
+    "drop_bad_clips",
+    "ensemble_probabilities",
+    "mask_frequency",
+    "mask_time",
+    "mixup",
+    "mixup_shares",
+    "normalization_stats",
+    "parameter_groups",
+    "published_adam",
+    "roll_time",
+    "smooth_labels",
+    "tagging_metrics",
+    "undecoded",
+]

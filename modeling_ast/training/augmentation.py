@@ -1,0 +1,279 @@
+"""Augmentation of waveforms, spectrograms and labels: tensor in, tensor out, drawn for each clip.
+
+Follows Gong et al. 2021, section 3.1 (mixup with a rate, SpecAugment, noise and time roll), in the
+authors' arithmetic (src/dataloader.py). Everything runs on the device of its input; what is drawn
+comes from a `torch.Generator`, on the generator's device, so that a seed on the CPU gives the same
+draws whatever device trains. Without one, torch's global generator draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+def mixup_shares(
+    count: int, rate: float, generator: Generator | None = None, alpha: int = 10
+) -> Tensor:
+    """How much of itself each clip keeps: Beta(alpha, alpha) with probability `rate`, else 1.
+
+    Args:
+        count: Clips B.
+        rate: Probability that a clip is mixed, in [0, 1].
+        alpha: A whole number: the alpha-th smallest of 2 * alpha - 1 uniform numbers is distributed
+            as Beta(alpha, alpha), and torch's own Beta takes no generator.
+    Returns:
+        (B,), float32, in (0, 1], on the generator's device.
+    Raises:
+        ValueError: `rate` is no probability, or `alpha` no whole number from 1 up.
+    Source: Gong et al. 2021, section 3.1: rate 0.5, Beta(10, 10).
+    """
+    _check_share("rate", rate)
+    if alpha != int(alpha) or alpha < 1:
+        raise ValueError(f"alpha is {alpha}; it must be a whole number of at least 1, e.g. 10")
+    alpha = int(alpha)
+    is_mixed = _uniform((count,), generator) < rate  # (B,)
+    shares = _uniform((count, 2 * alpha - 1), generator).kthvalue(alpha, dim=1).values  # (B,)
+    return torch.where(is_mixed, shares, 1.0)
+
+
+def mixup(
+    waveforms: Tensor | Sequence[Tensor],
+    labels: Tensor,
+    partners: Tensor | Sequence[Tensor],
+    partner_labels: Tensor,
+    shares: Tensor,
+) -> tuple[Tensor | list[Tensor], Tensor]:
+    """share * clip + (1 - share) * partner, each minus its own mean, and the labels alike.
+
+    A mixed clip keeps its own length: its partner is cut or continued with zeros.
+
+    Args:
+        waveforms: B clips (S_b,), or (B, S).
+        labels: (B, C), float.
+        partners: B clips of any length, or (B, S).
+        partner_labels: (B, C).
+        shares: (B,), from `mixup_shares`.
+    Returns:
+        The mixed waveforms, in the form of `waveforms`, and the labels (B, C).
+    Raises:
+        ValueError: The labels are class indices, or the numbers of clips differ.
+    Source: Gong et al. 2021, section 3.1; the authors' src/dataloader.py for means and lengths.
+    """
+    if labels.ndim != 2 or not labels.is_floating_point():
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; mixup needs floats "
+            f"(clips, classes), so use multi-hot labels and the multi-label loss (the authors do "
+            f"for single labels too)"
+        )
+    if not len(waveforms) == len(labels) == len(partners) == len(partner_labels) == len(shares):
+        raise ValueError(
+            f"got {len(waveforms)} clips with {len(labels)} labels, {len(partners)} partners with "
+            f"{len(partner_labels)} labels and {len(shares)} shares; give as many of each"
+        )
+    mixed = [_mix(x, y, share) for x, y, share in zip(waveforms, partners, shares.tolist())]
+    own = shares.to(labels).unsqueeze(1)  # (B, 1)
+    labels = own * labels + (1 - own) * partner_labels
+    return torch.stack(mixed) if isinstance(waveforms, Tensor) else mixed, labels
+
+
+def _mix(waveform: Tensor, partner: Tensor, share: float) -> Tensor:
+    mixed = share * (waveform - waveform.mean())
+    if share == 1.0:
+        return mixed
+    heard = min(len(waveform), len(partner))
+    mixed[:heard] += (1 - share) * (partner - partner.mean())[:heard]
+    return mixed
+
+
+def change_gain(
+    waveforms: Tensor | Sequence[Tensor], max_db: float, generator: Generator | None = None
+) -> Tensor | list[Tensor]:
+    """Makes each clip louder or softer by a gain uniform in [-max_db, max_db] decibels.
+
+    Args:
+        waveforms: B clips (S_b,), or (B, S).
+    Returns:
+        In the form of `waveforms`.
+    """
+    gains_db = (2 * _uniform((len(waveforms),), generator) - 1) * max_db
+    factors = (10 ** (gains_db / 20)).tolist()
+    changed = [factor * waveform for factor, waveform in zip(factors, waveforms)]
+    return torch.stack(changed) if isinstance(waveforms, Tensor) else changed
+
+
+def mask_frequency(
+    frames: Tensor, max_width: int, value: float, generator: Generator | None = None
+) -> Tensor:
+    """Hides a band of mel bins in each clip.
+
+    The width is uniform in [0, max_width), cut to a whole number; so is the start among the places
+    where the band fits.
+
+    Args:
+        frames: (B, T, F).
+        max_width: In mel bins; one that is wider than F counts as F.
+        value: What is written, e.g. `config.padding_value`: the published models were trained with
+            a log-mel of 0, before the normalisation.
+    Returns:
+        (B, T, F), a new tensor.
+    Source: Park et al. 2019 (SpecAugment), as in torchaudio's mask_along_axis_iid.
+    """
+    return torch.where(_band(frames, 2, max_width, generator).unsqueeze(1), value, frames)
+
+
+def mask_time(
+    frames: Tensor, max_width: int, value: float, generator: Generator | None = None
+) -> Tensor:
+    """Hides a span of frames in each clip; see `mask_frequency`, with T for F."""
+    return torch.where(_band(frames, 1, max_width, generator).unsqueeze(2), value, frames)
+
+
+def _band(frames: Tensor, axis: int, max_width: int, generator: Generator | None) -> Tensor:
+    """(B, length of `axis`), true inside each clip's band."""
+    if max_width < 0:
+        raise ValueError(f"the width of a mask is {max_width}; it must be 0 (no mask) or more")
+    length = frames.shape[axis]
+    width = _uniform((len(frames),), generator) * min(max_width, length)  # (B,)
+    start = _uniform((len(frames),), generator) * (length - width)
+    first = start.long()
+    position = torch.arange(length, device=first.device)
+    behind = (first + width.long()).unsqueeze(1)
+    band = (first.unsqueeze(1) <= position) & (position < behind)  # (B, length)
+    return band.to(frames.device)
+
+
+def add_noise(frames: Tensor, max_level: float = 0.1, generator: Generator | None = None) -> Tensor:
+    """Adds noise, uniform in [0, level), its level for each clip uniform in [0, max_level).
+
+    Args:
+        frames: (B, T, F), normalised.
+    Source: the authors' src/dataloader.py: after the normalisation, level up to 0.1.
+    """
+    levels = _uniform((len(frames), 1, 1), generator) * max_level
+    return frames + (_uniform(frames.shape, generator) * levels).to(frames)
+
+
+def roll_time(x: Tensor, max_shift: int = 10, generator: Generator | None = None) -> Tensor:
+    """Rolls each clip along its time axis; what leaves at one end enters at the other.
+
+    Args:
+        x: (B, T, F) frames, or (B, S) samples.
+        max_shift: The shift is uniform in [-max_shift, max_shift - 1], in frames or samples.
+    Source: the authors' src/dataloader.py: -10 to 9 frames.
+    """
+    if max_shift < 1:
+        return x
+    count, length = x.shape[:2]
+    shifts = (_uniform((count, 1), generator) * 2 * max_shift).long() - max_shift  # (B, 1)
+    source = (torch.arange(length, device=shifts.device) - shifts) % length  # (B, T)
+    index = source.to(x.device).reshape(count, length, *[1] * (x.ndim - 2))
+    return x.take_along_dim(index, dim=1)
+
+
+def smooth_labels(labels: Tensor, amount: float, exclusive: bool = False) -> Tensor:
+    """Moves labels towards indecision: (1 - amount) * label + amount * chance.
+
+    Args:
+        labels: (B, C), shares of 0 to 1.
+        amount: In [0, 1].
+        exclusive: Whether a clip has exactly one label, so that chance is 1 / C (cross entropy);
+            else each class is a yes or no of its own, and chance is 1 / 2.
+    Returns:
+        (B, C).
+    """
+    _check_share("amount", amount)
+    chance = 1 / labels.shape[1] if exclusive else 0.5
+    return (1 - amount) * labels + amount * chance
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A recipe's augmentation as numbers; those of the paper's AudioSet recipe by default.
+
+    Args:
+        mixup_rate: Probability that a clip is mixed with another.
+        mixup_alpha: Of the Beta distribution; a whole number.
+        max_gain_db: Of `change_gain`.
+        frequency_mask, time_mask: Largest widths, in mel bins and frames.
+        max_noise: Of `add_noise`; the authors' is 0.1, for Speech Commands only.
+        max_roll: Of `roll_time`, in frames; the authors' is 10, for Speech Commands only. Frames
+            that are padding roll along.
+        label_smoothing: Of `smooth_labels`, for labels (B, C).
+    """
+
+    mixup_rate: float = 0.5
+    mixup_alpha: int = 10
+    max_gain_db: float = 0.0
+    frequency_mask: int = 48
+    time_mask: int = 192
+    max_noise: float = 0.0
+    max_roll: int = 0
+    label_smoothing: float = 0.0
+
+    def shares(self, count: int, generator: Generator | None = None) -> Tensor:
+        """`mixup_shares` (B,) at this recipe's rate."""
+        return mixup_shares(count, self.mixup_rate, generator, self.mixup_alpha)
+
+    def waveforms(
+        self, waveforms: Tensor | Sequence[Tensor], generator: Generator | None = None
+    ) -> Tensor | Sequence[Tensor]:
+        """What is done to the waveforms before the features, after a mixup."""
+        if self.max_gain_db > 0:
+            waveforms = change_gain(waveforms, self.max_gain_db, generator)
+        return waveforms
+
+    def features(
+        self, input_values: Tensor, masked_value: float, generator: Generator | None = None
+    ) -> Tensor:
+        """Masks, then noise, then roll: the authors' order.
+
+        Args:
+            input_values: (B, T, F), normalised.
+            masked_value: `config.padding_value`.
+        """
+        x = input_values
+        if self.frequency_mask > 0:
+            x = mask_frequency(x, self.frequency_mask, masked_value, generator)
+        if self.time_mask > 0:
+            x = mask_time(x, self.time_mask, masked_value, generator)
+        if self.max_noise > 0:
+            x = add_noise(x, self.max_noise, generator)
+        return roll_time(x, self.max_roll, generator)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Smooths multi-hot labels (B, C); class indices are the loss function's matter."""
+        if self.label_smoothing == 0.0:
+            return labels
+        if labels.ndim != 2:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; smoothing needs (clips, classes), so "
+                f"use multi-hot labels, or TrainingArguments(label_smoothing_factor=...)"
+            )
+        return smooth_labels(labels, self.label_smoothing)
+
+
+def _uniform(shape: Sequence[int], generator: Generator | None) -> Tensor:
+    device = "cpu" if generator is None else generator.device
+    return torch.rand(tuple(shape), generator=generator, device=device)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it must be from 0 to 1")
+
+
+__all__ = [
+    "Augmentation",
+    "add_noise",
+    "change_gain",
+    "mask_frequency",
+    "mask_time",
+    "mixup",
+    "mixup_shares",
+    "roll_time",
+    "smooth_labels",
+]

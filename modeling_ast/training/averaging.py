@@ -1,0 +1,252 @@
+"""Averages: of the weights of a run's epochs, and of the predictions of several models.
+
+Follows Gong et al. 2021, section 3.1: the arithmetic mean of the epochs' weights is one model that
+beats each of them; ensembles average the sigmoid outputs of models with different seeds or strides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback
+
+from ..modeling_ast import ASTForAudioClassification
+
+MEAN_FILE = "weight_mean.safetensors"
+
+
+class WeightMean:
+    """The mean of state dicts, one after the other, so that only one is held beside the sum.
+
+    Floating-point values are summed up in float32 on the CPU; others (counters) are the last
+    ones.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self._sums: dict[str, Tensor] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+
+    @torch.no_grad()
+    def add(self, weights: Mapping[str, Tensor]) -> None:
+        """Adds a state dict.
+
+        Raises:
+            ValueError: Its names or shapes are not those of the first one.
+        """
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        if self.count == 0:
+            self._dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+            self._sums = {name: _zeros(tensor) for name, tensor in weights.items()}
+        first = {name: tuple(tensor.shape) for name, tensor in self._sums.items()}
+        differing = sorted(first.items() ^ shapes.items())
+        if differing:
+            raise ValueError(
+                f"{len(differing)} weights differ in name or shape from those averaged before, "
+                f"such as {differing[:4]}; average checkpoints of one architecture only"
+            )
+        for name, total in self._sums.items():
+            value = weights[name]
+            # Sharded by FSDP: all processes give their part.
+            value = value.full_tensor() if hasattr(value, "full_tensor") else value
+            if total.is_floating_point():
+                total += value.to(total)
+            else:
+                total.copy_(value)
+        self.count += 1
+
+    def mean(self) -> dict[str, Tensor]:
+        """The mean, in the types of the first state dict, on the CPU.
+
+        Raises:
+            ValueError: Nothing was added.
+        """
+        if self.count == 0:
+            raise ValueError("there are no weights to average; add a state dict first")
+        return {
+            name: (total / self.count if total.is_floating_point() else total).to(dtype)
+            for (name, total), dtype in zip(self._sums.items(), self._dtypes.values())
+        }
+
+    def save(self, file: str | Path) -> None:
+        """Writes sums and count, to go on from later."""
+        types = {name: str(dtype).removeprefix("torch.") for name, dtype in self._dtypes.items()}
+        sums = {name: total.contiguous() for name, total in self._sums.items()}
+        save_file(sums, file, metadata={"count": str(self.count), **types})
+
+    @classmethod
+    def load(cls, file: str | Path) -> WeightMean:
+        """Reads what `save` wrote."""
+        loaded = cls()
+        with safe_open(file, "pt") as content:
+            types = content.metadata()
+            loaded.count = int(types.pop("count"))
+            loaded._sums = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        loaded._dtypes = {name: getattr(torch, types[name]) for name in loaded._sums}
+        return loaded
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.zeros(tuple(tensor.shape), dtype=dtype)
+
+
+def average_checkpoints(
+    folders: Sequence[str | Path],
+    model_class: type[PreTrainedModel] = ASTForAudioClassification,
+    **kwargs,
+) -> PreTrainedModel:
+    """The model whose weights are the mean of several checkpoints', epochs or seeds.
+
+    Args:
+        folders: Saved models, local or on the Hub.
+        kwargs: For `from_pretrained`.
+    Returns:
+        The last checkpoint's model with the mean weights; save it with `save_pretrained`.
+    Raises:
+        ValueError: No folder is given, or the architectures differ.
+    Source: the authors' src/traintest.py (`validate_wa`).
+    """
+    if not folders:
+        raise ValueError("no checkpoint is given; name the folders to average")
+    mean = WeightMean()
+    for folder in folders:
+        model = model_class.from_pretrained(folder, **kwargs)
+        mean.add(model.state_dict())
+    model.load_state_dict(mean.mean())
+    return model
+
+
+class AverageWeightsCallback(TrainerCallback):
+    """Averages the weights at the ends of epochs and saves that model to `average/` in the end.
+
+    The sum so far goes into every checkpoint, so that a killed run resumes with it.
+
+    Args:
+        first_epoch, last_epoch: The epochs that count, from 1 on, both included; by default to the
+            last. The paper takes 1 to 5 of AudioSet's 5, and 6 to 25 of balanced AudioSet's 25. An
+            epoch that `max_steps` ends early counts as one.
+        processing_class: Saved beside the model; by default the Trainer's own.
+    Raises:
+        ValueError: The epochs are none, or the run will not have the first one.
+    Source: Gong et al. 2021, section 3.1.
+    """
+
+    def __init__(self, first_epoch: int = 1, last_epoch: int | None = None, processing_class=None):
+        if first_epoch < 1 or (last_epoch is not None and last_epoch < first_epoch):
+            raise ValueError(
+                f"the epochs to average are {first_epoch} to {last_epoch}; they are counted from "
+                f"1, and the last is not before the first"
+            )
+        self.first_epoch = first_epoch
+        self.last_epoch = math.inf if last_epoch is None else last_epoch
+        self.processing_class = processing_class
+        self._mean = WeightMean()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.first_epoch > state.num_train_epochs:
+            raise ValueError(
+                f"the first epoch to average is {self.first_epoch} but the run has "
+                f"{state.num_train_epochs}; lower first_epoch or train longer"
+            )
+        self._mean = WeightMean()
+        if state.global_step > 0:
+            self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
+
+    def _resume(self, checkpoint: Path, state) -> None:
+        file = checkpoint / MEAN_FILE
+        whole_epochs = int(state.epoch)
+        if file.is_file():
+            self._mean = WeightMean.load(file)
+        elif whole_epochs >= self.first_epoch:
+            raise ValueError(
+                f"{file} is missing, which holds the weights averaged before step "
+                f"{state.global_step}; resume from an earlier checkpoint that has it, or train "
+                f"without AverageWeightsCallback and call average_checkpoints"
+            )
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        # Not in on_epoch_end: the checkpoint of an epoch's last step is written before that.
+        if state.epoch == int(state.epoch):
+            self._add(int(state.epoch), model)
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        # Whole epochs are in already; this one was ended early.
+        if state.epoch != int(state.epoch):
+            self._add(math.ceil(state.epoch), model)
+
+    def _add(self, epoch: int, model) -> None:
+        if self.first_epoch <= epoch <= self.last_epoch:
+            self._mean.add(_plain_names(model.state_dict()))
+
+    def on_save(self, args, state, control, **kwargs):
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self._mean.count and state.is_world_process_zero and checkpoint.is_dir():
+            self._mean.save(checkpoint / MEAN_FILE)
+
+    def on_train_end(self, args, state, control, model=None, processing_class=None, **kwargs):
+        if not self._mean.count or not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / "average"
+        model.save_pretrained(folder, state_dict=self._mean.mean())
+        processor = self.processing_class or processing_class
+        if processor is not None:
+            processor.save_pretrained(folder)
+
+
+def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what torch.compile and DistributedDataParallel put in front of names."""
+    plain = {}
+    for name, tensor in weights.items():
+        if "_flat_param" in name:
+            raise ValueError(
+                "the weights are flattened by FSDP version 1; use version 2 (fsdp_version: 2), or "
+                "call average_checkpoints after the run"
+            )
+        plain[name.replace("_orig_mod.", "").removeprefix("module.")] = tensor
+    return plain
+
+
+def ensemble_probabilities(logits: Iterable[Tensor], multi_label: bool = True) -> Tensor:
+    """The mean of several models' probabilities for the same clips.
+
+    The models may differ in everything but their labels. The same mean over a run's epochs gives
+    the authors' cum_mAP.
+
+    Args:
+        logits: For each model (B, C), clips and classes in the same order.
+        multi_label: Whether probabilities are sigmoids; else they are softmaxes.
+    Returns:
+        (B, C), float64: in float32 sure predictions round to 1 and tie.
+    Raises:
+        ValueError: There is no model, or the shapes differ.
+    Source: Gong et al. 2021, section 3.1 (Ensemble-S, Ensemble-M).
+    """
+    total, count = None, 0
+    for scores in logits:
+        wide = torch.as_tensor(scores).double()
+        if total is not None and wide.shape != total.shape:
+            raise ValueError(
+                f"model {count} gave logits of shape {tuple(wide.shape)}, those before it "
+                f"{tuple(total.shape)}; all must judge the same clips and classes"
+            )
+        probabilities = wide.sigmoid() if multi_label else wide.softmax(-1)
+        total = probabilities if total is None else total + probabilities
+        count += 1
+    if total is None:
+        raise ValueError("there are no logits; an ensemble has at least one model")
+    return total / count
+
+
+__all__ = [
+    "AverageWeightsCallback",
+    "WeightMean",
+    "average_checkpoints",
+    "ensemble_probabilities",
+]

@@ -1,0 +1,289 @@
+"""Rows of a data set -> a batch for the model: decode, crop, mix, features, labels.
+
+`AudioCollator` is a Trainer's data_collator and runs in the DataLoader's workers. What it draws
+depends on its seed, the epoch and the clips of the batch: neither on the worker nor on what came
+before, so that a resumed run draws the same. `EpochCallback(collator)` tells it the epoch.
+
+With `features=False` workers stop at the waveforms, and `add_features` does the rest in the main
+process, on the device that the batch is on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from ..fbank_ast import frame_samples, hop_samples
+from ..feature_extraction_ast import ASTFeatureExtractor
+from .augmentation import Augmentation, mixup
+from .clips import BadClips, ClipReader, column_of, read_or_list
+
+CROPS = ("start", "middle", "random")
+
+
+class LabelEncoder:
+    """A row's labels -> a class index, or a vector with a 1 for each label.
+
+    Args:
+        label2id: Name -> class index. A class may have several names, such as AudioSet's MID and
+            display name.
+        multi_label: Whether a clip has any number of labels; else it has exactly one.
+        num_labels: Classes C; by default one more than the highest index of `label2id`.
+    """
+
+    def __init__(
+        self, label2id: Mapping[str, int], multi_label: bool, num_labels: int | None = None
+    ):
+        if not label2id:
+            raise ValueError("label2id is empty; give the class index of each label")
+        self.label2id = {name: int(index) for name, index in label2id.items()}
+        self.multi_label = multi_label
+        self.num_labels = num_labels or 1 + max(self.label2id.values())
+
+    def __call__(self, labels: Any) -> Tensor:
+        """Encodes the labels of one row.
+
+        Args:
+            labels: A name or a class index, or a list of them.
+        Returns:
+            (C,), float32, zeros and ones, if `multi_label`; else (), int64.
+        Raises:
+            ValueError: A label is unknown, or the clip has not exactly one where it must.
+        """
+        indices = [self._index(label) for label in _as_list(labels)]
+        if self.multi_label:
+            vector = torch.zeros(self.num_labels)
+            vector[indices] = 1.0
+            return vector  # (C,)
+        if len(indices) != 1:
+            raise ValueError(
+                f"a clip has the labels {labels!r}; it must have exactly one, unless "
+                f"multi_label=True"
+            )
+        return torch.tensor(indices[0])  # ()
+
+    def _index(self, label: Any) -> int:
+        if isinstance(label, str):
+            if label not in self.label2id:
+                known = ", ".join(list(self.label2id)[:5])
+                raise ValueError(
+                    f"label {label!r} is not among the {len(self.label2id)} of label2id ({known}, "
+                    f"...); add it there or filter its clips out"
+                )
+            return self.label2id[label]
+        if not isinstance(label, Real) or label % 1 or not 0 <= label < self.num_labels:
+            raise ValueError(
+                f"label {label!r} is no class index; it must be a whole number from 0 to "
+                f"{self.num_labels - 1}"
+            )
+        return int(label)
+
+
+def _as_list(labels: Any) -> list[Any]:
+    if hasattr(labels, "tolist"):
+        labels = labels.tolist()
+    return (
+        list(labels) if isinstance(labels, Sequence) and not isinstance(labels, str) else [labels]
+    )
+
+
+class AudioCollator:
+    """Rows -> `input_values`, `labels` and, with padding "longest", `attention_mask`.
+
+    A clip longer than `extractor.max_length` frames is cropped to them; the extractor pads a
+    shorter one. Train with `TrainingArguments(remove_unused_columns=False)`.
+
+    Args:
+        extractor: Makes the features; its `padding` decides whether batches have one length.
+        encode_labels: For `label_column`; without it batches have no labels.
+        label_column: Holds names, MIDs or class indices.
+        reader: Decodes rows; by default the column "audio", at the extractor's rate.
+        crop: Which part of a long clip is kept: "start", "middle" or "random".
+        bad_clips: Where clips that cannot be decoded are listed, and replaced by others of their
+            batch; without it, such a clip is an error. See `clips.py` for evaluations.
+        augmentation: For training; mixup needs multi-hot labels.
+        partners: Whose rows are mixed in, uniformly drawn. The authors take the whole training set,
+            which decodes a second clip for each mixed one; by default they are the batch's own.
+        features: Whether workers compute `input_values`; else see `add_features`, which then does
+            the part of `augmentation` that follows.
+        seed: Of all that is drawn.
+    """
+
+    def __init__(
+        self,
+        extractor: ASTFeatureExtractor,
+        encode_labels: LabelEncoder | None = None,
+        *,
+        label_column: str = "labels",
+        reader: ClipReader | None = None,
+        crop: str = "start",
+        bad_clips: BadClips | None = None,
+        augmentation: Augmentation | None = None,
+        partners: Dataset | None = None,
+        features: bool = True,
+        seed: int = 0,
+    ):
+        if crop not in CROPS:
+            raise ValueError(f"crop is {crop!r}; it must be one of {CROPS}")
+        reader = reader or ClipReader(extractor.sampling_rate)
+        if reader.sampling_rate != extractor.sampling_rate:
+            raise ValueError(
+                f"the reader gives audio at {reader.sampling_rate} Hz but the extractor wants "
+                f"{extractor.sampling_rate} Hz; build ClipReader with that rate"
+            )
+        mixes = augmentation is not None and augmentation.mixup_rate > 0
+        if mixes and not (encode_labels is not None and encode_labels.multi_label):
+            raise ValueError(
+                f"mixup_rate is {augmentation.mixup_rate} but labels are not multi-hot; give "
+                f"LabelEncoder(..., multi_label=True) and the multi-label loss, or mixup_rate=0"
+            )
+        self.extractor = extractor
+        self.encode_labels = encode_labels
+        self.label_column = label_column
+        self.reader = reader
+        self.crop = crop
+        self.bad_clips = bad_clips
+        self.augmentation = augmentation
+        self.partners = partners
+        self.features = features
+        self.seed = seed
+        # Workers read it where the main process writes it, even those that live on.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch (from 0) that is drawn for, in all workers."""
+        self._epoch.fill_(epoch)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Collates a batch.
+
+        Returns:
+            `input_values` (B, T, F), `labels` (B,) or (B, C), and perhaps `attention_mask` (B, T);
+            with features=False `waveforms` (B, S), padded with zeros, and `num_samples` (B,)
+            instead of `input_values`. B is always the number of `rows`.
+        Raises:
+            ValueError: A clip cannot be decoded and `bad_clips` is None, all clips of the batch are
+                bad, or a label is unknown.
+            TooManyBadClips: See `BadClips`.
+            KeyError: A column is missing.
+        """
+        generator = self._generator(rows)
+        rows, waveforms = self._read(rows)
+        waveforms = [self._cropped(waveform, generator) for waveform in waveforms]
+        labels = None if self.encode_labels is None else self._labels(rows)
+        if self.augmentation is not None:
+            waveforms, labels = self._augmented(waveforms, labels, generator)
+        batch = {} if labels is None else {"labels": labels}
+        batch["waveforms"] = pad_sequence(waveforms, batch_first=True)  # (B, S)
+        batch["num_samples"] = torch.tensor([len(waveform) for waveform in waveforms])
+        if not self.features:
+            return batch
+        return add_features(batch, self.extractor, self.augmentation, generator)
+
+    def _generator(self, rows: Sequence[Mapping[str, Any]]) -> Generator:
+        names = "\n".join([f"{self.seed}/{self._epoch}", *map(self.reader.name, rows)])
+        digest = hashlib.blake2b(names.encode(), digest_size=8).digest()
+        return Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+
+    def _read(
+        self, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Mapping[str, Any]], list[Tensor]]:
+        """Rows and their waveforms, each bad clip replaced by a good one of the batch."""
+        waveforms = [read_or_list(row, self.reader, self.bad_clips) for row in rows]
+        good = [i for i, waveform in enumerate(waveforms) if waveform is not None]
+        if not good:
+            raise ValueError(
+                f"all {len(rows)} clips of a batch cannot be decoded; take them out first with "
+                f"drop_bad_clips, or use larger batches; they are listed in {self.bad_clips.file}"
+            )
+        taken = [
+            i if waveform is not None else good[i % len(good)]
+            for i, waveform in enumerate(waveforms)
+        ]
+        return [rows[i] for i in taken], [waveforms[i] for i in taken]
+
+    def _cropped(self, waveform: Tensor, generator: Generator) -> Tensor:
+        """At most the samples that `max_length` frames see."""
+        rate = self.extractor.sampling_rate
+        length = (self.extractor.max_length - 1) * hop_samples(rate) + frame_samples(rate)
+        beyond = len(waveform) - length
+        if beyond <= 0:
+            return waveform
+        start = {
+            "start": 0,
+            "middle": beyond // 2,
+            "random": int(torch.randint(beyond + 1, (), generator=generator)),
+        }[self.crop]
+        return waveform[start : start + length]
+
+    def _labels(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        labels = [self.encode_labels(column_of(row, self.label_column)) for row in rows]
+        return torch.stack(labels)  # (B,) or (B, C)
+
+    def _augmented(
+        self, waveforms: list[Tensor], labels: Tensor | None, generator: Generator
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Mixup, then what else is done to waveforms, and label smoothing."""
+        if self.augmentation.mixup_rate > 0:
+            shares = self.augmentation.shares(len(waveforms), generator)  # (B,)
+            others, other_labels = self._partners(waveforms, labels, shares, generator)
+            waveforms, labels = mixup(waveforms, labels, others, other_labels, shares)
+        if labels is not None:
+            labels = self.augmentation.labels(labels)
+        return self.augmentation.waveforms(waveforms, generator), labels
+
+    def _partners(
+        self, waveforms: list[Tensor], labels: Tensor, shares: Tensor, generator: Generator
+    ) -> tuple[list[Tensor], Tensor]:
+        """A clip to mix into each, and its labels; clips that stay alone have themselves."""
+        count = len(waveforms)
+        if self.partners is None:
+            drawn = torch.randint(count, (count,), generator=generator)
+            return [waveforms[i] for i in drawn], labels[drawn]
+        drawn = torch.randint(len(self.partners), (count,), generator=generator).tolist()
+        others, other_labels = list(waveforms), labels.clone()
+        for i in (shares < 1).nonzero().flatten().tolist():
+            row = self.partners[drawn[i]]
+            waveform = read_or_list(row, self.reader, self.bad_clips)
+            # A partner that cannot be decoded is listed, and the clip is mixed with itself.
+            if waveform is not None:
+                others[i] = self._cropped(waveform, generator)
+                other_labels[i] = self._labels([row])[0]
+        return others, other_labels
+
+
+def add_features(
+    batch: Mapping[str, Tensor],
+    extractor: ASTFeatureExtractor,
+    augmentation: Augmentation | None = None,
+    generator: Generator | None = None,
+) -> dict[str, Tensor]:
+    """Waveforms of a batch -> `input_values`, on the device of the batch.
+
+    Args:
+        batch: With `waveforms` (B, S) and `num_samples` (B,), see `AudioCollator(features=False)`.
+        augmentation: Its masks, noise and roll are applied; None in an evaluation.
+        generator: Draws them; by default torch's global one, which Trainer restores on a resume.
+    Returns:
+        The batch with `input_values` (B, T, F), and perhaps `attention_mask` (B, T), instead.
+    """
+    batch = dict(batch)
+    lengths = batch.pop("num_samples").tolist()
+    waveforms = [waveform[:n] for waveform, n in zip(batch.pop("waveforms"), lengths)]
+    rate = extractor.sampling_rate
+    batch |= extractor(waveforms, sampling_rate=rate, return_tensors="pt")
+    if augmentation is not None:
+        silence = -extractor.mean / (2 * extractor.std) if extractor.do_normalize else 0.0
+        frames = batch["input_values"]
+        batch["input_values"] = augmentation.features(frames, silence, generator)
+    return batch
+
+
+__all__ = ["AudioCollator", "LabelEncoder", "add_features"]

@@ -1,0 +1,298 @@
+"""A row of a data set -> a waveform, or an entry in the list of the clips that cannot be decoded.
+
+Rows come from any `datasets` source with undecoded audio: `datasets` itself decodes with torchcodec
+and ffmpeg; here soundfile does, in the worker that collates.
+
+What happens to a bad clip. The workers of a DataLoader are processes of their own, so they share
+what they find through a file, `bad_clips.txt`: each appends a line, and each counts the lines of
+all, so that the share is that of the whole run, survives a resume, and counts a clip once however
+often it is drawn. In training the collator puts another clip of the same batch in its place: the
+batch keeps its size, which several processes and compiled models need. In an evaluation nothing may
+be counted twice; `drop_bad_clips` takes them out before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Audio, Dataset, Features, IterableDataset, Value
+from torch import Tensor
+
+from ..audio_file_ast import read_audio, resample
+from ..configuration_ast import ASTConfig
+from ..fbank_ast import frame_samples
+
+# load_dataset("audiofolder", data_dir=..., features=FOLDER_FEATURES) reads one folder per label:
+# without them datasets 5 wants torchcodec even to list the files.
+FOLDER_FEATURES = Features({"audio": Value("string"), "label": Value("string")})
+# An error names so many bad clips; the file has them all.
+NAMED_IN_ERROR = 10
+
+
+class TooManyBadClips(ValueError):
+    """More clips than the allowed share cannot be decoded."""
+
+
+def undecoded(
+    dataset: Dataset | IterableDataset, audio_column: str = "audio"
+) -> Dataset | IterableDataset:
+    """The data set with its audio as stored, {"bytes", "path"}, which needs no torchcodec.
+
+    Args:
+        audio_column: Column of type `Audio`; one of paths (strings) is left as it is.
+    Raises:
+        ValueError: There is no such column.
+    """
+    features = dataset.features
+    # A stream may not know its columns before its first row.
+    if features is None:
+        return dataset
+    if audio_column not in features:
+        raise ValueError(
+            f"the data set has no column {audio_column!r}; name the column of audio or of paths, "
+            f"one of {sorted(features)}"
+        )
+    if not isinstance(features[audio_column], Audio):
+        return dataset
+    return dataset.cast_column(audio_column, Audio(decode=False))
+
+
+def column_of(row: Mapping[str, Any], column: str) -> Any:
+    """A row's value in a column; a KeyError says which columns there are instead."""
+    if column not in row:
+        raise KeyError(
+            f"a row has the columns {sorted(row)} but not {column!r}; name the column you mean, "
+            f"and train with TrainingArguments(remove_unused_columns=False)"
+        )
+    return row[column]
+
+
+class ClipReader:
+    """Row -> waveform: decodes, mixes down, resamples and checks the audio of one row.
+
+    Args:
+        sampling_rate: Wanted rate, in Hz.
+        audio_column: Holds {"bytes", "path"}, a path or URL, or {"array", "sampling_rate"}.
+        id_column: Names a clip in the list of bad ones; by default its path, else its content's
+            hash does.
+        root: Folder that relative paths start from; the working directory by default.
+    """
+
+    def __init__(
+        self,
+        sampling_rate: int = ASTConfig.sampling_rate,
+        audio_column: str = "audio",
+        id_column: str | None = None,
+        root: str | Path | None = None,
+    ):
+        self.sampling_rate = sampling_rate
+        self.audio_column = audio_column
+        self.id_column = id_column
+        self.root = None if root is None else Path(root)
+
+    def __call__(self, row: Mapping[str, Any]) -> Tensor:
+        """Reads one clip.
+
+        Returns:
+            (S,), float32, mono, finite, at least one frame (25 ms) long.
+        Raises:
+            OSError, ValueError: This clip cannot be decoded; the data set may hold others that can.
+            TypeError, KeyError: The column is not as described above.
+        """
+        waveform = self._decode(self._audio(row))
+        shortest = frame_samples(self.sampling_rate)
+        if len(waveform) < shortest:
+            raise ValueError(
+                f"the clip has {len(waveform)} samples but one frame needs {shortest} (25 ms at "
+                f"{self.sampling_rate} Hz); drop it"
+            )
+        if not np.isfinite(waveform).all():
+            raise ValueError("the clip holds NaN or infinity; repair or drop it")
+        return torch.from_numpy(waveform)
+
+    def name(self, row: Mapping[str, Any]) -> str:
+        """What the clip is called in errors and in the list of bad clips."""
+        if self.id_column is not None:
+            return str(column_of(row, self.id_column))
+        audio = self._audio(row)
+        if isinstance(audio, str | Path):
+            return str(audio)
+        if audio.get("path"):
+            return str(audio["path"])
+        content = audio.get("bytes")
+        if content is None:
+            content = np.ascontiguousarray(audio.get("array", ())).tobytes()
+        return "content " + hashlib.blake2b(content, digest_size=8).hexdigest()
+
+    def _audio(self, row: Mapping[str, Any]) -> str | Path | Mapping[str, Any]:
+        audio = column_of(row, self.audio_column)
+        if not isinstance(audio, str | Path | Mapping):
+            raise TypeError(
+                f"column {self.audio_column!r} holds a {type(audio).__name__}; it must hold a path "
+                f'or {{"bytes", "path"}}, so call modeling_ast.training.undecoded(dataset) first'
+            )
+        return audio
+
+    def _decode(self, audio: str | Path | Mapping[str, Any]) -> np.ndarray:
+        if isinstance(audio, str | Path):
+            return read_audio(self._located(audio), self.sampling_rate)
+        if audio.get("array") is not None:
+            return self._from_array(np.asarray(audio["array"]), audio["sampling_rate"])
+        if audio.get("bytes") is not None:
+            return read_audio(audio["bytes"], self.sampling_rate)
+        if audio.get("path") is None:
+            raise ValueError("the row has neither bytes nor a path; drop it")
+        return read_audio(self._located(audio["path"]), self.sampling_rate)
+
+    def _from_array(self, array: np.ndarray, rate: int) -> np.ndarray:
+        """(S,) or (channels, S) -> (S,), float32."""
+        if not np.issubdtype(array.dtype, np.floating):
+            raise TypeError(
+                f"column {self.audio_column!r} holds arrays of {array.dtype}, whose scale is "
+                f"unknown; give floats in [-1, 1], or files"
+            )
+        mono = array.mean(axis=0) if array.ndim == 2 else array
+        # A copy: the memory of an Arrow table must not be written.
+        return resample(mono.astype(np.float32), rate, self.sampling_rate)
+
+    def _located(self, path: str | Path) -> str | Path | bytes:
+        """A path of this machine, or the content of what a stream points to."""
+        text = str(path)
+        if "://" in text:
+            # Chained URLs (zip://clip.wav::https://...) and the Hub's token are datasets' matter.
+            from datasets.utils.file_utils import xopen
+
+            with xopen(text, "rb") as file:
+                return file.read()
+        return path if self.root is None else self.root / path
+
+
+class BadClips:
+    """The list of clips that cannot be decoded, in a file that all workers share.
+
+    One line for each clip: its name, a tab, the reason. Several machines that have no file system
+    in common each keep their own list.
+
+    Args:
+        file: Written when the first bad clip is found; what it holds already counts.
+        num_clips: Clips of the data set.
+        max_share: Of `num_clips`; more bad clips than that stop the run.
+    """
+
+    def __init__(self, file: str | Path, num_clips: int, max_share: float = 0.01):
+        if num_clips < 1:
+            raise ValueError(f"num_clips is {num_clips}; give the number of clips of the data set")
+        if not 0 <= max_share <= 1:
+            raise ValueError(f"max_share is {max_share}; give a share from 0 to 1, e.g. 0.01")
+        self.file = Path(file)
+        self.num_clips = num_clips
+        self.max_share = max_share
+        self._known: dict[str, str] = {}
+        self._read_bytes = 0
+
+    def add(self, name: str, reason: object) -> None:
+        """Lists a clip, if it is not listed yet.
+
+        Raises:
+            TooManyBadClips: With it, more than the allowed share is bad.
+        """
+        name, text = (" ".join(str(part).split()) for part in (name, reason))
+        if name not in self.read():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            # One short write to a file opened for appending: lines of two processes do not mix.
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(f"{name}\t{text}\n")
+        self.check()
+
+    def read(self) -> dict[str, str]:
+        """Name -> reason of every clip listed so far, by any process."""
+        if not self.file.exists():
+            return self._known
+        with self.file.open("rb") as file:
+            file.seek(self._read_bytes)
+            new = file.read()
+        # A line that another process is just writing waits for the next call.
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        for line in whole.decode("utf-8").splitlines():
+            name, _, reason = line.partition("\t")
+            self._known.setdefault(name, reason)
+        return self._known
+
+    def check(self) -> None:
+        """Raises `TooManyBadClips` if more than the allowed share is listed."""
+        bad = self.read()
+        if len(bad) <= self.max_share * self.num_clips:
+            return
+        lines = [f"{name}: {reason}" for name, reason in bad.items()]
+        more = "" if len(lines) <= NAMED_IN_ERROR else f"\nand {len(lines) - NAMED_IN_ERROR} more"
+        raise TooManyBadClips(
+            f"{len(bad)} of {self.num_clips} clips cannot be decoded, but at most "
+            f"{self.max_share:.2%} may be bad (max_share); mend or remove the clips listed in "
+            f"{self.file}:\n" + "\n".join(lines[:NAMED_IN_ERROR]) + more
+        )
+
+
+def read_or_list(row: Mapping[str, Any], reader: ClipReader, bad: BadClips | None) -> Tensor | None:
+    """The waveform (S,) of a row, or None after listing it as bad.
+
+    Raises:
+        ValueError: The clip is bad and there is no list to put it on.
+        TooManyBadClips: See `BadClips.add`.
+    """
+    try:
+        return reader(row)
+    except (OSError, ValueError) as error:
+        if bad is None:
+            raise ValueError(
+                f"clip {reader.name(row)} cannot be used: {error}; pass "
+                f"bad_clips=BadClips(...) to go on without such clips"
+            ) from error
+        reason = error
+    bad.add(reader.name(row), reason)
+    return None
+
+
+def drop_bad_clips(
+    dataset: Dataset | IterableDataset,
+    reader: ClipReader,
+    bad_clips: BadClips,
+    num_proc: int | None = None,
+) -> Dataset | IterableDataset:
+    """Decodes every clip once and leaves out those that cannot be; do it with evaluation sets.
+
+    Args:
+        num_proc: Processes; a stream is worked off as it is read, by whoever reads it.
+    Raises:
+        TooManyBadClips: More than the allowed share is bad.
+    """
+    dataset = undecoded(dataset, reader.audio_column)
+    is_good = partial(_is_good, reader=reader, bad=bad_clips)
+    if isinstance(dataset, IterableDataset):
+        return dataset.filter(is_good)
+    # From the cache it would come without the list.
+    return dataset.filter(
+        is_good, num_proc=num_proc, load_from_cache_file=False, desc="Looking for bad clips"
+    )
+
+
+def _is_good(row: Mapping[str, Any], reader: ClipReader, bad: BadClips) -> bool:
+    return read_or_list(row, reader, bad) is not None
+
+
+__all__ = [
+    "FOLDER_FEATURES",
+    "BadClips",
+    "ClipReader",
+    "TooManyBadClips",
+    "column_of",
+    "drop_bad_clips",
+    "read_or_list",
+    "undecoded",
+]

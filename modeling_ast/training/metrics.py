@@ -1,0 +1,245 @@
+"""What audio tagging is judged by: mAP, mAUC and d-prime over classes, AP of each class, accuracy.
+
+Follows Gong et al. 2021, section 3.1, and the AudioSet evaluation before it (Gemmeke et al. 2017):
+macro means over classes. A class without a positive clip, or without a negative one, has neither
+precision nor ranking to speak of: it is left out of every mean, and the number left out is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import datasets
+import evaluate
+import numpy as np
+from transformers import EvalPrediction
+
+# The label of a clip that is not to be judged, as for torch's cross entropy.
+IGNORED = -100
+
+
+class ClassResult(NamedTuple):
+    """A row of the per-class table; `average_precision` and `auc` are NaN where undefined."""
+
+    name: str
+    average_precision: float
+    auc: float
+    positives: int
+
+
+def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Average precision of each class: precision at each score, weighted by the recall it adds.
+
+    Clips of equal score are ranked together.
+
+    Args:
+        scores: (B, C), float32 or float64; higher is likelier. Any increasing function of the
+            probability will do; logits are better than sigmoids, which round to 1.
+        targets: (B, C), 1 where the clip has the label, else 0.
+    Returns:
+        (C,), float64, in [0, 1]; NaN for a class without a positive or without a negative clip.
+    Raises:
+        ValueError: The shapes differ, or values are not as above.
+    Source: the definition of scikit-learn's average_precision_score.
+    """
+    scores, targets = _checked(scores, targets)
+    return np.array([_average_precision(s, t) for s, t in zip(scores.T, targets.T)])
+
+
+def areas_under_roc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each class: how often a positive clip outranks a negative one.
+
+    Args, Returns, Raises: as `average_precisions`.
+    Source: the Mann-Whitney statistic; a tie counts as half.
+    """
+    scores, targets = _checked(scores, targets)
+    return np.array([_area_under_roc(s, t) for s, t in zip(scores.T, targets.T)])
+
+
+def _average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    if not _is_defined(targets):
+        return math.nan
+    ends, hits = _hits_down_to(scores, targets)
+    recall_gained = np.diff(hits, prepend=0) / hits[-1]
+    return float((hits / ends * recall_gained).sum())
+
+
+def _area_under_roc(scores: np.ndarray, targets: np.ndarray) -> float:
+    if not _is_defined(targets):
+        return math.nan
+    ends, hits = _hits_down_to(scores, targets)
+    misses = ends - hits
+    # Trapezoids: a tie is half above, half below.
+    area = (np.diff(misses, prepend=0) * (hits + np.concatenate(([0], hits[:-1]))) / 2).sum()
+    return float(area / (hits[-1] * misses[-1]))
+
+
+def _hits_down_to(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each distinct score, highest first: the clips, and the positives, that score no less."""
+    order = np.argsort(-scores, kind="stable")
+    scores, targets = scores[order], targets[order]
+    last_of_tie = np.append(scores[1:] != scores[:-1], True)
+    return np.flatnonzero(last_of_tie) + 1, np.cumsum(targets)[last_of_tie]
+
+
+def _is_defined(targets: np.ndarray) -> bool:
+    return 0 < targets.sum() < len(targets)
+
+
+def d_prime(mean_auc: float) -> float:
+    """sqrt(2) times the normal quantile of the mean AUC; infinite for a perfect one."""
+    if math.isnan(mean_auc):
+        return math.nan
+    if mean_auc in (0.0, 1.0):
+        return math.copysign(math.inf, mean_auc - 0.5)
+    return math.sqrt(2.0) * NormalDist().inv_cdf(mean_auc)
+
+
+def accuracy(scores: np.ndarray, classes: np.ndarray) -> float:
+    """Share of the clips whose highest score is at their class.
+
+    Args:
+        scores: (B, C).
+        classes: (B,), class indices.
+    """
+    return float((np.asarray(scores).argmax(axis=1) == np.asarray(classes)).mean())
+
+
+def tagging_metrics(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Macro means over the classes that are defined.
+
+    Args:
+        scores, targets: (B, C); see `average_precisions`.
+    Returns:
+        "mAP", "mAUC", "d_prime" (NaN if no class is defined) and "undefined_classes", a count.
+    Raises:
+        ValueError: See `average_precisions`.
+    """
+    precisions = average_precisions(scores, targets)
+    defined = ~np.isnan(precisions)
+    areas = areas_under_roc(scores, targets)
+    mean_auc = float(areas[defined].mean()) if defined.any() else math.nan
+    return {
+        "mAP": float(precisions[defined].mean()) if defined.any() else math.nan,
+        "mAUC": mean_auc,
+        "d_prime": d_prime(mean_auc),
+        "undefined_classes": int((~defined).sum()),
+    }
+
+
+def class_table(scores: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> list[ClassResult]:
+    """AP and AUC of each class, in the order of the model's labels.
+
+    Args:
+        scores, targets: (B, C); see `average_precisions`.
+        names: C names.
+    Raises:
+        ValueError: The number of names is not C; see also `average_precisions`.
+    """
+    precisions = average_precisions(scores, targets)
+    if len(names) != len(precisions):
+        raise ValueError(
+            f"got {len(names)} names for {len(precisions)} classes; give one for each, in order"
+        )
+    areas = areas_under_roc(scores, targets)
+    counts = np.asarray(targets).sum(axis=0)
+    rows = zip(names, precisions, areas, counts)
+    return [ClassResult(name, float(ap), float(auc), int(n)) for name, ap, auc, n in rows]
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """For `Trainer(compute_metrics=...)`: the metrics that the labels allow.
+
+    Clips whose label is -100 (everywhere, with several labels) are not judged.
+
+    Args:
+        prediction: Logits (B, C), and class indices (B,) or multi-hot labels (B, C).
+    Returns:
+        As `tagging_metrics`, and with class indices "accuracy" first; the clips' scores are then
+        their softmax probabilities.
+    """
+    logits = prediction.predictions
+    # A model that returns hidden states or attentions too gives a tuple, the logits first.
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    labels = np.asarray(prediction.label_ids)
+    return _metrics(_wide(logits), labels)
+
+
+def _metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    judged = (labels != IGNORED).reshape(len(labels), -1).any(axis=1)
+    logits, labels = logits[judged], labels[judged]
+    if labels.ndim == 2:
+        return tagging_metrics(logits, labels)
+    result = {"accuracy": accuracy(logits, labels)}
+    # In float64: a softmax of float32 rounds what is likely to 1, which makes ties.
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    one_hot = np.eye(logits.shape[1])[labels.astype(np.int64)]
+    return result | tagging_metrics(log_softmax, one_hot)
+
+
+def _wide(scores: np.ndarray) -> np.ndarray:
+    """At least float32: half precision makes ties."""
+    scores = np.asarray(scores)
+    return scores if scores.dtype == np.float64 else scores.astype(np.float32)
+
+
+def _checked(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, targets = _wide(scores), np.asarray(targets)
+    if scores.ndim != 2 or scores.shape != targets.shape or 0 in scores.shape:
+        raise ValueError(
+            f"scores have shape {scores.shape} and targets {targets.shape}; both must be (clips, "
+            f"classes), with at least one of each"
+        )
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"{int(np.isnan(scores).any(axis=1).sum())} of {len(scores)} clips have NaN as a "
+            f"score; scores must be numbers, so look for a loss that diverged"
+        )
+    if not np.isin(targets, (0, 1)).all():
+        raise ValueError(
+            f"targets hold {np.unique(targets)[:5]}; they must be 0 or 1, without mixup or "
+            f"label smoothing"
+        )
+    return scores, targets.astype(np.int64)
+
+
+class AudioTaggingMetric(evaluate.Metric):
+    """mAP, mAUC, d-prime and, with class indices, accuracy, as an `evaluate.Metric`.
+
+    Used directly it needs no network: `AudioTaggingMetric().compute(predictions=logits,
+    references=labels)`, or `add_batch` and then `compute()`.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        scores = datasets.Sequence(datasets.Value("float32"))
+        several = datasets.Features(
+            {"predictions": scores, "references": datasets.Sequence(datasets.Value("int64"))}
+        )
+        one = datasets.Features({"predictions": scores, "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(
+            description="Macro means over classes of average precision and ROC AUC; d-prime.",
+            citation="Gong, Chung, Glass: AST: Audio Spectrogram Transformer. Interspeech 2021.",
+            inputs_description="predictions: logits (clips, classes). references: class indices "
+            "(clips,) or multi-hot labels (clips, classes).",
+            features=[several, one],
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        return _metrics(_wide(predictions), np.asarray(references))
+
+
+__all__ = [
+    "AudioTaggingMetric",
+    "ClassResult",
+    "accuracy",
+    "areas_under_roc",
+    "average_precisions",
+    "class_table",
+    "compute_metrics",
+    "d_prime",
+    "tagging_metrics",
+]

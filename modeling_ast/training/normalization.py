@@ -1,0 +1,126 @@
+"""Mean and standard deviation of a data set's log-mel values, in one pass.
+
+The authors ask every user to compute them (README of github.com/YuanGongND/ast; their
+src/get_norm_stats.py averages the batches' standard deviations and includes the padding; here all
+values count alike, and padding does not). Chan, Golub and LeVeque 1979 say how to merge parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..fbank_ast import fbank, frame_samples, hop_samples
+from ..feature_extraction_ast import ASTFeatureExtractor
+from .clips import BadClips, ClipReader, read_or_list, undecoded
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and sum of squared deviations of some values, in double precision."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: Tensor) -> Moments:
+        """Of all values of a tensor."""
+        if values.numel() == 0:
+            return cls()
+        wide = values.double()
+        mean = wide.mean()
+        return cls(values.numel(), float(mean), float((wide - mean).square().sum()))
+
+    def merge(self, other: Moments) -> Moments:
+        """Of both sets of values together.
+
+        Source: Chan, Golub, LeVeque 1979; with sums of squares instead, digits would cancel.
+        """
+        count = self.count + other.count
+        if count == 0:
+            return self
+        difference = other.mean - self.mean
+        share = other.count / count
+        squares = self.squares + other.squares + difference**2 * self.count * share
+        return Moments(count, self.mean + difference * share, squares)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of these values (not the estimate for a larger set)."""
+        return math.sqrt(self.squares / self.count) if self.count else math.nan
+
+
+def normalization_stats(
+    dataset: Dataset | IterableDataset,
+    extractor: ASTFeatureExtractor,
+    reader: ClipReader | None = None,
+    bad_clips: BadClips | None = None,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Moments:
+    """Moments of the log-mel values of a data set, as the model will see its clips.
+
+    Clips are cut to `extractor.max_length` frames; padding does not count. Write the result into
+    the config and the extractor: `mean=stats.mean, std=stats.std`.
+
+    Args:
+        dataset: Read once, in order.
+        extractor: Gives rate, mel bins and length; its own mean and std do not matter.
+        reader: Decodes rows; by default the column "audio".
+        bad_clips: Where clips that cannot be decoded are listed, and left out; without it, such a
+            clip is an error.
+        batch_size: Clips that a worker hands over at once.
+        num_workers: Processes that decode.
+        progress: Whether a progress bar is shown.
+    Raises:
+        ValueError: A clip cannot be decoded and `bad_clips` is None, or there is no clip at all.
+        TooManyBadClips: See `BadClips`.
+    """
+    reader = reader or ClipReader(extractor.sampling_rate)
+    loader = DataLoader(
+        undecoded(dataset, reader.audio_column),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=partial(_batch_moments, extractor=extractor, reader=reader, bad=bad_clips),
+    )
+    num_clips = len(dataset) if isinstance(dataset, Dataset) else None
+    total = Moments()
+    with tqdm(total=num_clips, unit="clip", disable=not progress) as bar:
+        for moments, count in loader:
+            total = total.merge(moments)
+            bar.update(count)
+            bar.set_postfix(mean=f"{total.mean:.4f}", std=f"{total.std:.4f}", refresh=False)
+    if total.count == 0:
+        raise ValueError("the data set has no clip that can be decoded; give one that has some")
+    return total
+
+
+def _batch_moments(
+    rows: Sequence[Mapping[str, Any]],
+    extractor: ASTFeatureExtractor,
+    reader: ClipReader,
+    bad: BadClips | None,
+) -> tuple[Moments, int]:
+    """Runs in a worker, so that three numbers, not the frames, come back."""
+    rate = extractor.sampling_rate
+    longest = (extractor.max_length - 1) * hop_samples(rate) + frame_samples(rate)
+    total = Moments()
+    for row in rows:
+        waveform = read_or_list(row, reader, bad)
+        if waveform is not None:
+            frames = fbank(waveform[:longest], extractor.num_mel_bins, rate)  # (T, F)
+            total = total.merge(Moments.of(frames))
+    return total, len(rows)
+
+
+__all__ = ["Moments", "normalization_stats"]

@@ -1,0 +1,107 @@
+"""ASTTrainer: transformers' Trainer with places for what this folder holds.
+
+Nothing here trains: it only hands Trainer a second collator, a sampler, an optimiser, a schedule,
+and features computed on the training device. Each is optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer
+
+from ..feature_extraction_ast import ASTFeatureExtractor
+from .augmentation import Augmentation
+from .batches import add_features
+from .optimizer import EpochDecay
+from .sampling import EpochCallback
+
+
+class ASTTrainer(Trainer):
+    """Trainer for audio; all arguments of Trainer, and these:
+
+    Args:
+        eval_collator: Collates evaluation batches; by default `data_collator` does, with its
+            augmentation.
+        train_sampler: Chooses the training clips, e.g. `BalancedSampler`.
+        make_optimizer: Model -> optimiser, e.g. `partial(published_adam, learning_rate=1e-5)`.
+            Unlike Trainer's `optimizers` it works with FSDP, which replaces the parameters first.
+        epoch_decay: The schedule; by default that of TrainingArguments.
+        extractor: Computes the features of batches that hold waveforms, on the training device.
+        augmentation: What is then done to training features; see `add_features`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        eval_collator: Callable | None = None,
+        train_sampler: Sampler | None = None,
+        make_optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        epoch_decay: EpochDecay | None = None,
+        extractor: ASTFeatureExtractor | None = None,
+        augmentation: Augmentation | None = None,
+        **kwargs,
+    ):
+        self.eval_collator = eval_collator
+        self.train_sampler = train_sampler
+        self.make_optimizer = make_optimizer
+        self.epoch_decay = epoch_decay
+        self.extractor = extractor
+        self.augmentation = augmentation
+        super().__init__(*args, **kwargs)
+        told = [x for x in (train_sampler, self.data_collator) if hasattr(x, "set_epoch")]
+        self.add_callback(EpochCallback(*told))
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        with self._collating_for_evaluation():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        with self._collating_for_evaluation():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _collating_for_evaluation(self):
+        training_collator = self.data_collator
+        self.data_collator = self.eval_collator or training_collator
+        try:
+            yield
+        finally:
+            self.data_collator = training_collator
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        return self.train_sampler or super()._get_train_sampler(train_dataset)
+
+    def create_optimizer(self, model=None) -> Optimizer:
+        if self.optimizer is None and self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer(self.model if model is None else model)
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None):
+        if self.lr_scheduler is None and self.epoch_decay is not None:
+            batches = len(self.get_train_dataloader())
+            steps_per_epoch = -(-batches // self.args.gradient_accumulation_steps)
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = self.epoch_decay.scheduler(optimizer, steps_per_epoch)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """On the device, and as features."""
+        inputs = super()._prepare_inputs(inputs)
+        if "waveforms" not in inputs:
+            return inputs
+        if self.extractor is None:
+            raise ValueError(
+                "a batch holds waveforms but the trainer has no extractor; give "
+                "ASTTrainer(extractor=...) or let the collator compute features=True"
+            )
+        augmentation = self.augmentation if self.model.training else None
+        return add_features(inputs, self.extractor, augmentation)
+
+
+__all__ = ["ASTTrainer"]

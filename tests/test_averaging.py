@@ -1,0 +1,217 @@
+"""Weight averaging under Trainer, killed and resumed; ensembles. Judge: numpy's float64 mean."""
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+import torch.nn.functional as F
+from conftest import TINY, randomise
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from modeling_ast.training.averaging import (
+    AverageWeightsCallback,
+    WeightMean,
+    average_checkpoints,
+    ensemble_probabilities,
+)
+
+
+def tiny(seed: int, **kwargs) -> ASTForAudioClassification:
+    return randomise(ASTForAudioClassification(ASTConfig(**{**TINY, **kwargs})), seed)
+
+
+def assert_is_mean(weights, members) -> None:
+    """One rounding to float32 for each addend, and one for the quotient."""
+    assert set(weights) == set(members[0])
+    for name, value in weights.items():
+        stacked = np.stack([member[name].double().numpy() for member in members])
+        scale = np.abs(stacked).mean(0)
+        error = np.abs(value.double().numpy() - stacked.mean(0))
+        assert (error <= 2.0**-23 * (len(members) + 1) * scale).all(), name
+
+
+def test_the_mean_of_weights_is_exact():
+    members = [tiny(seed).state_dict() for seed in range(5)]
+    mean = WeightMean()
+    for member in members:
+        mean.add(member)
+    assert mean.count == 5
+    assert_is_mean(mean.mean(), members)
+
+
+def test_half_precision_is_summed_in_float32_and_counters_are_the_last():
+    mean = WeightMean()
+    for i in range(300):
+        mean.add({"w": torch.tensor([1.0 + i % 2]).bfloat16(), "steps": torch.tensor(i)})
+    # A sum in bfloat16 would stop at 256.
+    result = mean.mean()
+    assert result["w"].dtype == torch.bfloat16 and result["w"].item() == 1.5
+    assert result["steps"].item() == 299 and result["steps"].dtype == torch.int64
+
+
+def test_a_mean_is_saved_and_goes_on(tmp_path):
+    members = [{"w": torch.randn(3, 2), "h": torch.randn(2).half(), "n": torch.tensor(3)}] * 2
+    mean = WeightMean()
+    mean.add(members[0])
+    mean.save(tmp_path / "mean.safetensors")
+    loaded = WeightMean.load(tmp_path / "mean.safetensors")
+    for running in (mean, loaded):
+        running.add(members[1])
+    for name, value in mean.mean().items():
+        assert torch.equal(loaded.mean()[name], value)
+        assert loaded.mean()[name].dtype == members[0][name].dtype
+
+
+def test_checkpoints_are_averaged(tmp_path):
+    models = [tiny(seed) for seed in range(3)]
+    for i, model in enumerate(models):
+        model.save_pretrained(tmp_path / str(i))
+    mean = average_checkpoints([tmp_path / str(i) for i in range(3)])
+    assert_is_mean(mean.state_dict(), [model.state_dict() for model in models])
+
+
+def test_each_bad_argument_is_named():
+    mean = WeightMean()
+    with pytest.raises(ValueError, match="add a state dict first"):
+        mean.mean()
+    mean.add({"a": torch.zeros(2), "b": torch.zeros(3)})
+    for other in ({"a": torch.zeros(2)}, {"a": torch.zeros(2), "b": torch.zeros(4)}):
+        with pytest.raises(ValueError, match=r"differ in name or shape.*'b', \(3,\)"):
+            mean.add(other)
+    with pytest.raises(ValueError, match="no checkpoint is given"):
+        average_checkpoints([])
+    for epochs in ((0, None), (3, 2)):
+        with pytest.raises(ValueError, match=f"average are {epochs[0]} to {epochs[1]}"):
+            AverageWeightsCallback(*epochs)
+
+
+class Recorder(TrainerCallback):
+    """The weights at the end of each epoch, copied by another way."""
+
+    def __init__(self):
+        self.epochs = {}
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.epochs[round(state.epoch)] = weights
+
+
+class LinearConfig(PreTrainedConfig):
+    model_type = "linear-for-tests"
+
+
+class Linear(PreTrainedModel):
+    """The smallest model that Trainer trains and that has its own save_pretrained."""
+
+    config_class = LinearConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.linear = torch.nn.Linear(6, 5)
+        self.post_init()
+
+    def forward(self, input_values, labels):
+        return {"loss": F.cross_entropy(self.linear(input_values), labels)}
+
+
+def make_trainer(folder, first=2, last=None, model=None, shape=(6,), **kwargs):
+    """8 clips in batches of 2: 4 steps in each of 4 epochs."""
+    generator = torch.Generator().manual_seed(0)
+    clips = [
+        {"input_values": torch.randn(shape, generator=generator), "labels": i % 5} for i in range(8)
+    ]
+    arguments = TrainingArguments(
+        folder,
+        num_train_epochs=4,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        save_steps=3,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        **kwargs,
+    )
+    torch.manual_seed(0)
+    return Trainer(
+        model or Linear(LinearConfig()),
+        arguments,
+        train_dataset=clips,
+        processing_class=ASTFeatureExtractor(max_length=97),
+        callbacks=[AverageWeightsCallback(first, last), Recorder()],
+    )
+
+
+def recorded(trainer) -> dict:
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, Recorder)).epochs
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, None), (2, 3)])
+def test_a_run_ends_with_the_mean_of_its_epochs(tmp_path, first, last):
+    shape = (TINY["max_length"], TINY["num_mel_bins"])
+    trainer = make_trainer(tmp_path, first, last, tiny(0), shape, save_strategy="no")
+    trainer.train()
+    epochs = recorded(trainer)
+    assert sorted(epochs) == [1, 2, 3, 4]
+    chosen = [epochs[e] for e in range(first, (last or 4) + 1)]
+    averaged = ASTForAudioClassification.from_pretrained(tmp_path / "average")
+    assert_is_mean(averaged.state_dict(), chosen)
+    # The run itself goes on with its own weights, and its extractor is saved along.
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, epochs[4][name])
+    assert ASTFeatureExtractor.from_pretrained(tmp_path / "average").max_length == 97
+
+
+@pytest.mark.parametrize("step", [3, 9, 12])
+def test_a_resumed_run_ends_with_the_same_average(tmp_path, step):
+    """Step 3 is before the first epoch's end, 9 within the third epoch, 12 its end."""
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    wanted = Linear.from_pretrained(tmp_path / "average").state_dict()
+    assert_is_mean(wanted, [recorded(trainer)[epoch] for epoch in (2, 3, 4)])
+    resumed = make_trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=tmp_path / f"checkpoint-{step}")
+    again = Linear.from_pretrained(tmp_path / "average").state_dict()
+    for name, value in wanted.items():
+        assert torch.equal(again[name], value), name
+
+
+def test_an_epoch_that_max_steps_ends_counts(tmp_path):
+    trainer = make_trainer(tmp_path, first=2, max_steps=6, save_strategy="no")
+    trainer.train()
+    averaged = Linear.from_pretrained(tmp_path / "average").state_dict()
+    assert_is_mean(averaged, [trainer.model.state_dict()])
+
+
+def test_a_run_that_cannot_average_stops_before_it_trains(tmp_path):
+    with pytest.raises(ValueError, match="first epoch to average is 5 but the run has 4"):
+        make_trainer(tmp_path, first=5).train()
+    make_trainer(tmp_path).train()
+    checkpoint = tmp_path / "checkpoint-9"
+    (checkpoint / "weight_mean.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"weight_mean.safetensors is missing.*before step 9"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=checkpoint)
+
+
+def test_ensembles_average_probabilities():
+    logits = [np.random.default_rng(i).normal(0, 5, (7, 4)).astype(np.float32) for i in range(3)]
+    several = ensemble_probabilities(map(torch.from_numpy, logits))
+    np.testing.assert_allclose(several, scipy.special.expit(np.stack(logits)).mean(0), atol=1e-7)
+    one = ensemble_probabilities(logits, multi_label=False)
+    wanted = scipy.special.softmax(np.stack(logits).astype(np.float64), -1).mean(0)
+    np.testing.assert_allclose(one, wanted, atol=1e-12)
+    sure = ensemble_probabilities([torch.tensor([[20.0], [21.0]])])
+    assert sure.dtype == torch.float64 and sure[0] < sure[1]
+
+
+def test_each_bad_ensemble_is_named():
+    with pytest.raises(ValueError, match="there are no logits"):
+        ensemble_probabilities([])
+    with pytest.raises(ValueError, match=r"model 1 gave logits of shape \(2, 4\).*\(2, 3\)"):
+        ensemble_probabilities([torch.zeros(2, 3), torch.zeros(2, 4)])

@@ -1,0 +1,335 @@
+"""AudioCollator in one process, in workers, and under Trainer."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from test_clips import audio_set, flac, noise
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from modeling_ast.training.augmentation import Augmentation, mixup
+from modeling_ast.training.batches import AudioCollator, LabelEncoder, add_features
+from modeling_ast.training.clips import BadClips, ClipReader, TooManyBadClips, undecoded
+from modeling_ast.training.metrics import compute_metrics
+
+NAMES = {"/m/09x0r": 0, "Speech": 0, "/m/0cj0r": 1, "Pink noise": 1, "/m/028v0c": 2}
+MAX_LENGTH = 16
+# The samples that 16 frames see.
+MAX_SAMPLES = 15 * 160 + 400
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in a DataLoader's worker; and tiny tensors lose time to threads on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def extractor(**kwargs) -> ASTFeatureExtractor:
+    return ASTFeatureExtractor(max_length=MAX_LENGTH, num_mel_bins=32, **kwargs)
+
+
+def rows_of(waves: list[np.ndarray], labels: list) -> list[dict]:
+    return [
+        {"audio": {"bytes": flac(wave), "path": f"{i}.flac"}, "labels": label}
+        for i, (wave, label) in enumerate(zip(waves, labels))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "indices"),
+    [
+        (["/m/09x0r", "Pink noise"], [0, 1]),
+        ([], []),
+        ([2, 0], [0, 2]),
+        (np.array([1]), [1]),
+        (torch.tensor([1, 1]), [1]),
+        ("Speech", [0]),
+    ],
+)
+def test_labels_become_multi_hot(labels, indices):
+    encoded = LabelEncoder(NAMES, multi_label=True, num_labels=4)(labels)
+    assert encoded.dtype == torch.float32 and encoded.shape == (4,)
+    assert encoded.nonzero().flatten().tolist() == indices and encoded.sum() == len(indices)
+
+
+@pytest.mark.parametrize("label", [1, np.int64(1), "Pink noise", ["/m/0cj0r"], torch.tensor(1)])
+def test_a_label_becomes_an_index(label):
+    encoded = LabelEncoder(NAMES, multi_label=False)(label)
+    assert encoded.dtype == torch.int64 and encoded.shape == () and encoded == 1
+
+
+def test_each_bad_label_is_named():
+    encode = LabelEncoder(NAMES, multi_label=False)
+    for labels, message in [
+        ("Dog", "'Dog' is not among the 5 of label2id"),
+        (3, "3 is no class index; .* from 0 to 2"),
+        (0.5, "0.5 is no class index"),
+        (None, "None is no class index"),
+        ([0, 1], r"has the labels \[0, 1\]; it must have exactly one"),
+        ([], "must have exactly one"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            encode(labels)
+    with pytest.raises(ValueError, match="label2id is empty"):
+        LabelEncoder({}, multi_label=True)
+
+
+@pytest.mark.parametrize("padding", ["max_length", "longest"])
+def test_a_batch_is_what_the_extractor_gives(padding):
+    waves = [noise(0, 0.06), noise(1, 0.11)]
+    features = extractor(padding=padding)
+    collate = AudioCollator(features, LabelEncoder(NAMES, multi_label=True))
+    batch = collate(rows_of(waves, [["Speech"], ["/m/028v0c", "Speech"]]))
+    wanted = features(waves, sampling_rate=16000, return_tensors="pt")
+    assert set(batch) == set(wanted) | {"labels"}
+    for name, values in wanted.items():
+        torch.testing.assert_close(batch[name], values, rtol=0, atol=0)
+    assert batch["labels"].tolist() == [[1, 0, 0], [1, 0, 1]]
+    assert set(AudioCollator(features)(rows_of(waves, [0, 1]))) == set(wanted)
+
+
+@pytest.mark.parametrize(("crop", "start"), [("start", 0), ("middle", 600), ("random", None)])
+@pytest.mark.parametrize("padding", ["max_length", "longest"])
+def test_a_long_clip_is_cropped_where_it_was_asked(crop, start, padding):
+    wave = noise(0, (MAX_SAMPLES + 1200) / 16000)
+    collate = AudioCollator(extractor(padding=padding), crop=crop, seed=3)
+    rows = rows_of([wave], [0])
+    values = collate(rows)["input_values"]
+    starts = range(1201) if start is None else [start]
+    # The first frame tells the crops apart; then all frames must be that crop's.
+    firsts = np.stack([wave[i : i + 400] for i in starts])
+    first_frames = extractor()(firsts, sampling_rate=16000, return_tensors="pt").input_values[:, 0]
+    found = starts[int((first_frames - values[0, 0]).abs().sum(1).argmin())]
+    wanted = extractor(padding=padding)(
+        wave[found : found + MAX_SAMPLES], sampling_rate=16000, return_tensors="pt"
+    )
+    torch.testing.assert_close(values, wanted.input_values, rtol=0, atol=1e-5)
+    torch.testing.assert_close(collate(rows)["input_values"], values, rtol=0, atol=0)
+
+
+def test_random_crops_are_spread_evenly_and_follow_the_seed():
+    collate = AudioCollator(extractor(), crop="random")
+    ramp = torch.arange(MAX_SAMPLES + 10)
+    starts = []
+    for seed in range(1100):
+        starts.append(int(collate._cropped(ramp, torch.Generator().manual_seed(seed))[0]))
+    counts = np.bincount(starts, minlength=11)
+    assert len(counts) == 11
+    # Chi-square of 10 degrees of freedom: above 29.6 once in a thousand.
+    assert ((counts - 100) ** 2 / 100).sum() < 29.6
+
+
+def bad_case(tmp_path, num_clips: int = 96, num_bad: int = 3, max_share: float = 0.04):
+    """A data set in which clips 7, 27, ... are bad, and its list."""
+    good = [flac(noise(i, 0.05)) for i in range(5)]
+    contents = [good[i % 5] for i in range(num_clips)]
+    for i in range(num_bad):
+        contents[20 * i + 7] = b"not audio"
+    dataset = undecoded(audio_set(contents)).add_column("labels", [i % 5 for i in range(num_clips)])
+    return dataset, BadClips(tmp_path / "bad_clips.txt", num_clips, max_share)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_clips_are_replaced_and_listed_by_all_workers(tmp_path, num_workers):
+    dataset, bad = bad_case(tmp_path)
+    encode = LabelEncoder({str(i): i for i in range(5)}, multi_label=False)
+    collate = AudioCollator(extractor(), encode, bad_clips=bad)
+    strict = AudioCollator(extractor(), encode)
+    loader = DataLoader(dataset, batch_size=8, collate_fn=collate, num_workers=num_workers)
+    for _ in range(2):
+        for k, batch in enumerate(loader):
+            rows = [dataset[i] for i in range(8 * k, 8 * k + 8)]
+            for i, row in enumerate(rows):
+                if row["audio"]["bytes"] == b"not audio":
+                    good = [r for r in rows if r["audio"]["bytes"] != b"not audio"]
+                    rows[i] = good[i % len(good)]
+            wanted = strict(rows)
+            torch.testing.assert_close(batch["labels"], wanted["labels"])
+            torch.testing.assert_close(batch["input_values"], wanted["input_values"])
+    assert sorted(bad.read()) == ["27.flac", "47.flac", "7.flac"]
+    assert len(bad.file.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_too_many_bad_clips_stop_the_run(tmp_path, num_workers):
+    dataset, bad = bad_case(tmp_path, num_bad=4)
+    collate = AudioCollator(extractor(), bad_clips=bad)
+    loader = DataLoader(dataset, batch_size=8, collate_fn=collate, num_workers=num_workers)
+    with pytest.raises(TooManyBadClips, match=r"4 of 96 clips .*4.00%(.|\n)*7.flac: "):
+        list(loader)
+
+
+MIXING = Augmentation(mixup_rate=0.5, frequency_mask=8, time_mask=5, max_gain_db=3.0)
+
+
+def mixing_case(count: int = 40):
+    """Rows in which clip i has label i alone, and an encoder for them."""
+    waves = [noise(i, 0.05 + 0.01 * (i % 3)) for i in range(count)]
+    encode = LabelEncoder({str(i): i for i in range(count)}, multi_label=True)
+    return rows_of(waves, list(range(count))), encode
+
+
+def own_shares(labels: torch.Tensor) -> torch.Tensor:
+    """How much of its own label each row of (B, C) keeps; all rows sum to 1."""
+    torch.testing.assert_close(labels.sum(1), torch.ones(len(labels)))
+    return labels.diagonal()
+
+
+def test_clips_of_a_batch_are_mixed_and_the_labels_tell_how():
+    rows, encode = mixing_case()
+    only_mixup = Augmentation(mixup_rate=0.5, frequency_mask=0, time_mask=0)
+    collate = AudioCollator(extractor(), encode, augmentation=only_mixup)
+    batch = collate(rows)
+    plain = AudioCollator(extractor(), encode, features=False)(rows)
+    clips = [w[:n] for w, n in zip(plain["waveforms"], plain["num_samples"])]
+    labels = batch["labels"]
+    assert 8 < (own_shares(labels) < 1).sum() < 32
+    # Whoever reads the labels can redo the mix.
+    partners = torch.where(labels.diagonal() < 1, (labels - labels.diag().diag()).argmax(1), 0)
+    others = [clips[j] for j in partners]
+    mixed, _ = mixup(clips, plain["labels"], others, plain["labels"], labels.diagonal())
+    wanted = extractor()(mixed, sampling_rate=16000, return_tensors="pt").input_values
+    torch.testing.assert_close(batch["input_values"], wanted, rtol=0, atol=1e-4)
+
+
+def test_partners_are_drawn_from_the_whole_set():
+    rows, encode = mixing_case()
+    augmentation = Augmentation(mixup_rate=1.0, frequency_mask=0, time_mask=0)
+    counts = np.zeros(40)
+    for seed in range(100):
+        collate = AudioCollator(
+            extractor(), encode, augmentation=augmentation, partners=rows, features=False, seed=seed
+        )
+        labels = collate(rows[:4])["labels"]
+        own = own_shares(labels)
+        others = (labels - F.pad(own.diag(), (0, 36))).argmax(1)
+        # A clip that drew itself has one label still.
+        counts += np.bincount(np.where(own == 1, range(4), others), minlength=40)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_a_bad_partner_is_listed_and_leaves_the_clip_as_it_is(tmp_path):
+    rows, encode = mixing_case(4)
+    bad = BadClips(tmp_path / "bad_clips.txt", 4, max_share=1.0)
+    partners = [{"audio": {"bytes": b"?", "path": "bad.flac"}, "labels": 3}]
+    augmentation = Augmentation(mixup_rate=1.0, frequency_mask=0, time_mask=0)
+    collate = AudioCollator(
+        extractor(), encode, bad_clips=bad, augmentation=augmentation, partners=partners
+    )
+    batch = collate(rows)
+    assert torch.equal(batch["labels"], torch.eye(4))
+    assert list(bad.read()) == ["bad.flac"]
+    plain = AudioCollator(extractor(), encode)(rows)
+    torch.testing.assert_close(batch["input_values"], plain["input_values"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_draws_depend_on_seed_and_batch_alone(num_workers):
+    rows, encode = mixing_case(24)
+    batches = {}
+    for seed in (0, 1):
+        collate = AudioCollator(extractor(), encode, augmentation=MIXING, seed=seed)
+        # Whatever the global generators did before.
+        torch.manual_seed(num_workers + seed)
+        loader = DataLoader(rows, 6, collate_fn=collate, num_workers=num_workers)
+        batches[seed] = list(loader)
+        for k, batch in enumerate(batches[seed]):
+            again = collate(rows[6 * k : 6 * k + 6])
+            assert all(torch.equal(again[name], batch[name]) for name in batch)
+    assert not torch.equal(batches[0][0]["input_values"], batches[1][0]["input_values"])
+    collate = AudioCollator(extractor(), encode, augmentation=MIXING)
+    assert not torch.equal(collate(rows)["labels"], collate(rows[::-1])["labels"].flip(0))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_each_epoch_has_its_own_draws_even_of_a_single_clip(num_workers):
+    rows, encode = mixing_case(3)
+    collate = AudioCollator(extractor(), encode, augmentation=MIXING)
+    loader = DataLoader(
+        rows, 1, collate_fn=collate, num_workers=num_workers, persistent_workers=num_workers > 0
+    )
+    epochs = []
+    for epoch in (0, 1, 0):
+        collate.set_epoch(epoch)
+        epochs.append(torch.cat([batch["input_values"] for batch in loader]))
+    assert torch.equal(epochs[0], epochs[2])
+    assert all(not torch.equal(first, second) for first, second in zip(epochs[0], epochs[1]))
+
+
+@pytest.mark.parametrize("padding", ["max_length", "longest"])
+def test_features_may_be_computed_later(padding):
+    rows, encode = mixing_case(5)
+    features = extractor(padding=padding)
+    later = AudioCollator(features, encode, features=False)(rows)
+    assert set(later) == {"waveforms", "num_samples", "labels"}
+    wanted = AudioCollator(features, encode)(rows)
+    done = add_features(later, features)
+    assert set(done) == set(wanted) and set(later) == {"waveforms", "num_samples", "labels"}
+    for name, values in wanted.items():
+        torch.testing.assert_close(done[name], values, rtol=0, atol=0)
+    # What is masked is a log-mel of 0.
+    masked = add_features(
+        later, features, Augmentation(frequency_mask=30, time_mask=0), torch.Generator()
+    )["input_values"]
+    hidden = masked != wanted["input_values"]
+    silence = ASTConfig().padding_value
+    assert hidden.any() and torch.allclose(masked[hidden], torch.tensor(silence))
+
+
+def test_each_bad_argument_is_named(tmp_path):
+    rows = [{"audio": {"bytes": b"?", "path": f"{i}.flac"}, "label": 0} for i in range(2)]
+    with pytest.raises(ValueError, match=r"clip 0.flac cannot be used: .*pass bad_clips="):
+        AudioCollator(extractor())(rows)
+    bad = BadClips(tmp_path / "bad_clips.txt", 10, max_share=1.0)
+    with pytest.raises(ValueError, match="all 2 clips of a batch cannot be decoded"):
+        AudioCollator(extractor(), bad_clips=bad)(rows)
+    good = [{"audio": {"bytes": flac(noise(0))}, "label": 0}]
+    with pytest.raises(KeyError, match=r"\['audio', 'label'\] but not 'labels'"):
+        AudioCollator(extractor(), LabelEncoder(NAMES, multi_label=False))(good)
+    with pytest.raises(ValueError, match=r"mixup_rate is 0.5 but labels are not multi-hot"):
+        one = LabelEncoder(NAMES, multi_label=False)
+        AudioCollator(extractor(), one, augmentation=Augmentation())
+    with pytest.raises(ValueError, match="crop is 'end'"):
+        AudioCollator(extractor(), crop="end")
+    with pytest.raises(ValueError, match="at 8000 Hz but the extractor wants 16000 Hz"):
+        AudioCollator(extractor(), reader=ClipReader(8000))
+
+
+def test_trainer_trains_and_evaluates_with_it(tmp_path):
+    dataset, bad = bad_case(tmp_path, num_bad=1)
+    config = ASTConfig(
+        num_mel_bins=32,
+        max_length=MAX_LENGTH,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=5,
+    )
+    arguments = TrainingArguments(
+        tmp_path,
+        per_device_train_batch_size=16,
+        max_steps=3,
+        remove_unused_columns=False,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        dataloader_num_workers=1,
+    )
+    encode = LabelEncoder({str(i): i for i in range(5)}, multi_label=False)
+    trainer = Trainer(
+        ASTForAudioClassification(config),
+        arguments,
+        data_collator=AudioCollator(extractor(), encode, bad_clips=bad),
+        train_dataset=dataset,
+        eval_dataset=dataset.select(range(20, 50)),
+        compute_metrics=compute_metrics,
+    )
+    assert trainer.train().global_step == 3
+    assert {"eval_accuracy", "eval_mAP", "eval_undefined_classes"} <= set(trainer.evaluate())

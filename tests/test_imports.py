@@ -1,0 +1,119 @@
+"""Who may import whom: read from the sources, so that a new file without a rule fails."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+STANDARD = set(sys.stdlib_module_names)
+CORE = {
+    "configuration_ast": {"transformers", "huggingface_hub"},
+    "fbank_ast": {"numpy", "torch"},
+    "position_ast": {"torch"},
+    "audio_file_ast": {"numpy", "torch", ".configuration_ast"},
+    "feature_extraction_ast": {
+        "numpy",
+        "torch",
+        "transformers",
+        ".configuration_ast",
+        ".fbank_ast",
+    },
+    "modeling_ast": {"torch", "transformers", ".configuration_ast", ".position_ast"},
+}
+FORBIDDEN_NAMES = {"ast", "datasets", "evaluate", "wandb", "utils"}
+PYTHON_FILES = sorted(
+    path
+    for folder in ("modeling_ast", "conversion", "examples", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def module_level_imports(path):
+    """Names that importing the file imports: `torch`, `.sibling`."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "").split(".")[0]
+
+
+def all_imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "modeling_ast").glob("*_ast.py")), ids=lambda path: path.stem
+)
+def test_core_files_import_only_what_they_may(path):
+    imported = set(module_level_imports(path)) - STANDARD
+    assert imported <= CORE[path.stem]
+
+
+def test_the_core_never_imports_training():
+    for path in (ROOT / "modeling_ast").glob("*.py"):
+        assert ".training" not in set(all_imports(path)), path.name
+
+
+def test_nobody_imports_torchaudio_at_module_level():
+    for folder in ("modeling_ast", "conversion", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert "torchaudio" not in set(module_level_imports(path)), path
+
+
+def test_the_package_never_imports_scripts():
+    scripts = {path.stem for name in ("conversion", "examples") for path in (ROOT / name).glob("*")}
+    for path in (ROOT / "modeling_ast").rglob("*.py"):
+        assert not scripts & set(all_imports(path)), path
+
+
+def test_examples_import_public_names_only():
+    for path in (ROOT / "examples").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modeling_ast"):
+                assert node.module in ("modeling_ast", "modeling_ast.training"), path.name
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.name)
+def test_no_file_hides_a_library(path):
+    names = {path.stem, path.parent.name}
+    assert not names & FORBIDDEN_NAMES
+
+
+def test_importing_the_package_loads_nothing_it_may_lack():
+    """transformers itself loads torchaudio where it can; we add nothing."""
+    code = """
+import json, sys, torch
+from transformers import AutoModelForAudioClassification, SequenceFeatureExtractor
+before = set(sys.modules)
+import modeling_ast
+print(json.dumps([name for name in set(sys.modules) - before if "." not in name]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(run.stdout.splitlines()[-1]))
+    assert "modeling_ast" in loaded
+    assert not loaded & {"torchaudio", "soundfile", "datasets", "evaluate", "matplotlib", "timm"}
+
+
+def test_the_core_works_where_torchaudio_cannot_load(tiny_folder):
+    code = """
+import sys
+sys.modules["torchaudio"] = None  # importing it now raises ImportError
+import numpy as np, torch
+import modeling_ast
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+extractor = AutoFeatureExtractor.from_pretrained(sys.argv[1])
+model = AutoModelForAudioClassification.from_pretrained(sys.argv[1])
+inputs = extractor(np.zeros(16000), sampling_rate=16000, return_tensors="pt")
+assert model(**inputs).logits.shape == (1, 5)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_folder)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,135 @@
+"""Every command of the README runs, in the README's order, on tiny made-up models and data.
+
+The names of the Hub in it are served by a stand-in on loopback. One process runs all commands, each
+as `python` would run it: importing torch and transformers a dozen times would take minutes.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from conftest import ROOT, randomise
+from embedded_data import write_data_set
+from hub_stand_in import HubStandIn
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+INSTALLS = "python3 -m venv"
+# What makes a command short enough for a test; everything else is as printed.
+SHORTER = {
+    "examples/embedded_data.py": "--num-train 32 --num-test 28 --seconds 1",
+    "examples/finetune.py": "--max_steps 2 --per_device_eval_batch_size 14",
+}
+RUNNER = """
+import json, os, runpy, sys
+for kind, text in json.load(open("commands.json")):
+    try:
+        if kind == "python":
+            exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
+        else:
+            sys.argv, sys.path[0] = text, os.path.dirname(text[0])
+            runpy.run_path(text[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, (text, end.code)
+    print("RAN", json.dumps(text), flush=True)
+"""
+
+
+def commands():
+    """(kind, what to run): Python blocks as text, lines of shell as argument lists."""
+    for kind, text in BLOCKS:
+        if kind == "python":
+            yield kind, text
+            continue
+        for line in text.splitlines():
+            if line.startswith(INSTALLS):
+                continue
+            words = shlex.split(line)
+            assert words[0] == "python", line
+            yield kind, words[1:] + shlex.split(SHORTER.get(words[1], ""))
+
+
+@pytest.fixture(scope="module")
+def hub_folder(tmp_path_factory):
+    """Tiny models and data under the names that the README uses."""
+    root = tmp_path_factory.mktemp("hub")
+    sizes = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    names = [f"Sound {index}" for index in range(527)]
+    config = transformers.ASTConfig(**sizes, id2label=dict(enumerate(names)))
+    folder = root / "models" / "MIT" / "ast-finetuned-audioset-10-10-0.4593"
+    randomise(transformers.ASTForAudioClassification(config)).save_pretrained(folder)
+    transformers.ASTFeatureExtractor().save_pretrained(folder)
+    deit = transformers.DeiTConfig(**sizes, image_size=384, patch_size=16)
+    folder = root / "models" / "facebook" / "deit-base-distilled-patch16-384"
+    randomise(transformers.DeiTForImageClassificationWithTeacher(deit)).save_pretrained(folder)
+    data = root / "datasets" / "agkphysics" / "AudioSet"
+    write_data_set(data, num_train=32, num_test=28, seconds=1.0, progress=False)
+    return root
+
+
+def test_every_command_runs(hub_folder, tmp_path):
+    for folder in ("examples", "conversion"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "dog.wav", 0.1 * rng.standard_normal((22050, 2)), 44100)
+    soundfile.write(tmp_path / "siren.ogg", 0.1 * rng.standard_normal(96000), 48000)
+    todo = list(commands())
+    (tmp_path / "commands.json").write_text(json.dumps(todo))
+    with HubStandIn(hub_folder) as hub:
+        environment = {**os.environ, **hub.environment(home=tmp_path / "home")}
+        run = subprocess.run(
+            [sys.executable, "-c", RUNNER],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert run.returncode == 0, run.stderr[-4000:]
+    ran = [json.loads(line[4:]) for line in run.stdout.splitlines() if line.startswith("RAN ")]
+    assert ran == [text for _, text in todo] and len(ran) >= 9
+    assert (tmp_path / "sounds.png").stat().st_size > 10_000
+    pushed = hub_folder / "models" / "me" / "my-sounds"
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {
+        path.name for path in pushed.iterdir()
+    }
+    weights = transformers.ASTForAudioClassification.from_pretrained(pushed).state_dict()
+    trained = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "runs" / "embedded")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trained.state_dict().items())
+
+
+def test_the_setup_lines_name_extras_that_exist():
+    setup = (ROOT / "setup.cfg").read_text()
+    lines = [line for _, text in BLOCKS for line in text.splitlines() if line.startswith(INSTALLS)]
+    assert len(lines) == 2
+    for line in lines:
+        extras = re.search(r"\.\[(.*?)\]", line).group(1).split(",")
+        assert all(f"\n{extra} =\n" in setup for extra in extras)
+        assert (ROOT / line.split()[-1]).exists() or line.endswith("-m pytest")
+
+
+def test_the_map_of_the_house_is_true():
+    rows = re.findall(r"^\| \**`?([\w/.]+)`?\** \|", README, re.MULTILINE)
+    folder, missing = ROOT, []
+    for name in rows:
+        if name.endswith("/"):
+            folder = ROOT / name
+            missing += [] if folder.is_dir() else [name]
+        elif name.endswith(".py"):
+            missing += [] if (folder / name).is_file() else [name]
+    assert not missing
+    modules = {path.name for path in (ROOT / "modeling_ast").glob("*.py")} - {"__init__.py"}
+    assert modules <= set(rows)
