@@ -1,0 +1,290 @@
+"""Foreign parameter names -> ours, as data, and the pure steps that apply them.
+
+Every step takes a state dict and gives a new one; none opens a file. "Ours" are the names of
+`modeling_ast.ASTModel`, which are those of transformers 5. In the tables `#` stands for the number
+of a layer and a trailing `*` for anything (weight or bias, mostly).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
+
+# The names that conversions change something about.
+CLS = "embeddings.cls_token"
+DISTILLATION = "embeddings.distillation_token"
+KERNEL = "embeddings.patch_embeddings.projection.weight"
+POSITIONS = "embeddings.position_embeddings"
+ENCODER = "audio_spectrogram_transformer."
+
+
+class ConversionError(ValueError):
+    """What the user can mend: the scripts print it as one line and exit with 1."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message that says anything."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+# facebookresearch/deit and timm; the authors' AST holds one of these under "v.".
+TIMM = {
+    "cls_token": "embeddings.cls_token",
+    "dist_token": "embeddings.distillation_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.*": "embeddings.patch_embeddings.projection.*",
+    "blocks.#.norm1.*": "layers.#.layernorm_before.*",
+    "blocks.#.attn.qkv.*": "layers.#.attention.qkv.*",
+    "blocks.#.attn.proj.*": "layers.#.attention.o_proj.*",
+    "blocks.#.norm2.*": "layers.#.layernorm_after.*",
+    "blocks.#.mlp.fc1.*": "layers.#.mlp.fc1.*",
+    "blocks.#.mlp.fc2.*": "layers.#.mlp.fc2.*",
+    "norm.*": "layernorm.*",
+}
+# transformers 4, and every file that any transformers saves.
+TRANSFORMERS_FILE = {
+    "embeddings.cls_token": "embeddings.cls_token",
+    "embeddings.distillation_token": "embeddings.distillation_token",
+    "embeddings.position_embeddings": "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection.*": "embeddings.patch_embeddings.projection.*",
+    "encoder.layer.#.layernorm_before.*": "layers.#.layernorm_before.*",
+    "encoder.layer.#.attention.attention.query.*": "layers.#.attention.q_proj.*",
+    "encoder.layer.#.attention.attention.key.*": "layers.#.attention.k_proj.*",
+    "encoder.layer.#.attention.attention.value.*": "layers.#.attention.v_proj.*",
+    "encoder.layer.#.attention.output.dense.*": "layers.#.attention.o_proj.*",
+    "encoder.layer.#.layernorm_after.*": "layers.#.layernorm_after.*",
+    "encoder.layer.#.intermediate.dense.*": "layers.#.mlp.fc1.*",
+    "encoder.layer.#.output.dense.*": "layers.#.mlp.fc2.*",
+    "layernorm.*": "layernorm.*",
+}
+# transformers 5: torch.save(model.state_dict(), ...).
+TRANSFORMERS_MODULE = {
+    "embeddings.*": "embeddings.*",
+    "layers.#.layernorm_before.*": "layers.#.layernorm_before.*",
+    "layers.#.attention.q_proj.*": "layers.#.attention.q_proj.*",
+    "layers.#.attention.k_proj.*": "layers.#.attention.k_proj.*",
+    "layers.#.attention.v_proj.*": "layers.#.attention.v_proj.*",
+    "layers.#.attention.o_proj.*": "layers.#.attention.o_proj.*",
+    "layers.#.layernorm_after.*": "layers.#.layernorm_after.*",
+    "layers.#.mlp.fc1.*": "layers.#.mlp.fc1.*",
+    "layers.#.mlp.fc2.*": "layers.#.mlp.fc2.*",
+    "layernorm.*": "layernorm.*",
+}
+LAYOUTS = (TIMM, TRANSFORMERS_FILE, TRANSFORMERS_MODULE)
+# Heads for sounds, which are carried.
+AUTHORS_HEAD = {"mlp_head.0.*": "classifier.layernorm.*", "mlp_head.1.*": "classifier.dense.*"}
+AST_HEAD = {"classifier.layernorm.*": "classifier.layernorm.*"}
+AST_HEAD["classifier.dense.*"] = "classifier.dense.*"
+# Written in front of every name by DataParallel, by torch.compile, or by a class with a head.
+WRAPPERS = ("module.", "_orig_mod.")
+BACKBONES = ("deit.", "vit.", "v.", ENCODER)
+# Heads of picture models: of no use for sounds, left out.
+PICTURE_HEADS = (
+    "head.*",
+    "head_dist.*",
+    "pre_logits.*",
+    "classifier.*",
+    "cls_classifier.*",
+    "distillation_classifier.*",
+    "pooler.*",
+    "decoder*",
+    "mask_token",
+    "embeddings.mask_token",
+)
+# What AST's encoder has no place for: part of a parameter's name, and what it shows.
+REFUSED = {
+    r"\bls[12]\.|\bgamma(_[12])?$|layer_?scale|\blambda_?[12]$": "LayerScale",
+    r"reg_token|register_token|storage_token": "register tokens",
+    r"rel_pos|relative_position": "relative positions",
+    r"rope|freqs|rotary": "rotary positions",
+    r"patch_embed(dings)?\.(backbone|conv|stem|proj\.\d)|\bstem\.": "a convolutional stem",
+    r"norm_pre|pre_layrnorm|ln_pre": "a layer norm before the first layer (CLIP)",
+    r"fc_norm|attn_pool": "pooled patches in place of a CLS token (fc_norm, attn_pool)",
+    r"\b[qk]_norm|query_norm|key_norm": "normalised queries and keys",
+    r"mlp\.(w12|w3|fc1_g|norm)|weights_in|gate_proj": "gated MLPs (SwiGLU)",
+    r"\battns\.\d|\bffns\.\d": "parallel attention blocks",
+}
+
+
+def unwrap(checkpoint: Any) -> Weights:
+    """The state dict inside a checkpoint: out of "model" or "state_dict", wrappers' prefixes off.
+
+    Raises:
+        ConversionError: There is none.
+    """
+    for key in ("model", "state_dict"):
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+    tensors = isinstance(checkpoint, Mapping) and checkpoint
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in checkpoint.values()):
+        raise ConversionError(
+            f"it holds {_describe(checkpoint)} but must hold a state dict (names -> tensors), bare "
+            f'or under "model"; save one with torch.save(model.state_dict(), path)'
+        )
+    weights = {str(name): tensor for name, tensor in checkpoint.items()}
+    for prefix in WRAPPERS:
+        weights = strip_prefix(weights, prefix)
+    return weights
+
+
+def strip_prefix(weights: Weights, prefix: str) -> Weights:
+    """Takes `prefix` off all names if all have it; otherwise changes nothing."""
+    if not all(name.startswith(prefix) for name in weights):
+        return weights
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+
+
+def refuse_other_families(weights: Mapping[str, Tensor]) -> None:
+    """Refuses by name what is no plain pre-norm ViT with a CLS token and learned positions.
+
+    Raises:
+        ConversionError: A parameter shows a part that AST has no place for.
+    """
+    found = [
+        f"{part} ({name})"
+        for pattern, part in REFUSED.items()
+        if (name := next(filter(re.compile(pattern).search, weights), None))
+    ]
+    if found:
+        raise ConversionError(
+            f"the model has {', '.join(found)}, which AST has no place for; choose a plain DeiT or "
+            f"ViT"
+        )
+
+
+def rename(
+    weights: Mapping[str, Tensor], head: Mapping[str, str] | None = None
+) -> tuple[Weights, Weights]:
+    """Foreign names -> ours, by the table of the layout that the names show.
+
+    Args:
+        weights: As `unwrap` gives them.
+        head: The table of the head that is carried; by default it is dropped.
+    Returns:
+        The weights under our names, the encoder's without a prefix and with qkv still fused; and
+        the heads for pictures, which are not carried, under their old names.
+    Raises:
+        ConversionError: The layout is unknown, or a name in it.
+    """
+    tables = [_compile(table) for table in LAYOUTS]
+    bare = [_without(BACKBONES, name) for name in weights]
+    matches = [sum(_apply(rules, name) is not None for name in bare) for rules in tables]
+    if max(matches, default=0) == 0:
+        raise ConversionError(
+            f"its parameter names ({_some(weights)}) are of no known layout; DeiT and ViT of "
+            f"timm, facebookresearch and transformers are known"
+        )
+    rules = _compile(head or {}) + tables[matches.index(max(matches))]
+    pictures = _compile(dict.fromkeys(PICTURE_HEADS, ""))
+    ours, dropped = {}, {}
+    for name, tensor in weights.items():
+        inside = _without(BACKBONES, name)
+        if new_name := _apply(rules, inside):
+            ours[new_name] = tensor
+        elif _apply(pictures, inside) is not None:
+            dropped[name] = tensor
+        else:
+            raise ConversionError(f"the model has a parameter {name} that AST has no place for")
+    return ours, dropped
+
+
+def split_qkv(weights: Weights) -> Weights:
+    """layers.#.attention.qkv (3D, ...) -> q_proj, k_proj, v_proj, each (D, ...)."""
+    split = {}
+    for name, tensor in weights.items():
+        if ".attention.qkv." not in name:
+            split[name] = tensor
+            continue
+        for letter, part in zip("qkv", tensor.chunk(3)):
+            # A copy: safetensors refuses tensors that share memory.
+            split[name.replace(".qkv.", f".{letter}_proj.")] = part.clone()
+    return split
+
+
+def prefix_encoder(weights: Mapping[str, Tensor]) -> Weights:
+    """Our names inside ASTModel -> those inside ASTForAudioClassification."""
+    return {
+        name if name.startswith("classifier.") else ENCODER + name: tensor
+        for name, tensor in weights.items()
+    }
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights that a broken training or a broken copy left.
+
+    Raises:
+        ConversionError: A tensor is not of floating point, or holds NaN or infinity.
+    """
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise ConversionError(
+                f"{name} holds {tensor.dtype} values but must hold floating-point numbers; convert "
+                f"the model before it is quantised"
+            )
+        if not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ConversionError(
+                f"{name} holds NaN or infinity in {bad} of {tensor.numel()} values; the checkpoint "
+                f"is broken, take another"
+            )
+
+
+def load_exactly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Makes `weights`, without a copy, the parameters of `model`: all of them, and no other.
+
+    Raises:
+        ConversionError: One is missing, unknown, or of another shape.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wrong = [
+        f"{name} is {given[name]} but must be {wanted[name]}"
+        for name in sorted(wanted.keys() & given.keys())
+        if given[name] != wanted[name]
+    ]
+    missing = sorted(wanted.keys() - given.keys())
+    unexpected = sorted(given.keys() - wanted.keys())
+    if missing or unexpected or wrong:
+        problems = [f"missing {_some(missing)}"] * bool(missing)
+        problems += [f"unexpected {_some(unexpected)}"] * bool(unexpected)
+        problems += [f"of wrong shape: {_some(wrong)}"] * bool(wrong)
+        raise ConversionError(f"the checkpoint does not fit AST: {'; '.join(problems)}")
+    model.load_state_dict(weights, strict=False, assign=True)
+
+
+def _compile(table: Mapping[str, str]) -> list[tuple[re.Pattern, str]]:
+    patterns = [re.escape(name).replace(r"\#", r"(\d+)").replace(r"\*", "(.*)") for name in table]
+    return list(zip(map(re.compile, patterns), table.values()))
+
+
+def _apply(rules: list[tuple[re.Pattern, str]], name: str) -> str | None:
+    for pattern, ours in rules:
+        if match := pattern.fullmatch(name):
+            for part in match.groups():
+                ours = re.sub(r"[#*]", part, ours, count=1)
+            return ours
+    return None
+
+
+def _without(prefixes: Iterable[str], name: str) -> str:
+    prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+    return name.removeprefix(prefix)
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _describe(checkpoint: Any) -> str:
+    if isinstance(checkpoint, Mapping):
+        return f"a dict with {_some(map(str, checkpoint)) or 'nothing in it'}"
+    return f"a {type(checkpoint).__name__}"

@@ -1,0 +1,116 @@
+"""output_folder: whole or not at all, whatever goes wrong."""
+
+import os
+import resource
+
+import pytest
+import torch
+from key_maps import ConversionError
+from output_folder import check_target, whole_or_nothing
+from safetensors.torch import save_file
+
+
+def write(target, text="new", force=False):
+    with whole_or_nothing(target, force) as folder:
+        assert folder.parent == target.parent and not (folder / "config.json").exists()
+        (folder / "config.json").write_text(text)
+
+
+@pytest.mark.parametrize("name", ["new", "new/deep/er"])
+def test_a_new_folder(tmp_path, name):
+    write(tmp_path / name)
+    assert (tmp_path / name / "config.json").read_text() == "new"
+    assert [path.name for path in (tmp_path / name).parent.iterdir()] == [name.split("/")[-1]]
+
+
+def test_an_empty_folder_is_as_good_as_none(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty")
+    assert (tmp_path / "empty" / "config.json").exists()
+
+
+def test_nobody_else_is_shut_out(tmp_path):
+    """As mkdir would make it, not as a temporary folder."""
+    write(tmp_path / "new")
+    (tmp_path / "ordinary").mkdir()
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_an_old_model_is_replaced_only_by_force(tmp_path):
+    write(tmp_path / "ast", "old")
+    with pytest.raises(ConversionError, match=r"ast exists and is not empty; .*--force"):
+        write(tmp_path / "ast")
+    assert (tmp_path / "ast" / "config.json").read_text() == "old"
+    write(tmp_path / "ast", "new", force=True)
+    assert (tmp_path / "ast" / "config.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["ast"]
+
+
+def test_force_deletes_nothing_that_no_conversion_wrote(tmp_path):
+    write(tmp_path / "ast")
+    (tmp_path / "ast" / "thesis.tex").write_text("x")
+    with pytest.raises(ConversionError, match=r"holds thesis\.tex, which no conversion wrote"):
+        write(tmp_path / "ast", force=True)
+    assert (tmp_path / "ast" / "thesis.tex").exists()
+
+
+def test_a_failure_leaves_the_old_model_and_no_trace(tmp_path):
+    write(tmp_path / "ast", "old")
+    for failure in (KeyboardInterrupt, ZeroDivisionError):
+        with pytest.raises(failure), whole_or_nothing(tmp_path / "ast", True) as folder:
+            (folder / "config.json").write_text("half")
+            raise failure
+    assert (tmp_path / "ast" / "config.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["ast"]
+
+
+def test_a_failed_rename_brings_the_old_model_back(tmp_path):
+    write(tmp_path / "ast", "old")
+    with (
+        pytest.raises(ConversionError, match=r"cannot write .*ast .*nothing was written"),
+        whole_or_nothing(tmp_path / "ast", True) as folder,
+    ):
+        folder.rmdir()
+    assert (tmp_path / "ast" / "config.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["ast"]
+
+
+def test_a_full_disk(tmp_path):
+    """Simulated by a limit on the size of a file, which the kernel enforces on every writer."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (
+        pytest.raises(ConversionError, match=r"cannot write .*ast .*nothing was written"),
+        whole_or_nothing(tmp_path / "ast", False) as folder,
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        try:
+            save_file({"x": torch.zeros(100_000)}, folder / "model.safetensors")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConversionError, match="file is a file but must be a new directory"):
+        write(tmp_path / "file")
+    with pytest.raises(ConversionError, match=r"cannot write .*Not a directory"):
+        write(tmp_path / "file" / "ast")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(ConversionError, match=r"cannot write .*Permission denied"):
+        write(tmp_path / "locked" / "ast")
+
+
+def test_the_source_is_never_the_target(tmp_path):
+    source = tmp_path / "deit"
+    source.mkdir()
+    (source / "model.safetensors").write_text("x")
+    for target, given in ((source, source), (source, source / "model.safetensors")):
+        with pytest.raises(ConversionError, match=r"holds the source .*, which would be lost"):
+            check_target(target, True, [given])
+    check_target(tmp_path / "deit" / "ast", False, [source])
