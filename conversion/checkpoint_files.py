@@ -143,9 +143,11 @@ def _read_folder(name: str, find: Callable[[str], Path | None]) -> Source:
     config = read_json(config_file) if config_file else {}
     if weights_file.suffix != ".json":
         return Source(read_weights(weights_file), config, None, _card(find))
-    shards = sorted(set(read_json(weights_file).get("weight_map", {}).values()))
+    weight_map = read_json(weights_file).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ConversionError(f"{weights_file} has no weight_map; restore it")
     weights: Weights = {}
-    for shard in shards:
+    for shard in sorted(set(weight_map.values())):
         path = find(shard)
         if path is None:
             raise ConversionError(f"{name} has no {shard}, which {weights_file.name} lists")
@@ -161,7 +163,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConversionError(f"{path} is no JSON ({one_line(error)}); restore it") from error
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__} but must hold an object")
@@ -200,11 +202,12 @@ def _load_pickle(path: Path) -> Any:
                 f"you trust it, load it elsewhere, save its state dict alone and convert that"
             ) from error
         raise _damaged(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    # A damaged pickle raises anything: IndexError, AssertionError, AttributeError, ...
+    except Exception as error:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: BaseException) -> ConversionError:
+def _damaged(path: Path, error: Exception) -> ConversionError:
     return ConversionError(
         f"{path} is truncated or no PyTorch checkpoint ({one_line(error)}); get it again"
     )

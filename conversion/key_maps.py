@@ -7,6 +7,7 @@ of a layer and a trailing `*` for anything (weight or bias, mostly).
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -82,6 +83,7 @@ LAYOUTS = (TIMM, TRANSFORMERS_FILE, TRANSFORMERS_MODULE)
 AUTHORS_HEAD = {"mlp_head.0.*": "classifier.layernorm.*", "mlp_head.1.*": "classifier.dense.*"}
 AST_HEAD = {"classifier.layernorm.*": "classifier.layernorm.*"}
 AST_HEAD["classifier.dense.*"] = "classifier.dense.*"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Written in front of every name by DataParallel, by torch.compile, or by a class with a head.
 WRAPPERS = ("module.", "_orig_mod.")
 BACKBONES = ("deit.", "vit.", "v.", ENCODER)
@@ -129,7 +131,7 @@ def unwrap(checkpoint: Any) -> Weights:
             f'or under "model"; save one with torch.save(model.state_dict(), path)'
         )
     weights = {str(name): tensor for name, tensor in checkpoint.items()}
-    for prefix in WRAPPERS:
+    for prefix in WRAPPERS * 2:  # in either order
         weights = strip_prefix(weights, prefix)
     return weights
 
@@ -187,6 +189,8 @@ def rename(
     for name, tensor in weights.items():
         inside = _without(BACKBONES, name)
         if new_name := _apply(rules, inside):
+            if new_name in ours:
+                raise ConversionError(f"two parameters, one of them {name}, are {new_name} of AST")
             ours[new_name] = tensor
         elif _apply(pictures, inside) is not None:
             dropped[name] = tensor
@@ -223,10 +227,10 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
         ConversionError: A tensor is not of floating point, or holds NaN or infinity.
     """
     for name, tensor in weights.items():
-        if not tensor.is_floating_point():
+        if tensor.dtype not in FLOATS:
             raise ConversionError(
-                f"{name} holds {tensor.dtype} values but must hold floating-point numbers; convert "
-                f"the model before it is quantised"
+                f"{name} holds {tensor.dtype} values but must hold floating-point numbers of 16 "
+                f"bits or more; convert the model before it is quantised"
             )
         if not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
@@ -260,17 +264,22 @@ def load_exactly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _compile(table: Mapping[str, str]) -> list[tuple[re.Pattern, str]]:
-    patterns = [re.escape(name).replace(r"\#", r"(\d+)").replace(r"\*", "(.*)") for name in table]
-    return list(zip(map(re.compile, patterns), table.values()))
+    return [(_pattern(theirs), _template(ours)) for theirs, ours in table.items()]
+
+
+def _pattern(theirs: str) -> re.Pattern:
+    return re.compile(re.escape(theirs).replace(r"\#", r"(\d+)").replace(r"\*", "(.*)"))
+
+
+def _template(ours: str) -> str:
+    """`ours` for re.Match.expand: the first # or * becomes the first group, and so on."""
+    number = itertools.count(1)
+    return re.sub(r"[#*]", lambda _: rf"\g<{next(number)}>", ours)
 
 
 def _apply(rules: list[tuple[re.Pattern, str]], name: str) -> str | None:
-    for pattern, ours in rules:
-        if match := pattern.fullmatch(name):
-            for part in match.groups():
-                ours = re.sub(r"[#*]", part, ours, count=1)
-            return ours
-    return None
+    matches = ((pattern.fullmatch(name), template) for pattern, template in rules)
+    return next((match.expand(template) for match, template in matches if match), None)
 
 
 def _without(prefixes: Iterable[str], name: str) -> str:

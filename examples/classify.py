@@ -158,7 +158,8 @@ def plot(results: list[Result], k: int, path: str) -> None:
         layout="constrained",
     )
     for (left, right), result in zip(axes, results):
-        shown = result.frames[: max(1, round(100 * result.seconds))]
+        # Of each second 98 to 100 frames are whole windows; what follows is padding.
+        shown = result.frames[: max(1, round(100 * result.seconds) - 2)]
         extent = (0, len(shown) / 100, 0, shown.shape[1])
         left.imshow(shown.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
         left.set(title=Path(result.file).name, xlabel="seconds", ylabel="mel bin")
@@ -180,7 +181,8 @@ def main() -> None:
         reason = str(error).strip().splitlines()[0]
         sys.exit(f"error: cannot load the model {options.model!r}: {reason}")
     results, bad = [], 0
-    for path in tqdm(options.files, unit="file", disable=len(options.files) < 2, leave=False):
+    silent = True if len(options.files) < 2 else None  # None: where nobody is looking
+    for path in tqdm(options.files, unit="file", disable=silent, leave=False):
         try:
             results.append(classify(path, model, extractor, options.scores))
         except (OSError, ValueError, ImportError) as error:

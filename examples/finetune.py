@@ -28,14 +28,23 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     HfArgumentParser,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_ast import ASTFeatureExtractor
-from modeling_ast.training import AudioCollator, BadClips, LabelEncoder, compute_metrics, undecoded
+from modeling_ast.training import (
+    ASTTrainer,
+    AudioCollator,
+    Augmentation,
+    BadClips,
+    ClipReader,
+    LabelEncoder,
+    compute_metrics,
+    drop_bad_clips,
+    undecoded,
+)
 
 CLASS_LIST = "class_labels_indices.csv"
 
@@ -69,15 +78,17 @@ class DataArguments:
     )
 
 
-def parse_arguments() -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+def parse_arguments() -> tuple[ModelArguments, DataArguments, Augmentation, TrainingArguments]:
     """Reads a recipe, if there is one, and the command line, which wins."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
+    parser = HfArgumentParser((ModelArguments, DataArguments, Augmentation, TrainingArguments))
     parser.description = "Fine-tune an AST on a data set in AudioSet's format."
+    # Augmentation's own defaults are for AudioSet's clips of ten seconds.
+    parser.set_defaults(mixup_rate=0.0, frequency_mask=0, time_mask=0)
     parser.add_argument("--recipe", metavar="YAML", help="file of arguments; see recipes/")
     recipe = parser.parse_known_args()[0].recipe
     if recipe:
         parser.set_defaults(**read_recipe(recipe, parser))
-    model, data, training, _ = parser.parse_args_into_dataclasses()
+    model, data, augmentation, training, _ = parser.parse_args_into_dataclasses()
     for name, value in (("--model", model.model), ("--data", data.data)):
         if value is None:
             parser.error(f"{name} is missing; give it here or in the recipe")
@@ -86,7 +97,7 @@ def parse_arguments() -> tuple[ModelArguments, DataArguments, TrainingArguments]
     # The collator reads every column of the data set; Trainer would drop what the model lacks.
     training.remove_unused_columns = False
     training.dataloader_pin_memory &= torch.cuda.is_available()
-    return model, data, training
+    return model, data, augmentation, training
 
 
 def read_recipe(path: str, parser: HfArgumentParser) -> dict:
@@ -151,45 +162,58 @@ def load_model(arguments: ModelArguments, classes: list[tuple[str, str]]):
     names = [name for _, name in classes]
     grid = ("max_length", "frequency_stride", "time_stride")
     changes = {name: getattr(arguments, name) for name in grid if getattr(arguments, name)}
-    model = AutoModelForAudioClassification.from_pretrained(
-        arguments.model,
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-        problem_type="multi_label_classification",
-        ignore_mismatched_sizes=True,
-        **changes,
-    )
-    stored = AutoFeatureExtractor.from_pretrained(arguments.model)
+    try:
+        model = AutoModelForAudioClassification.from_pretrained(
+            arguments.model,
+            id2label=dict(enumerate(names)),
+            label2id={name: index for index, name in enumerate(names)},
+            problem_type="multi_label_classification",
+            ignore_mismatched_sizes=True,
+            **changes,
+        )
+        stored = AutoFeatureExtractor.from_pretrained(arguments.model)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot load the model {arguments.model!r}: {reason}") from error
     for name in ("mean", "std", "do_normalize"):
         # A checkpoint of transformers has these in its extractor's file only.
         setattr(model.config, name, getattr(stored, name))
     return model, ASTFeatureExtractor.from_config(model.config, padding=stored.padding)
 
 
-def build_trainer(model, extractor, classes, data, splits, training) -> Trainer:
-    """A Trainer that decodes, crops and extracts features in its workers."""
+def build_trainer(
+    model, extractor, classes, splits, data: DataArguments, augmentation: Augmentation, training
+) -> ASTTrainer:
+    """A Trainer that decodes, crops, augments and extracts features in its workers."""
     train, held_out = splits
     label2id = {key: index for index, pair in enumerate(classes) for key in pair}
-    collator = AudioCollator(
-        extractor,
-        LabelEncoder(label2id, multi_label=True, num_labels=len(classes)),
-        bad_clips=BadClips(
-            Path(training.output_dir) / "bad_clips.txt", len(train), data.max_bad_share
-        ),
-        seed=training.seed,
-    )
-    return Trainer(
+    encode = LabelEncoder(label2id, multi_label=True, num_labels=len(classes))
+    bad_list = Path(training.output_dir) / "bad_clips.txt"
+    bad_clips = BadClips(bad_list, len(train) + len(held_out), data.max_bad_share)
+    reader = ClipReader(extractor.sampling_rate)
+    return ASTTrainer(
         model,
         training,
-        data_collator=collator,
+        data_collator=AudioCollator(
+            extractor,
+            encode,
+            crop="random",
+            bad_clips=bad_clips,
+            augmentation=augmentation,
+            seed=training.seed,
+        ),
+        eval_collator=AudioCollator(extractor, encode),
         train_dataset=train,
-        eval_dataset=held_out,
+        # In training a bad clip gives way to another; an evaluation must not count one twice.
+        eval_dataset=drop_bad_clips(held_out, reader, bad_clips),
         compute_metrics=compute_metrics,
         processing_class=extractor,
     )
 
 
-def save_results(trainer: Trainer, base_model: str, data: str, metrics: dict[str, float]) -> None:
+def save_results(
+    trainer: ASTTrainer, base_model: str, data: str, metrics: dict[str, float]
+) -> None:
     """Writes the model, its numbers, its curve and its card."""
     folder = Path(trainer.args.output_dir)
     trainer.save_model()
@@ -218,7 +242,7 @@ def draw_curve(history: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write_card(name: str, base_model: str, data: str, metrics: dict, trainer: Trainer) -> str:
+def write_card(name: str, base_model: str, data: str, metrics: dict, trainer: ASTTrainer) -> str:
     """The model card: metadata that the Hub reads, results, how to use the model."""
     is_local = Path(base_model).exists() or Path(data).exists()
     result = EvalResult(
@@ -285,21 +309,28 @@ classify(modeling_ast.read_audio("clip.wav"))
 def main() -> None:
     """Trains, evaluates and saves."""
     try:
-        model_arguments, data_arguments, training = parse_arguments()
+        model_arguments, data_arguments, augmentation, training = parse_arguments()
         set_seed(training.seed)
         splits = load_data(data_arguments)
         classes = read_classes(data_arguments, splits[0])
         model, extractor = load_model(model_arguments, classes)
+        trainer = build_trainer(
+            model, extractor, classes, splits, data_arguments, augmentation, training
+        )
+        trainer.train(resume_from_checkpoint=last_checkpoint(training))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    trainer = build_trainer(model, extractor, classes, data_arguments, splits, training)
-    resume = training.resume_from_checkpoint
-    if resume is None and Path(training.output_dir).is_dir():
-        resume = get_last_checkpoint(training.output_dir)
-    trainer.train(resume_from_checkpoint=resume)
     metrics = trainer.evaluate()
     save_results(trainer, model_arguments.model, data_arguments.data, metrics)
     sys.stdout.write(f"mAP {metrics['eval_mAP']:.4f}; the model is in {training.output_dir}\n")
+
+
+def last_checkpoint(training: TrainingArguments) -> str | None:
+    """The checkpoint that was asked for, or the newest that a killed run left."""
+    asked = training.resume_from_checkpoint
+    if asked is None and Path(training.output_dir).is_dir():
+        return get_last_checkpoint(training.output_dir)
+    return asked
 
 
 if __name__ == "__main__":

@@ -7,14 +7,23 @@ normalisation, as the published weights saw it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BatchFeature, SequenceFeatureExtractor
-from transformers.utils import logging
+from transformers.utils import is_torchaudio_available, logging
+
+try:
+    from transformers import BatchFeature, SequenceFeatureExtractor
+except (ImportError, OSError, RuntimeError):
+    # transformers imports torchaudio, which fails beside a torch it was not built for (CPU-only
+    # ones among them). Nothing here needs it: let transformers take it for not installed.
+    sys.modules["torchaudio"] = None
+    is_torchaudio_available.cache_clear()
+    from transformers import BatchFeature, SequenceFeatureExtractor
 
 from .configuration_ast import ASTConfig
 from .fbank_ast import count_frames, fbank, frame_samples, hop_samples

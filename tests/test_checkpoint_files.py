@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,28 @@ def test_truncated_files(tmp_path, form, share):
     assert str(path) in message and "is truncated or no" in message and "get it again" in message
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+def test_damaged_files_are_read_or_refused_but_never_a_traceback(tmp_path, form):
+    good, path = tmp_path / "good", tmp_path / "x.pth"
+    if form == "safetensors":
+        path = tmp_path / "x.safetensors"
+        save_file(WEIGHTS, good)
+    else:
+        torch.save(WEIGHTS, good, _use_new_zipfile_serialization=form == "zip")
+    dice, refused = random.Random(0), 0
+    for _ in range(150):
+        content = bytearray(good.read_bytes())
+        for _ in range(dice.choice((1, 3, 30))):
+            content[dice.randrange(300)] = dice.randrange(256)
+        path.write_bytes(content)
+        try:
+            read_weights(path)
+        except ConversionError:
+            refused += 1
+    assert refused > 50
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"<!DOCTYPE html>\n<html>", bytes(range(256))])
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_files_of_something_else(tmp_path, name, content):
@@ -141,6 +164,8 @@ def test_directories_that_lack_something(tmp_path):
     shard(tmp_path, ".safetensors")
     (tmp_path / "model-2-of-2.safetensors").unlink()
     assert "has no model-2-of-2.safetensors, which model.safetensors.index" in refusal(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    assert "model.safetensors.index.json has no weight_map; restore it" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{")
     assert "config.json is no JSON (Expecting" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("[1]")

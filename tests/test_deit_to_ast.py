@@ -240,6 +240,25 @@ def test_a_resized_picture_gives_the_same_embeddings():
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_identity_with_a_resampled_kernel():
+    """Each patch of the picture doubled: the encoder returns what timm's does for the small one."""
+    judge, small = make_timm(), picture()
+    patches = small.unfold(2, 16, 16).unfold(3, 16, 16).flatten(0, 3).unsqueeze(1)
+    patches = torch.nn.functional.interpolate(patches, (32, 32), mode="bilinear")
+    large = patches.view(2, 4, 6, 32, 32).transpose(2, 3).reshape(2, 1, 128, 192)
+    size = {"num_mel_bins": 128, "max_length": 192, "frequency_stride": 32, "time_stride": 32}
+    conversion = deit_to_ast.convert(
+        judge.state_dict(),
+        source_grid=(4, 6),
+        channel_reduction="sum",
+        patch_size=(32, 32),
+        **size,
+    )
+    got = states_of_sound(model_of(conversion), large)
+    torch.testing.assert_close(got, states_of_picture(judge, small), **TOLERANCE)
+
+
 def test_the_papers_tall_patches_on_the_command_line(tmp_path):
     torch.save(make_timm(img_size=224).state_dict(), tmp_path / "deit.pth")
     more = ["--patch-size", 128, 2, "--max-length", 100, "--num-labels", 2]
@@ -317,6 +336,7 @@ def nan_weights():
         (nan_weights, [], "layers.1.mlp.fc2.weight holds NaN or infinity in 1 of 147456 values"),
         ("missing", [], "missing audio_spectrogram_transformer.layers.1.attention.o_proj.bias"),
         ("resnet", [], "parameter names (conv1.weight, bn1.weight, bn1.bias and 119 more) are of"),
+        ("deit3", [], "the model has LayerScale (blocks.0.ls1.gamma), which AST has no place for"),
         ("good", ["--max-length", 10], "it must be at most max_length=10"),
         ("good", ["--time-stride", 0], "time_stride is 0, which is impossible"),
         ("good", ["--num-labels", 0], "num_labels is 0; it must be 1 or more"),
@@ -331,6 +351,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     made = {
         "good": lambda: make_timm(img_size=224).state_dict(),
         "oblong": lambda: make_timm().state_dict(),
+        "deit3": lambda: timm.create_model("deit3_small_patch16_224", depth=1).state_dict(),
         "resnet": lambda: timm.create_model("resnet18").state_dict(),
         "missing": lambda: {
             name: tensor

@@ -69,7 +69,9 @@ def test_parts_of_qkv_can_be_saved_side_by_side(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"model": w}, lambda w: {"state_dict": w}])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
 def test_unwrap(wrap, prefix):
     weights = {"cls_token": torch.zeros(1), "norm.weight": torch.ones(2)}
     got = key_maps.unwrap(wrap({prefix + name: tensor for name, tensor in weights.items()}))
@@ -126,6 +128,10 @@ def test_unknown_names_are_refused():
     weights = make_timm().state_dict()
     with pytest.raises(ConversionError, match=r"a parameter blocks\.0\.extra that AST has no"):
         key_maps.rename({**weights, "blocks.0.extra": torch.zeros(1)})
+    with pytest.raises(
+        ConversionError, match=r"two parameters, one of them vit\.norm\.weight, are"
+    ):
+        key_maps.rename({**weights, "vit.norm.weight": torch.zeros(1)})
     with pytest.raises(ConversionError, match=r"\(conv1\.weight\) are of no known layout"):
         key_maps.rename({"conv1.weight": torch.zeros(1)})
 
@@ -136,6 +142,7 @@ def test_unknown_names_are_refused():
         (torch.tensor([1.0, float("nan"), float("nan")]), "x holds NaN or infinity in 2 of 3"),
         (torch.tensor([1.0, float("-inf")]), "x holds NaN or infinity in 1 of 2"),
         (torch.tensor([1, 2], dtype=torch.int8), "x holds torch.int8 values but must hold"),
+        (torch.ones(2).to(torch.float8_e5m2), "x holds torch.float8_e5m2 values but must hold"),
     ],
 )
 def test_broken_numbers_are_refused(tensor, message):

@@ -8,17 +8,20 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import soundfile
+import timm
 import torch
 import transformers
 from conftest import ROOT, randomise
-from embedded_data import write_data_set
+from embedded_data import CLASS_LIST, write_data_set
 from hub_stand_in import HubStandIn
+from safetensors.torch import save_file
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -57,6 +60,20 @@ def commands():
             yield kind, words[1:] + shlex.split(SHORTER.get(words[1], ""))
 
 
+def authors_weights():
+    """An AST of one layer in the authors' layout: DataParallel around timm's distilled DeiT."""
+    deit = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
+    width = deit.embed_dim
+    weights = {f"module.v.{name}": tensor for name, tensor in deit.state_dict().items()}
+    weights["module.v.patch_embed.proj.weight"] = torch.randn(width, 1, 16, 16)
+    weights["module.v.pos_embed"] = torch.randn(1, 2 + 12 * 101, width)
+    weights["module.mlp_head.0.weight"] = torch.ones(width)
+    weights["module.mlp_head.0.bias"] = torch.zeros(width)
+    weights["module.mlp_head.1.weight"] = torch.randn(527, width)
+    weights["module.mlp_head.1.bias"] = torch.zeros(527)
+    return weights
+
+
 @pytest.fixture(scope="module")
 def hub_folder(tmp_path_factory):
     """Tiny models and data under the names that the README uses."""
@@ -75,6 +92,11 @@ def hub_folder(tmp_path_factory):
     deit = transformers.DeiTConfig(**sizes, image_size=384, patch_size=16)
     folder = root / "models" / "facebook" / "deit-base-distilled-patch16-384"
     randomise(transformers.DeiTForImageClassificationWithTeacher(deit)).save_pretrained(folder)
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1)
+    folder = root / "models" / "timm" / "vit_tiny_patch16_224"
+    folder.mkdir(parents=True)
+    save_file(vit.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"architecture": "vit_tiny_patch16_224"}')
     data = root / "datasets" / "agkphysics" / "AudioSet"
     write_data_set(data, num_train=32, num_test=28, seconds=1.0, progress=False)
     return root
@@ -86,6 +108,10 @@ def test_every_command_runs(hub_folder, tmp_path):
     rng = np.random.default_rng(0)
     soundfile.write(tmp_path / "dog.wav", 0.1 * rng.standard_normal((22050, 2)), 44100)
     soundfile.write(tmp_path / "siren.ogg", 0.1 * rng.standard_normal(96000), 48000)
+    shutil.copy(hub_folder / "datasets" / "agkphysics" / "AudioSet" / CLASS_LIST, tmp_path)
+    deit = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
+    torch.save({"model": deit.state_dict()}, tmp_path / "deit.pth")
+    torch.save(authors_weights(), tmp_path / "audioset_10_10_0.4593.pth")
     todo = list(commands())
     (tmp_path / "commands.json").write_text(json.dumps(todo))
     with HubStandIn(hub_folder) as hub:
