@@ -7,6 +7,7 @@ normalisation, as the published weights saw it.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -191,6 +192,15 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
     def normalize(self, input_values: Tensor) -> Tensor:
         """(x - mean) / (2 * std): the paper's zero mean and standard deviation of 0.5."""
         return (input_values - self.mean) / (self.std * 2)
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs):
+        """As in transformers, which overrides only what the file has: those on the Hub have no
+        `padding`, and `from_pretrained(..., padding="longest")` would be lost.
+        """
+        ours = inspect.signature(cls.__init__).parameters.keys() & kwargs.keys()
+        fields = {**feature_extractor_dict, **{name: kwargs.pop(name) for name in ours}}
+        return super().from_dict(fields, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """As saved. Without the class name: AutoFeatureExtractor then chooses by model type, ours

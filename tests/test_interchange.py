@@ -159,6 +159,14 @@ def test_pipeline_uses_the_saved_padding_and_batches_exactly(tiny_folder, clip):
             assert scores[row["label"]] == pytest.approx(row["score"], abs=1e-5)
 
 
+def test_settings_that_a_file_of_transformers_lacks_can_be_given_while_loading(plain_folder):
+    extractor = AutoFeatureExtractor.from_pretrained(plain_folder, padding="longest", max_length=50)
+    assert type(extractor) is ASTFeatureExtractor
+    assert (extractor.padding, extractor.max_length, extractor.num_mel_bins) == ("longest", 50, 40)
+    with pytest.raises(ValueError, match="padding is 'shortest'"):
+        AutoFeatureExtractor.from_pretrained(plain_folder, padding="shortest")
+
+
 def test_multi_label_models_give_sigmoid_scores(tiny_folder, clip):
     model = AutoModelForAudioClassification.from_pretrained(
         tiny_folder, problem_type="multi_label_classification"
