@@ -1,30 +1,32 @@
-"""Fine-tunes an AST on a data set in AudioSet's format, with several labels to a clip.
+"""Fine-tunes an AST on any data set, with one or several labels to a clip.
 
     python examples/finetune.py --model MODEL --data DATA --output_dir OUT [Trainer's arguments]
     python examples/finetune.py --recipe examples/recipes/demo.yaml --model MODEL [overrides]
 
-MODEL is an AST on the Hub or a directory, for instance what conversion/deit_to_ast.py wrote. DATA
-is a data set with the columns of agkphysics/AudioSet (`audio`, `labels`, `human_labels`): a name on
-the Hub or a directory. Training minimises the binary cross-entropy; the metric is the mean average
-precision (mAP). The output directory has the model, its extractor, metrics.json, the learning curve
-and a model card, ready for push_to_hub. Run again, it goes on from the last checkpoint.
+MODEL is an AST on the Hub or a directory, for instance what conversion/deit_to_ast.py wrote; DATA
+is what data_sources.py describes. Clips with several labels are learned with the binary
+cross-entropy and judged by the mean average precision (mAP), clips with exactly one with the
+cross-entropy and the accuracy. The published optimiser, schedule, sampling and averaging of epochs
+are off unless asked for, see --help and recipes/. The output directory has the model, its extractor
+and what run_folder.py describes, ready for push_to_hub; `average/` has the model of the averaged
+weights. Run again, it goes on from the last checkpoint.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import datasets
 import torch
 import yaml
-from datasets import Dataset, DatasetDict, load_dataset
-from huggingface_hub import EvalResult, ModelCardData
+from data_sources import DataArguments, is_exclusive, label_column, load_data, read_classes
+from datasets import Dataset
+from run_folder import Judge, save_results
+from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     HfArgumentParser,
@@ -38,66 +40,137 @@ from modeling_ast.training import (
     ASTTrainer,
     AudioCollator,
     Augmentation,
+    AverageWeightsCallback,
     BadClips,
+    BalancedSampler,
     ClipReader,
+    EpochDecay,
     LabelEncoder,
-    compute_metrics,
+    balanced_weights,
     drop_bad_clips,
-    undecoded,
+    published_adam,
 )
-
-CLASS_LIST = "class_labels_indices.csv"
 
 
 @dataclass
 class ModelArguments:
-    """Which model, and the size of its input."""
+    """Which model, and its input."""
 
     model: str | None = field(default=None, metadata={"help": "AST on the Hub, or a directory"})
+    from_scratch: bool = field(
+        default=False, metadata={"help": "random weights, in the architecture of the model"}
+    )
+    patch_size: list[int] | None = field(
+        default=None, metadata={"help": "mel bins and frames of a patch, with --from_scratch"}
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "frames of 10 ms; the position grid is refitted"}
     )
     frequency_stride: int | None = field(default=None, metadata={"help": "in mel bins"})
     time_stride: int | None = field(default=None, metadata={"help": "in frames"})
+    mean: float | None = field(
+        default=None, metadata={"help": "of the data's log-mel values; see normalization_stats.py"}
+    )
+    std: float | None = field(default=None, metadata={"help": "their standard deviation"})
 
 
 @dataclass
-class DataArguments:
-    """Which data set, and its columns."""
+class OptimizerArguments:
+    """The published optimiser and schedule; without them, those of TrainingArguments."""
 
-    data: str | None = field(default=None, metadata={"help": "name on the Hub, or a directory"})
-    data_config: str | None = field(default=None, metadata={"help": "e.g. balanced"})
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    eval_split: str = field(default="test", metadata={"help": "held-out split"})
-    label_csv: str | None = field(
-        default=None,
-        metadata={"help": f"index,mid,display_name; by default DATA's {CLASS_LIST}, or the data"},
+    published_adam: bool = field(
+        default=False, metadata={"help": "Adam, betas (0.95, 0.999), the decay in the gradient"}
     )
-    max_bad_share: float = field(
-        default=0.01, metadata={"help": "stop when more clips than this cannot be decoded"}
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "rate of a layer: this times that of the next layer"}
     )
+    head_rate: float = field(default=1.0, metadata={"help": "rate of the head: this times others'"})
+    decay_first: int | None = field(
+        default=None, metadata={"help": "epochs at the full rate, then it falls; see EpochDecay"}
+    )
+    decay_every: int = field(default=1, metadata={"help": "epochs from one fall to the next"})
+    decay_factor: float = field(default=0.5, metadata={"help": "what each fall multiplies by"})
 
 
-def parse_arguments() -> tuple[ModelArguments, DataArguments, Augmentation, TrainingArguments]:
+@dataclass
+class SamplingArguments:
+    """Which clips are drawn, and which weights are averaged."""
+
+    balanced_sampling: bool = field(
+        default=False, metadata={"help": "draw clips of rare classes more often"}
+    )
+    mix_whole_set: bool = field(
+        default=False,
+        metadata={"help": "mixup with any clip of the set, as published, not of the batch"},
+    )
+    average_from: int | None = field(
+        default=None, metadata={"help": "average the weights from the end of this epoch (from 1)"}
+    )
+    average_to: int | None = field(default=None, metadata={"help": "to this one; the last"})
+
+
+@dataclass
+class Arguments:
+    """All that can be set, by its kind."""
+
+    model: ModelArguments
+    data: DataArguments
+    augmentation: Augmentation
+    optimizer: OptimizerArguments
+    sampling: SamplingArguments
+    training: TrainingArguments
+
+
+KINDS = (
+    ModelArguments,
+    DataArguments,
+    Augmentation,
+    OptimizerArguments,
+    SamplingArguments,
+    TrainingArguments,
+)
+
+
+def parse_arguments() -> Arguments:
     """Reads a recipe, if there is one, and the command line, which wins."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, Augmentation, TrainingArguments))
-    parser.description = "Fine-tune an AST on a data set in AudioSet's format."
+    parser = HfArgumentParser(KINDS)
+    parser.description = "Fine-tune an AST on any data set."
     # Augmentation's own defaults are for AudioSet's clips of ten seconds.
     parser.set_defaults(mixup_rate=0.0, frequency_mask=0, time_mask=0)
     parser.add_argument("--recipe", metavar="YAML", help="file of arguments; see recipes/")
     recipe = parser.parse_known_args()[0].recipe
     if recipe:
         parser.set_defaults(**read_recipe(recipe, parser))
-    model, data, augmentation, training, _ = parser.parse_args_into_dataclasses()
-    for name, value in (("--model", model.model), ("--data", data.data)):
+    *kinds, _ = parser.parse_args_into_dataclasses()
+    arguments = Arguments(*kinds)
+    training = arguments.training
+    for name, value in (("--model", arguments.model.model), ("--data", arguments.data.data)):
         if value is None:
             parser.error(f"{name} is missing; give it here or in the recipe")
     if not training.output_dir:
         parser.error("--output_dir is missing; give it here or in the recipe")
+    if mistake := contradiction(arguments):
+        parser.error(mistake)
     # The collator reads every column of the data set; Trainer would drop what the model lacks.
     training.remove_unused_columns = False
     training.dataloader_pin_memory &= torch.cuda.is_available()
-    return model, data, augmentation, training
+    return arguments
+
+
+def contradiction(arguments: Arguments) -> str | None:
+    """What no run could do, in one sentence."""
+    optimizer, sampling = arguments.optimizer, arguments.sampling
+    if not optimizer.published_adam and (optimizer.layer_decay, optimizer.head_rate) != (1, 1):
+        return "--layer_decay and --head_rate are for --published_adam; give that too"
+    if sampling.average_to is not None and sampling.average_from is None:
+        return "--average_to is given without --average_from; give the first epoch too"
+    if arguments.model.patch_size and not arguments.model.from_scratch:
+        return "--patch_size is for --from_scratch; trained patches keep their size"
+    if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
+        return "--mix_whole_set is for a mixup; give --mixup_rate too"
+    if optimizer.decay_first is not None and 0 < arguments.training.warmup_steps < 1:
+        return "--warmup_steps is a share of the run; with --decay_first give a number of steps"
+    return None
 
 
 def read_recipe(path: str, parser: HfArgumentParser) -> dict:
@@ -112,217 +185,126 @@ def read_recipe(path: str, parser: HfArgumentParser) -> dict:
         raise ValueError(f"{path} has unknown arguments {sorted(unknown)}; see --help")
     # YAML reads 1e-3 as text; argparse's own types put that right.
     return {
-        name: actions[name].type(value) if callable(actions[name].type) else value
+        name: actions[name].type(value)
+        if callable(actions[name].type) and not isinstance(value, list)
+        else value
         for name, value in recipe.items()
     }
 
 
-def load_data(arguments: DataArguments) -> tuple[Dataset, Dataset]:
-    """The two splits, audio not decoded."""
-    cache = {"cache_dir": cache_of(arguments.data)} if Path(arguments.data).is_dir() else {}
-    data = load_dataset(arguments.data, arguments.data_config, **cache)
-    if not isinstance(data, DatasetDict):
-        raise ValueError(f"{arguments.data} has no splits")
-    for split in (arguments.train_split, arguments.eval_split):
-        if split not in data:
-            raise ValueError(
-                f"{arguments.data} has the splits {sorted(data)} but not {split!r}; name them with "
-                f"--train_split and --eval_split"
-            )
-    return undecoded(data[arguments.train_split]), undecoded(data[arguments.eval_split])
+def load_model(arguments: ModelArguments, classes: list[tuple[str, str]], exclusive: bool = False):
+    """The model with a head for `classes` (fresh if their number is new), and its extractor.
 
-
-def cache_of(folder: str) -> str:
-    """A cache for the directory as it is now.
-
-    The one of `datasets` goes by the directory's last name alone: another `data/`, or this one
-    written anew, would silently give the old clips.
+    Args:
+        exclusive: Whether it learns with the cross-entropy of one label for a clip.
     """
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    digest = hashlib.blake2b(json.dumps(states).encode(), digest_size=8).hexdigest()
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"local-{digest}")
-
-
-def read_classes(arguments: DataArguments, train: Dataset) -> list[tuple[str, str]]:
-    """(MID, name) of each class, in the order of their indices."""
-    path = Path(arguments.label_csv or Path(arguments.data) / CLASS_LIST)
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = sorted(csv.DictReader(file), key=lambda row: int(row["index"]))
-        return [(row["mid"], row["display_name"]) for row in rows]
-    if arguments.label_csv:
-        raise ValueError(f"no file at {path}; give the class list as index,mid,display_name")
-    columns = train.select_columns(["labels", "human_labels"])
-    return sorted({pair for row in columns for pair in zip(row["labels"], row["human_labels"])})
-
-
-def load_model(arguments: ModelArguments, classes: list[tuple[str, str]]):
-    """The model with a head for `classes` (fresh if their number is new), and its extractor."""
     names = [name for _, name in classes]
     grid = ("max_length", "frequency_stride", "time_stride")
     changes = {name: getattr(arguments, name) for name in grid if getattr(arguments, name)}
-    try:
+    changes |= {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": f"{'single' if exclusive else 'multi'}_label_classification",
+    }
+    if arguments.from_scratch:
+        if arguments.patch_size:
+            size = arguments.patch_size
+            changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
+        config = AutoConfig.from_pretrained(arguments.model, **changes)
+        model = AutoModelForAudioClassification.from_config(config)
+    else:
         model = AutoModelForAudioClassification.from_pretrained(
-            arguments.model,
-            id2label=dict(enumerate(names)),
-            label2id={name: index for index, name in enumerate(names)},
-            problem_type="multi_label_classification",
-            ignore_mismatched_sizes=True,
-            **changes,
+            arguments.model, ignore_mismatched_sizes=True, **changes
         )
-        stored = AutoFeatureExtractor.from_pretrained(arguments.model)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"cannot load the model {arguments.model!r}: {reason}") from error
+    stored = AutoFeatureExtractor.from_pretrained(arguments.model)
     for name in ("mean", "std", "do_normalize"):
         # A checkpoint of transformers has these in its extractor's file only.
         setattr(model.config, name, getattr(stored, name))
+    for name in ("mean", "std"):
+        if getattr(arguments, name) is not None:
+            setattr(model.config, name, getattr(arguments, name))
     return model, ASTFeatureExtractor.from_config(model.config, padding=stored.padding)
 
 
 def build_trainer(
-    model, extractor, classes, splits, data: DataArguments, augmentation: Augmentation, training
+    model,
+    extractor: ASTFeatureExtractor,
+    classes: list[tuple[str, str]],
+    splits: tuple[Dataset, Dataset],
+    arguments: Arguments,
+    compute_metrics: Judge,
 ) -> ASTTrainer:
     """A Trainer that decodes, crops, augments and extracts features in its workers."""
-    train, held_out = splits
-    label2id = {key: index for index, pair in enumerate(classes) for key in pair}
-    encode = LabelEncoder(label2id, multi_label=True, num_labels=len(classes))
+    (train, held_out), data, training = splits, arguments.data, arguments.training
+    reader = ClipReader(extractor.sampling_rate, data.audio_column, root=data.root)
     bad_list = Path(training.output_dir) / "bad_clips.txt"
     bad_clips = BadClips(bad_list, len(train) + len(held_out), data.max_bad_share)
-    reader = ClipReader(extractor.sampling_rate)
+    collate = partial(
+        AudioCollator,
+        extractor,
+        label_encoder(classes, model.config.problem_type),
+        label_column=label_column(data, train),
+        reader=reader,
+    )
     return ASTTrainer(
         model,
         training,
-        data_collator=AudioCollator(
-            extractor,
-            encode,
+        data_collator=collate(
             crop="random",
             bad_clips=bad_clips,
-            augmentation=augmentation,
+            augmentation=arguments.augmentation,
+            partners=train if arguments.sampling.mix_whole_set else None,
             seed=training.seed,
         ),
-        eval_collator=AudioCollator(extractor, encode),
+        eval_collator=collate(),
         train_dataset=train,
         # In training a bad clip gives way to another; an evaluation must not count one twice.
         eval_dataset=drop_bad_clips(held_out, reader, bad_clips),
         compute_metrics=compute_metrics,
         processing_class=extractor,
+        **published_parts(arguments, train),
     )
 
 
-def save_results(
-    trainer: ASTTrainer, base_model: str, data: str, metrics: dict[str, float]
-) -> None:
-    """Writes the model, its numbers, its curve and its card."""
-    folder = Path(trainer.args.output_dir)
-    trainer.save_model()
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    draw_curve(trainer.state.log_history, folder / "learning_curve.png")
-    card = write_card(folder.name, base_model, data, metrics, trainer)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+def label_encoder(classes: list[tuple[str, str]], problem_type: str) -> LabelEncoder:
+    """MIDs, names or indices -> what the loss takes."""
+    label2id = {key: index for index, pair in enumerate(classes) for key in pair}
+    multi_label = problem_type == "multi_label_classification"
+    return LabelEncoder(label2id, multi_label, num_labels=len(classes))
 
 
-def draw_curve(history: list[dict], path: Path) -> None:
-    """Loss of training and mAP of the held-out split, over the epochs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, left = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    right = left.twinx()
-    for axis, key, colour in ((left, "loss", "tab:blue"), (right, "eval_mAP", "tab:orange")):
-        points = [(row["epoch"], row[key]) for row in history if key in row]
-        axis.plot(*zip(*points), color=colour, marker="." if len(points) < 60 else None)
-        axis.set_ylabel(key, color=colour)
-    left.set_xlabel("epoch")
-    right.set_ylim(0, 1)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def write_card(name: str, base_model: str, data: str, metrics: dict, trainer: ASTTrainer) -> str:
-    """The model card: metadata that the Hub reads, results, how to use the model."""
-    is_local = Path(base_model).exists() or Path(data).exists()
-    result = EvalResult(
-        task_type="audio-classification",
-        dataset_type=Path(data).name if Path(data).exists() else data,
-        dataset_name=Path(data).name,
-        metric_type="mAP",
-        metric_name="mean average precision",
-        metric_value=round(metrics["eval_mAP"], 4),
-    )
-    card = ModelCardData(
-        model_name=name,
-        base_model=None if Path(base_model).exists() else base_model,
-        datasets=None if Path(data).exists() else [data],
-        eval_results=[result],
-        metrics=["mAP"],
-        pipeline_tag="audio-classification",
-        library_name="transformers",
-        tags=["audio-spectrogram-transformer", "audio-classification", "modeling_ast"],
-    )
-    arguments, config = trainer.args, trainer.model.config
-    numbers = "\n".join(
-        f"| {label} | {metrics[key]:.4f} |"
-        for key, label in (
-            ("eval_mAP", "mAP"),
-            ("eval_mAUC", "mean ROC AUC"),
-            ("eval_d_prime", "d'"),
-            ("eval_loss", "loss"),
+def published_parts(arguments: Arguments, train: Dataset) -> dict:
+    """ASTTrainer's keywords for what was asked for of the paper's optimiser, sampler, averaging."""
+    chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
+    parts = {}
+    if chosen.published_adam:
+        parts["make_optimizer"] = partial(
+            published_adam,
+            learning_rate=training.learning_rate,
+            layer_decay=chosen.layer_decay,
+            head_rate=chosen.head_rate,
+            weight_decay=training.weight_decay,
         )
-    )
-    local = "\nThe base model and the data were local directories.\n" if is_local else ""
-    return f"""---
-{card.to_yaml()}
----
-
-# {name}
-
-An Audio Spectrogram Transformer fine-tuned with `examples/finetune.py` of modeling_ast.
-
-- base model: `{base_model}`
-- data: `{data}`, {len(trainer.train_dataset)} clips to train, {len(trainer.eval_dataset)} held out
-- classes: {", ".join(config.id2label.values())}
-{local}
-| held-out metric | value |
-| --- | --- |
-{numbers}
-
-![learning curve](learning_curve.png)
-
-Trained for {arguments.num_train_epochs:g} epochs at a batch size of
-{arguments.train_batch_size}, learning rate {arguments.learning_rate:g},
-{arguments.lr_scheduler_type} schedule, seed {arguments.seed}.
-
-```python
-import modeling_ast
-from transformers import pipeline
-
-classify = pipeline("audio-classification", model="{name}")
-classify(modeling_ast.read_audio("clip.wav"))
-```
-"""
-
-
-def main() -> None:
-    """Trains, evaluates and saves."""
-    try:
-        model_arguments, data_arguments, augmentation, training = parse_arguments()
-        set_seed(training.seed)
-        splits = load_data(data_arguments)
-        classes = read_classes(data_arguments, splits[0])
-        model, extractor = load_model(model_arguments, classes)
-        trainer = build_trainer(
-            model, extractor, classes, splits, data_arguments, augmentation, training
+    if chosen.decay_first is not None:
+        parts["epoch_decay"] = EpochDecay(
+            chosen.decay_first, chosen.decay_every, chosen.decay_factor, int(training.warmup_steps)
         )
-        trainer.train(resume_from_checkpoint=last_checkpoint(training))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    metrics = trainer.evaluate()
-    save_results(trainer, model_arguments.model, data_arguments.data, metrics)
-    sys.stdout.write(f"mAP {metrics['eval_mAP']:.4f}; the model is in {training.output_dir}\n")
+    if sampling.balanced_sampling:
+        name = label_column(arguments.data, train)
+        weights = balanced_weights(train.select_columns(name)[:][name])
+        parts["train_sampler"] = BalancedSampler(weights, seed=training.seed)
+    if sampling.average_from is not None:
+        callback = AverageWeightsCallback(sampling.average_from, sampling.average_to)
+        parts["callbacks"] = [callback]
+    return parts
+
+
+def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
+    """The metrics of the averaged weights, as `average_*`; the trainer's model then has them."""
+    trainer.accelerator.wait_for_everyone()
+    file = Path(trainer.args.output_dir) / "average" / "model.safetensors"
+    trainer.model.load_state_dict(load_file(file))
+    return trainer.evaluate(metric_key_prefix="average")
 
 
 def last_checkpoint(training: TrainingArguments) -> str | None:
@@ -331,6 +313,46 @@ def last_checkpoint(training: TrainingArguments) -> str | None:
     if asked is None and Path(training.output_dir).is_dir():
         return get_last_checkpoint(training.output_dir)
     return asked
+
+
+def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
+    """Trains the model that the arguments describe."""
+    set_seed(arguments.training.seed)
+    splits = load_data(arguments.data)
+    classes = read_classes(arguments.data, *splits)
+    exclusive = is_exclusive(arguments.data, splits[0])
+    with_softmax = arguments.data.loss == "cross_entropy"
+    if with_softmax and not exclusive:
+        raise ValueError("--loss cross_entropy needs exactly one label to a clip; use bce")
+    with_softmax |= arguments.data.loss == "auto" and exclusive
+    try:
+        model, extractor = load_model(arguments.model, classes, with_softmax)
+    except OSError as error:
+        # Not every message of the Hub's client says which name it looked for.
+        raise OSError(f"cannot load the model {arguments.model.model!r}: {error}") from error
+    judge = Judge([name for _, name in classes], exclusive)
+    trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
+    trainer.train(resume_from_checkpoint=last_checkpoint(arguments.training))
+    return trainer, judge
+
+
+def main() -> None:
+    """Trains, evaluates and saves."""
+    try:
+        arguments = parse_arguments()
+        trainer, judge = train(arguments)
+        metrics = trainer.evaluate()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    table = judge.table
+    trainer.save_model()
+    if arguments.sampling.average_from is not None:
+        metrics |= evaluate_average(trainer)
+    if trainer.is_world_process_zero():
+        sources = (arguments.model.model, arguments.data.data)
+        save_results(trainer, judge, table, sources, metrics)
+        score = f"{judge.metric} {metrics[f'eval_{judge.metric}']:.4f}"
+        sys.stdout.write(f"{score}; the model is in {trainer.args.output_dir}\n")
 
 
 if __name__ == "__main__":

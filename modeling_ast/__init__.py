@@ -16,6 +16,7 @@ from .audio_file_ast import read_audio, resample
 from .configuration_ast import ASTConfig
 from .feature_extraction_ast import ASTFeatureExtractor
 from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
+from .tagging_ast import AudioTagger, ClipTags
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,8 @@ __all__ = [
     "ASTForAudioClassification",
     "ASTModel",
     "ASTPreTrainedModel",
+    "AudioTagger",
+    "ClipTags",
     "read_audio",
     "resample",
 ]

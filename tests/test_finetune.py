@@ -6,18 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import finetune
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from conftest import ROOT, randomise
 from embedded_data import SOUNDS, write_data_set
-from sklearn.metrics import average_precision_score
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, average_precision_score
 from transformers import TrainingArguments, pipeline
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, read_audio
+from modeling_ast.training import SCHEDULES
 
 TINY_RUN = [
     *("--max_steps", "6", "--per_device_train_batch_size", "4"),
@@ -78,7 +82,8 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path):
         scores.append([by_name[sound.name] for sound in SOUNDS])
         targets.append([sound.mid in row["labels"] for sound in SOUNDS])
     expected = average_precision_score(np.array(targets), np.array(scores), average="macro")
-    assert metrics["eval_mAP"] == pytest.approx(expected, abs=1e-4)
+    # Batches round differently from single clips, and two clips of nearly equal score may swap.
+    assert metrics["eval_mAP"] == pytest.approx(expected, abs=3e-3)
 
     card = (out / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
@@ -139,7 +144,8 @@ def test_a_recipe_is_read_and_the_command_line_wins(base, data, tmp_path, monkey
     recipe.write_text("learning_rate: 1e-3\nnum_train_epochs: 7\nmax_roll: 4\noutput_dir: here\n")
     arguments = ["finetune.py", "--recipe", recipe, "--model", base, "--data", data]
     monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--num_train_epochs", "2"])
-    _, _, augmentation, training = finetune.parse_arguments()
+    arguments = finetune.parse_arguments()
+    augmentation, training = arguments.augmentation, arguments.training
     assert (training.learning_rate, training.num_train_epochs) == (1e-3, 2)
     assert augmentation.max_roll == 4 and augmentation.mixup_rate == 0
     recipe.write_text("learning_rat: 1e-3\n")
@@ -147,12 +153,160 @@ def test_a_recipe_is_read_and_the_command_line_wins(base, data, tmp_path, monkey
         finetune.parse_arguments()
 
 
-def test_every_recipe_is_understood(monkeypatch):
-    for recipe in sorted((ROOT / "examples" / "recipes").glob("*.yaml")):
-        arguments = ["finetune.py", "--recipe", str(recipe), "--model", "m", "--data", "d"]
-        monkeypatch.setattr(sys, "argv", arguments)
+RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
+
+
+def arguments_of(recipe, monkeypatch, *words):
+    """What a recipe sets; on a machine without a GPU bfloat16 must be allowed."""
+    command = ["finetune.py", "--recipe", str(recipe), "--use_cpu", *words]
+    monkeypatch.setattr(sys, "argv", command)
+    return finetune.parse_arguments()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_understood(recipe, monkeypatch):
+    arguments_of(recipe, monkeypatch, "--model", "m", "--data", "d")
+    text = recipe.read_text()
+    assert text.startswith("# Command:")
+    for word in ("# Hardware:", "# Result:", "# Differs from the paper:"):
+        assert word in text
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_published_recipes_are_as_published(name, monkeypatch):
+    """The schedule is that of training.SCHEDULES, the optimiser published_adam's."""
+    recipe = ROOT / "examples" / "recipes" / f"{name}.yaml"
+    arguments = arguments_of(recipe, monkeypatch)
+    parts = finetune.published_parts(replace(arguments, sampling=finetune.SamplingArguments()), [])
+    assert parts["epoch_decay"] == SCHEDULES[name]
+    optimizer = parts["make_optimizer"](torch.nn.Linear(2, 2))
+    assert isinstance(optimizer, torch.optim.Adam)
+    (group,) = optimizer.param_groups
+    assert (group["betas"], group["weight_decay"]) == ((0.95, 0.999), 5e-7)
+    assert arguments.training.max_grad_norm == 0
+
+
+@pytest.mark.parametrize("shape", ["128x2", "16x16", "32x32"])
+def test_recipes_of_patch_shapes_do_not_overlap(shape, base, monkeypatch, tmp_path):
+    """As many patches as the spectrogram has places for, of that shape."""
+    recipe = ROOT / "examples" / "recipes" / f"patches_{shape}.yaml"
+    arguments = arguments_of(recipe, monkeypatch).model
+    config = ASTConfig(hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
+    ASTForAudioClassification(config).save_pretrained(tmp_path)
+    ASTFeatureExtractor.from_config(config).save_pretrained(tmp_path)
+    model, _ = finetune.load_model(replace(arguments, model=str(tmp_path)), [("a", "a")])
+    mels, frames = map(int, shape.split("x"))
+    assert model.config.patch_shape == (mels, frames)
+    assert model.config.patch_grid() == (128 // mels, 1024 // frames)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """One folder of tones per label, below train and test."""
+    root = tmp_path_factory.mktemp("folders") / "sounds"
+    times = np.arange(16000) / 16000
+    for split, count in (("train", 12), ("test", 6)):
+        for label, hz in (("high", 3000), ("low", 300)):
+            (root / split / label).mkdir(parents=True)
+            for index in range(count):
+                rng = np.random.default_rng([index, hz, count])
+                tone = np.sin(2 * np.pi * hz * rng.uniform(0.8, 1.2) * times)
+                noise = rng.standard_normal(16000)
+                path = root / split / label / f"{index}.wav"
+                soundfile.write(path, 0.1 * tone + 0.01 * noise, 16000)
+    return root
+
+
+PUBLISHED = [
+    *("--published_adam", "--head_rate", "10", "--layer_decay", "0.9", "--learning_rate", "1e-3"),
+    *("--decay_first", "1", "--decay_factor", "0.85", "--warmup_steps", "2"),
+    *("--balanced_sampling", "--average_from", "2", "--num_train_epochs", "3"),
+    *("--per_device_train_batch_size", "8", "--save_strategy", "epoch", "--logging_steps", "1"),
+]
+
+
+def test_one_folder_per_label_with_all_published_parts(base, folders, tmp_path):
+    """scikit-learn and plain transformers judge the model and the average of its epochs."""
+    out = tmp_path / "run"
+    ended = run("--model", base, "--data", folders, "--output_dir", out, *PUBLISHED)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.splitlines()[-1].startswith("accuracy ")
+    metrics = json.loads((out / "metrics.json").read_text())
+    clips = sorted((folders / "test").rglob("*.wav"))
+    truth = [path.parent.name for path in clips]
+    for prefix, folder in (("eval", out), ("average", out / "average")):
+        model = ASTForAudioClassification.from_pretrained(folder)
+        extractor = ASTFeatureExtractor.from_pretrained(folder)
+        assert model.config.problem_type == "single_label_classification"
+        assert model.config.id2label == {0: "high", 1: "low"}
+        waves = [read_audio(path) for path in clips]
+        with torch.no_grad():
+            inputs = extractor(waves, sampling_rate=16000, return_tensors="pt")
+            logits = model(**inputs).logits
+        guesses = [model.config.id2label[index] for index in logits.argmax(1).tolist()]
+        assert metrics[f"{prefix}_accuracy"] == accuracy_score(truth, guesses)
+        targets = torch.tensor([["high", "low"].index(name) for name in truth])
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        assert metrics[f"{prefix}_loss"] == pytest.approx(loss.item(), rel=1e-3)
+    epochs = [load_file(out / f"checkpoint-{step}" / "model.safetensors") for step in (6, 9)]
+    for name, tensor in load_file(out / "average" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, (epochs[0][name] + epochs[1][name]) / 2)
+    card = yaml.safe_load((out / "README.md").read_text().split("---")[1])
+    assert card["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"
+    assert "of the averaged weights" in (out / "README.md").read_text()
+    state = json.loads((out / "checkpoint-9" / "trainer_state.json").read_text())
+    rates = [row["learning_rate"] for row in state["log_history"] if "learning_rate" in row]
+    # Trainer logs the first group's rate: of the embeddings, three layers below the full one.
+    shares = [0, 0.5, 1] + [0.85] * 3 + [0.85**2] * 3
+    assert rates == pytest.approx([1e-3 * 0.9**3 * share for share in shares])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--head_rate", "10"], "--layer_decay and --head_rate are for --published_adam"),
+        (["--average_to", "3"], "--average_to is given without --average_from"),
+        (["--patch_size", "8"], "--patch_size is for --from_scratch"),
+        (["--mix_whole_set"], "--mix_whole_set is for a mixup; give --mixup_rate too"),
+        (["--decay_first", "1", "--warmup_steps", "0.1"], "--warmup_steps is a share of the run"),
+    ],
+)
+def test_what_no_run_could_do_is_refused(monkeypatch, capsys, words, message):
+    paths = ["--model", "m", "--data", "d", "--output_dir", "o"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *paths, *words])
+    with pytest.raises(SystemExit):
         finetune.parse_arguments()
-        assert recipe.read_text().startswith("# Command:")
+    assert message in capsys.readouterr().err
+
+
+def test_the_loss_can_be_chosen(base, folders, data, tmp_path, monkeypatch, capsys):
+    """The paper learns Speech Commands, one label to a clip, with BCE, for the mixup."""
+    paths = ["--model", base, "--data", folders, "--output_dir", tmp_path / "run"]
+    words = ["--loss", "bce", "--mixup_rate", "0.6", "--mix_whole_set", "--max_steps", "1"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, paths), *words])
+    finetune.main()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {"eval_accuracy", "eval_mAP"} <= metrics.keys()
+    saved = ASTConfig.from_pretrained(tmp_path / "run")
+    assert saved.problem_type == "multi_label_classification"
+    several = ["--loss", "cross_entropy", "--data", str(data)]
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:7], *several])
+    with pytest.raises(SystemExit, match="needs exactly one label to a clip; use bce"):
+        finetune.main()
+
+
+def test_from_scratch_with_other_patches_and_statistics(base):
+    classes = [("a", "a"), ("b", "b")]
+    arguments = finetune.ModelArguments(
+        str(base), from_scratch=True, patch_size=[32, 2], time_stride=2, mean=-6.5, std=5.5
+    )
+    model, extractor = finetune.load_model(arguments, classes)
+    assert model.config.patch_grid() == (1, 50) and model.config.hidden_size == 24
+    assert (extractor.mean, extractor.std) == (model.config.mean, model.config.std) == (-6.5, 5.5)
+    stored = ASTForAudioClassification.from_pretrained(base).state_dict()
+    own = model.state_dict()
+    name = "audio_spectrogram_transformer.layers.0.mlp.fc1.weight"
+    assert not torch.equal(own[name], stored[name])
 
 
 def test_a_directory_written_anew_is_read_anew(tmp_path):
@@ -189,9 +343,16 @@ def test_gradient_accumulation_equals_a_larger_batch(base, data, tmp_path):
         )
         torch.manual_seed(0)
         model.classifier.dense.weight.data.normal_(std=0.1)
-        trainer = finetune.build_trainer(
-            model, extractor, classes, splits, arguments, finetune.Augmentation(0.0), training
+        judge = finetune.Judge([name for _, name in classes], exclusive=False)
+        everything = finetune.Arguments(
+            finetune.ModelArguments(),
+            arguments,
+            finetune.Augmentation(0.0, frequency_mask=0, time_mask=0),
+            finetune.OptimizerArguments(),
+            finetune.SamplingArguments(),
+            training,
         )
+        trainer = finetune.build_trainer(model, extractor, classes, splits, everything, judge)
         before = model.classifier.dense.bias.detach().clone()
         trainer.train()
         steps.append(model.classifier.dense.bias.detach() - before)

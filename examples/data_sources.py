@@ -1,0 +1,261 @@
+"""Where the clips and labels of a fine-tuning come from; the audio itself is not decoded here.
+
+DATA is one of
+- a data set on the Hub, such as agkphysics/AudioSet, or a directory of its parquet files;
+- a directory with one folder of audio files per label, perhaps below train/ and test/;
+- a CSV, JSON lines or parquet file with a column of audio or of paths (`--audio_column`), or a
+  directory with train.csv and test.csv. Paths start from where the file is.
+
+A label column that holds lists has several labels to a clip; any other has exactly one, a name or a
+class index. Names in one cell are told apart by `--label_separator`. What is held out is a split, a
+fold (`--eval_fold`) or a share drawn at random (`--eval_share`).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
+
+from modeling_ast.training import FOLDER_FEATURES, undecoded
+
+CLASS_LIST = "class_labels_indices.csv"
+LABEL_COLUMNS = ("labels", "label", "category", "target")
+READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+# The split at random is the same in every run, so that runs can be compared and resumed.
+SPLIT_SEED = 0
+
+
+@dataclass
+class DataArguments:
+    """Which data set, its columns, and what is held out."""
+
+    data: str | None = field(
+        default=None, metadata={"help": "name on the Hub, directory, or CSV, JSON or parquet file"}
+    )
+    data_config: str | None = field(default=None, metadata={"help": "e.g. balanced"})
+    train_split: str = field(default="train", metadata={"help": "split to train on; or a+b"})
+    eval_split: str = field(default="test", metadata={"help": "held-out split"})
+    fold_column: str = field(default="fold", metadata={"help": "column with the number of a fold"})
+    eval_fold: int | None = field(
+        default=None, metadata={"help": "hold this fold of the training split out, not a split"}
+    )
+    eval_share: float | None = field(
+        default=None, metadata={"help": "hold this share of it out at random, not a split"}
+    )
+    audio_column: str = field(default="audio", metadata={"help": "column of audio or of paths"})
+    label_column: str | None = field(
+        default=None, metadata={"help": f"by default the first of {', '.join(LABEL_COLUMNS)}"}
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "what stands between the names of a cell, e.g. ';'"}
+    )
+    label_csv: str | None = field(
+        default=None,
+        metadata={"help": f"index,mid,display_name; by default DATA's {CLASS_LIST}, or the data"},
+    )
+    loss: str = field(
+        default="auto",
+        metadata={
+            "help": "bce or cross_entropy; auto: cross_entropy where a clip has exactly one label",
+            "choices": ["auto", "bce", "cross_entropy"],
+        },
+    )
+    max_bad_share: float = field(
+        default=0.01, metadata={"help": "stop when more clips than this cannot be decoded"}
+    )
+
+    @property
+    def root(self) -> Path | None:
+        """The directory that relative paths start from; None where the data has no place here."""
+        path = Path(self.data)
+        return path.parent if path.is_file() else path if path.is_dir() else None
+
+
+def load_data(arguments: DataArguments) -> tuple[Dataset, Dataset]:
+    """The clips to train on and those held out, audio not decoded."""
+    data = read_source(arguments)
+    return part_of(data, arguments, held_out=False), part_of(data, arguments, held_out=True)
+
+
+def load_part(arguments: DataArguments, held_out: bool) -> Dataset:
+    """One of the two; the data need not have the other."""
+    return part_of(read_source(arguments), arguments, held_out)
+
+
+def part_of(data: DatasetDict, arguments: DataArguments, held_out: bool) -> Dataset:
+    """What is held out of a data set, or what is not."""
+    if not isinstance(data, DatasetDict):
+        raise ValueError(f"{arguments.data} has no splits")
+    if arguments.eval_fold is None and arguments.eval_share is None:
+        part = split_of(
+            data, arguments.eval_split if held_out else arguments.train_split, arguments
+        )
+    else:
+        whole = split_of(data, arguments.train_split, arguments)
+        part = divide(whole, arguments)[held_out]
+    return undecoded(separated(part, arguments), arguments.audio_column)
+
+
+def read_source(arguments: DataArguments) -> DatasetDict:
+    """The data set with all its splits."""
+    path = Path(arguments.data)
+    if path.is_file():
+        if path.suffix not in READERS:
+            raise ValueError(f"{path} is no data set; give one of *{', *'.join(READERS)}")
+        options = {"data_files": {arguments.train_split: str(path)}, "cache_dir": cache_of(path)}
+        if path.suffix == ".tsv":
+            options["sep"] = "\t"
+        return load_dataset(READERS[path.suffix], **options)
+    if not path.is_dir():
+        return load_dataset(arguments.data, arguments.data_config)
+    if holds_audio_files_only(path):
+        # Without a look at the audio, which datasets 5 would decode with torchcodec.
+        options = {"features": FOLDER_FEATURES, "cache_dir": cache_of(path)}
+        return load_dataset("audiofolder", data_dir=str(path), **options)
+    return load_dataset(arguments.data, arguments.data_config, cache_dir=cache_of(path))
+
+
+def holds_audio_files_only(folder: Path) -> bool:
+    """Whether a directory is one of audio files, without a table that describes them."""
+    suffixes = {path.suffix.lower() for path in folder.rglob("*") if path.name != CLASS_LIST}
+    return bool(suffixes & AUDIO_SUFFIXES) and not suffixes & set(READERS)
+
+
+def cache_of(source: Path) -> str:
+    """A cache for the directory or file as it is now.
+
+    The one of `datasets` goes by the directory's last name alone: another `data/`, or this one
+    written anew, would silently give the old clips.
+    """
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    states = [
+        (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in files
+        if path.is_file()
+    ]
+    digest = hashlib.blake2b(json.dumps(states).encode(), digest_size=8).hexdigest()
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"local-{digest}")
+
+
+def split_of(data: DatasetDict, names: str, arguments: DataArguments) -> Dataset:
+    """One split by its name, or several one after the other: "bal_train+unbal_train"."""
+    for name in names.split("+"):
+        if name not in data:
+            raise ValueError(
+                f"{arguments.data} has the splits {sorted(data)} but not {name!r}; name them with "
+                f"--train_split and --eval_split, or hold clips out with --eval_share or --eval_fold"
+            )
+    return concatenate_datasets([data[name] for name in names.split("+")])
+
+
+def divide(data: Dataset, arguments: DataArguments) -> tuple[Dataset, Dataset]:
+    """One split -> what is trained on and what is held out."""
+    if arguments.eval_fold is not None and arguments.eval_share is not None:
+        raise ValueError("--eval_fold and --eval_share both say what is held out; give one of them")
+    if arguments.eval_share is not None:
+        if not 0 < arguments.eval_share < 1:
+            raise ValueError(
+                f"--eval_share is {arguments.eval_share}; it must be between 0 and 1, e.g. 0.2"
+            )
+        parts = data.train_test_split(test_size=arguments.eval_share, seed=SPLIT_SEED)
+        return parts["train"], parts["test"]
+    folds = np.array(column(data, arguments.fold_column, "--fold_column"))
+    is_held_out = folds == arguments.eval_fold
+    if is_held_out.all() or not is_held_out.any():
+        raise ValueError(
+            f"--eval_fold is {arguments.eval_fold} but the column {arguments.fold_column!r} has "
+            f"the folds {sorted(set(folds.tolist()))}; give one of them"
+        )
+    return data.select(np.flatnonzero(~is_held_out)), data.select(np.flatnonzero(is_held_out))
+
+
+def separated(data: Dataset, arguments: DataArguments) -> Dataset:
+    """Cells of several names become lists."""
+    if arguments.label_separator is None:
+        return data
+    name, separator = label_column(arguments, data), arguments.label_separator
+    cells = [str(cell).split(separator) for cell in column(data, name, "--label_column")]
+    lists = [[part.strip() for part in cell if part.strip()] for cell in cells]
+    return data.remove_columns(name).add_column(name, lists)
+
+
+def column(data: Dataset, name: str, flag: str) -> list:
+    """All values of a column."""
+    if name not in data.features:
+        raise ValueError(
+            f"the data has no column {name!r}; give {flag} one of {sorted(data.features)}"
+        )
+    return data.select_columns(name)[:][name]
+
+
+def label_column(arguments: DataArguments, data: Dataset) -> str:
+    """The column of labels that was named, or the first usual one."""
+    if arguments.label_column is None:
+        usual = [name for name in LABEL_COLUMNS if name in data.features]
+        if not usual:
+            raise ValueError(
+                f"the data has none of the columns {', '.join(LABEL_COLUMNS)}; give --label_column "
+                f"one of {sorted(data.features)}"
+            )
+        return usual[0]
+    column(data.select(range(0)), arguments.label_column, "--label_column")
+    return arguments.label_column
+
+
+def is_exclusive(arguments: DataArguments, data: Dataset) -> bool:
+    """Whether a clip has exactly one label."""
+    return not hasattr(data.features[label_column(arguments, data)], "feature")
+
+
+def read_classes(arguments: DataArguments, *splits: Dataset) -> list[tuple[str, str]]:
+    """(MID, name) of each class, in the order of their indices; the two are often the same."""
+    path = Path(arguments.label_csv or Path(arguments.data) / CLASS_LIST)
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = sorted(csv.DictReader(file), key=lambda row: int(row["index"]))
+        return [(row["mid"], row["display_name"]) for row in rows]
+    if arguments.label_csv:
+        raise ValueError(f"no file at {path}; give the class list as index,mid,display_name")
+    name = label_column(arguments, splits[0])
+    kind = splits[0].features[name]
+    kind = getattr(kind, "feature", kind)
+    if isinstance(kind, ClassLabel):
+        return [(label, label) for label in kind.names]
+    if name == "labels" and "human_labels" in splits[0].features:
+        columns = [split.select_columns(["labels", "human_labels"]) for split in splits]
+        rows = (row for column in columns for row in column)
+        return sorted({pair for row in rows for pair in zip(row["labels"], row["human_labels"])})
+    return classes_of([cell for split in splits for cell in column(split, name, "")], name)
+
+
+def classes_of(cells: list, name: str) -> list[tuple[str, str]]:
+    """The classes that a column of labels has: names in their order, or all indices."""
+    labels = {label for cell in cells for label in (cell if isinstance(cell, list) else [cell])}
+    if labels and all(isinstance(label, str) for label in labels):
+        return [(label, label) for label in sorted(labels)]
+    if labels and all(isinstance(label, int) and label >= 0 for label in labels):
+        return [(str(index), str(index)) for index in range(max(labels) + 1)]
+    some = sorted(map(repr, labels))[:3]
+    raise ValueError(
+        f"column {name!r} holds {', '.join(some) or 'no labels'}; labels must all be names, or all "
+        f"class indices from 0, so name the right one with --label_column"
+    )
+
+
+__all__ = [
+    "CLASS_LIST",
+    "DataArguments",
+    "is_exclusive",
+    "label_column",
+    "load_data",
+    "load_part",
+    "read_classes",
+]

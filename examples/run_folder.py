@@ -1,0 +1,210 @@
+"""What a fine-tuning leaves in its output directory, beside the model: numbers, pictures, a card.
+
+`metrics.json`, `learning_curve.png`, `per_class.csv` (average precision, area under the ROC curve
+and number of held-out clips of each class), `per_class_ap.png`, and `README.md`, a model card with
+the results in the Hub's model-index.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import EvalResult, ModelCardData
+from transformers import EvalPrediction
+
+from modeling_ast.training import ASTTrainer, ClassResult, accuracy, class_table, compute_metrics
+
+# A picture of more classes than that has the best and the worst ones only.
+DRAWN_CLASSES = 40
+
+
+class Judge:
+    """`compute_metrics` for Trainer, which keeps the table of classes of the last evaluation.
+
+    Args:
+        names: Of the classes, in the order of their indices.
+        exclusive: Whether a clip has exactly one label: accuracy is then the first metric, also
+            where the labels are multi-hot.
+    """
+
+    def __init__(self, names: list[str], exclusive: bool):
+        self.names = names
+        self.exclusive = exclusive
+        self.table: list[ClassResult] = []
+
+    @property
+    def metric(self) -> str:
+        """The one that a run is judged by."""
+        return "accuracy" if self.exclusive else "mAP"
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        metrics = compute_metrics(prediction)
+        if labels.ndim == 2:
+            self.table = class_table(logits, labels, self.names)
+            own = {"accuracy": accuracy(logits, labels.argmax(1))} if self.exclusive else {}
+            return own | metrics
+        # As compute_metrics ranks clips where each has one label.
+        scores = torch.from_numpy(logits).double().log_softmax(-1).numpy()
+        self.table = class_table(scores, np.eye(len(self.names))[labels], self.names)
+        return metrics
+
+
+def save_results(
+    trainer: ASTTrainer,
+    judge: Judge,
+    table: list[ClassResult],
+    sources: tuple[str, str],
+    metrics: dict[str, float],
+) -> None:
+    """Writes everything but the weights.
+
+    Args:
+        table: Of the evaluation that `metrics` are of.
+        sources: The base model and the data, as they were given.
+    """
+    folder = Path(trainer.args.output_dir)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_table(table, folder / "per_class.csv")
+    draw_curve(trainer.state.log_history, folder / "learning_curve.png", judge.metric)
+    draw_classes(table, folder / "per_class_ap.png")
+    card = write_card(folder.name, *sources, metrics, judge.metric, trainer)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_table(table: list[ClassResult], path: Path) -> None:
+    """A CSV file with a row for each class; what is undefined is empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("index", *ClassResult._fields))
+        for index, row in enumerate(table):
+            cells = ("" if value != value else value for value in row)
+            writer.writerow((index, *cells))
+
+
+def draw_curve(history: list[dict], path: Path, metric: str = "mAP") -> None:
+    """Loss of training and the metric of the held-out clips, over the epochs."""
+    pyplot = quiet_pyplot()
+    figure, left = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    right = left.twinx()
+    for axis, key, colour in ((left, "loss", "tab:blue"), (right, f"eval_{metric}", "tab:orange")):
+        points = [(row["epoch"], row[key]) for row in history if key in row]
+        axis.plot(*zip(*points), color=colour, marker="." if len(points) < 60 else None)
+        axis.set_ylabel(key, color=colour)
+    left.set_xlabel("epoch")
+    right.set_ylim(0, 1)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_classes(table: list[ClassResult], path: Path) -> None:
+    """Average precision of each class, the best on top."""
+    rows = [row for row in table if row.average_precision == row.average_precision]
+    rows = sorted(rows, key=lambda row: row.average_precision)
+    title = "average precision of each class"
+    if len(rows) > DRAWN_CLASSES:
+        title = f"average precision, {DRAWN_CLASSES // 2} worst and best of {len(rows)} classes"
+        rows = rows[: DRAWN_CLASSES // 2] + rows[-DRAWN_CLASSES // 2 :]
+    pyplot = quiet_pyplot()
+    figure, axis = pyplot.subplots(figsize=(7, 1.2 + 0.22 * len(rows)), layout="constrained")
+    places = range(len(rows))
+    axis.barh(places, [row.average_precision for row in rows], color="tab:orange")
+    # A dollar sign would start a formula.
+    axis.set_yticks(places, [f"{row.name} ({row.positives})".replace("$", r"\$") for row in rows])
+    axis.set(xlim=(0, 1), title=title)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def quiet_pyplot():
+    """matplotlib's pyplot, which opens no window."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def write_card(
+    name: str, base_model: str, data: str, metrics: dict, metric: str, trainer: ASTTrainer
+) -> str:
+    """The model card: metadata that the Hub reads, results, how to use the model."""
+    is_local = Path(base_model).exists() or Path(data).exists()
+    result = EvalResult(
+        task_type="audio-classification",
+        dataset_type=Path(data).name if Path(data).exists() else data,
+        dataset_name=Path(data).name,
+        metric_type=metric,
+        metric_name={"mAP": "mean average precision"}.get(metric, metric),
+        metric_value=round(metrics[f"eval_{metric}"], 4),
+    )
+    card = ModelCardData(
+        model_name=name,
+        base_model=None if Path(base_model).exists() else base_model,
+        datasets=None if Path(data).exists() else [data],
+        eval_results=[result],
+        metrics=[metric],
+        pipeline_tag="audio-classification",
+        library_name="transformers",
+        tags=["audio-spectrogram-transformer", "audio-classification", "modeling_ast"],
+    )
+    arguments, config = trainer.args, trainer.model.config
+    schedule = trainer.epoch_decay or f"{arguments.lr_scheduler_type} schedule"
+    local = "\nThe base model and the data were local directories.\n" if is_local else ""
+    return f"""---
+{card.to_yaml()}
+---
+
+# {name}
+
+An Audio Spectrogram Transformer fine-tuned with `examples/finetune.py` of modeling_ast.
+
+- base model: `{base_model}`
+- data: `{data}`, {len(trainer.train_dataset)} clips to train, {len(trainer.eval_dataset)} held out
+- classes: {", ".join(config.id2label.values())}
+{local}
+| held-out metric | value |
+| --- | --- |
+{metric_rows(metrics)}
+
+![learning curve](learning_curve.png)
+
+![average precision of each class](per_class_ap.png)
+
+Trained for {arguments.num_train_epochs:g} epochs at a batch size of
+{arguments.train_batch_size}, learning rate {arguments.learning_rate:g},
+{schedule}, seed {arguments.seed}.
+
+```python
+import modeling_ast
+from transformers import pipeline
+
+classify = pipeline("audio-classification", model="{name}")
+classify(modeling_ast.read_audio("clip.wav"))
+```
+"""
+
+
+def metric_rows(metrics: dict[str, float]) -> str:
+    """Lines of the card's table; those of the averaged weights (`average/`) last."""
+    names = {
+        "accuracy": "accuracy",
+        "mAP": "mAP",
+        "mAUC": "mean ROC AUC",
+        "d_prime": "d'",
+        "loss": "loss",
+    }
+    rows = []
+    for prefix, suffix in (("eval", ""), ("average", " of the averaged weights")):
+        for key, label in names.items():
+            if f"{prefix}_{key}" in metrics:
+                rows.append(f"| {label}{suffix} | {metrics[f'{prefix}_{key}']:.4f} |")
+    return "\n".join(rows)
+
+
+__all__ = ["Judge", "save_results"]

@@ -1,0 +1,235 @@
+"""Tags every audio file of a folder, and of the folders in it.
+
+    python examples/tag_folder.py MODEL FOLDER --output tags.parquet [--top-k 5] [--workers N]
+
+MODEL is an AST on the Hub (MIT/ast-finetuned-audioset-10-10-0.4593) or a directory. The output has
+a row for each file: file (relative to FOLDER), seconds, labels with scores, error, model. It is
+.jsonl, to which each result is appended as it comes, or .parquet, which is written at the end from
+such a .jsonl beside it. Killed and started again, the command goes on where it was; started again
+when done, it tags the files that are new. A bad file is a row with the reason; the exit status is
+then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from modeling_ast import AudioTagger, ClipTags
+
+# What holds audio by its name. libsndfile cannot decode the last four: they become rows that say
+# so, and are not passed over in silence.
+AUDIO = "wav flac ogg oga opus mp3 aif aiff aifc au caf w64 m4a aac wma webm"
+SUFFIXES = {f".{name}" for name in AUDIO.split()}
+PARQUET_ROWS = 10_000
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line and refuses what cannot work, before hours of work."""
+    parser = argparse.ArgumentParser(
+        description="Tag every audio file of a folder with an AST checkpoint.",
+        epilog="Killed and started again, the command goes on where it was.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="checkpoint on the Hub, or a directory")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="searched with all in it")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, required=True, help="tags.parquet or tags.jsonl"
+    )
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="labels kept (5)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that decode (half the CPUs, at most 8)"
+    )
+    options = parser.parse_args(arguments)
+    if options.top_k < 1:
+        parser.error(f"--top-k is {options.top_k}; give at least 1")
+    if options.workers is not None and options.workers < 0:
+        parser.error(f"--workers is {options.workers}; give 0 or more")
+    if not options.folder.is_dir():
+        parser.error(f"no folder at {str(options.folder)!r}; check the path")
+    if options.output.suffix not in (".parquet", ".jsonl"):
+        parser.error(
+            f"--output is {str(options.output)!r}; its name must end in .parquet or .jsonl"
+        )
+    if not options.output.parent.is_dir():
+        parser.error(f"no folder at {str(options.output.parent)!r} to write the output to; make it")
+    if options.output.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401 (only asked for)
+        except ImportError:
+            parser.error("writing .parquet needs pyarrow; pip install pyarrow, or give a .jsonl")
+    return options
+
+
+def audio_files(folder: Path) -> list[str]:
+    """Paths relative to `folder`, sorted."""
+    found = []
+    for parent, _, names in os.walk(folder):
+        inside = Path(parent).relative_to(folder)
+        found += [
+            (inside / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES
+        ]
+    return sorted(found)
+
+
+class Journal:
+    """The .jsonl: a line for each finished file, appended at once, so that a kill loses none."""
+
+    def __init__(self, path: Path, model: str):
+        self.path = path
+        self.model = model
+        self.num_bad = 0
+        self.seconds = 0.0
+        self.done: set[str] = set()
+        end = self._read() if path.exists() else 0
+        self.file = path.open("ab")
+        # A kill in the middle of a line: that file is not done.
+        self.file.truncate(end)
+
+    def _read(self) -> int:
+        """Takes the finished files over; returns where the last whole line ends."""
+        end = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                row = _row(line)
+                if row is None:
+                    raise ValueError(f"line {number} of {self.path} is no row of this script")
+                if row["model"] != self.model:
+                    raise ValueError(
+                        f"{self.path} has the tags of the model {row['model']!r}; give another "
+                        f"--output"
+                    )
+                self._count(row)
+                end += len(line)
+        return end
+
+    def add(self, name: str, tags: ClipTags) -> None:
+        """Writes one result."""
+        labels = [{"label": label, "score": score} for label, score in tags.labels.items()]
+        row = {
+            "file": name,
+            "seconds": tags.seconds,
+            "labels": labels,
+            "error": tags.error,
+            "model": self.model,
+        }
+        # In ASCII: file names need not be valid Unicode.
+        self.file.write(json.dumps(row).encode() + b"\n")
+        self.file.flush()
+        self._count(row)
+
+    def _count(self, row: dict) -> None:
+        self.done.add(row["file"])
+        self.num_bad += row["error"] is not None
+        self.seconds += row["seconds"] or 0.0
+
+
+def _row(line: bytes) -> dict | None:
+    """A line of the journal, or None if it is something else."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    fields = {"file", "seconds", "labels", "error", "model"}
+    return row if isinstance(row, dict) and fields <= row.keys() else None
+
+
+def tag(tagger: AudioTagger, folder: Path, files: list[str], journal: Journal) -> None:
+    """Tags the files that are not in the journal yet."""
+    missing = [name for name in files if name not in journal.done]
+    results = tagger(folder / name for name in missing)
+    begin, before = time.monotonic(), journal.seconds
+    with tqdm(total=len(files), initial=len(files) - len(missing), unit="file") as bar:
+        for name, tags in zip(missing, results):
+            journal.add(name, tags)
+            hours = (journal.seconds - before) / 3600
+            minutes = max(time.monotonic() - begin, 1e-9) / 60
+            bar.set_postfix_str(f"{hours / minutes:.2f} audio-h/min", refresh=False)
+            bar.update()
+
+
+def write_parquet(journal: Path, target: Path) -> None:
+    """The journal as one Parquet file, which appears when it is whole."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    label = pa.struct([("label", pa.string()), ("score", pa.float32())])
+    schema = pa.schema(
+        [
+            ("file", pa.string()),
+            ("seconds", pa.float64()),
+            ("labels", pa.list_(label)),
+            ("error", pa.string()),
+            ("model", pa.string()),
+        ]
+    )
+    partial = target.with_name(target.name + ".partial")
+    with journal.open("rb") as lines, parquet.ParquetWriter(partial, schema) as writer:
+        while rows := list(islice(map(_row, lines), PARQUET_ROWS)):
+            writer.write_table(pa.Table.from_pylist([*map(_valid, rows)], schema))
+    os.replace(partial, target)
+
+
+def _valid(row: dict) -> dict:
+    """Parquet's strings are Unicode; file names of other kinds get a replacement character."""
+    texts = {
+        name: row[name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for name in ("file", "error")
+        if row[name] is not None
+    }
+    return {**row, **texts}
+
+
+def load(options: argparse.Namespace) -> AudioTagger:
+    """The tagger; what is wrong with the model is told in one line."""
+    try:
+        return AudioTagger.from_pretrained(
+            options.model, options.device, num_workers=options.workers, top_k=options.top_k
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        sys.exit(f"error: cannot load the model {options.model!r}: {reason}")
+
+
+def main() -> None:
+    """Tags the folder; what is wrong is told in one line."""
+    options = parse_arguments()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    files = audio_files(options.folder)
+    if not files:
+        sys.exit(f"error: no audio file in {options.folder}; names must end in one of {AUDIO}")
+    path = options.output.with_suffix(".jsonl")
+    try:
+        journal = Journal(path, options.model)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: cannot go on with {path}: {error}")
+    try:
+        if not journal.done.issuperset(files):
+            tag(load(options), options.folder, files, journal)
+        if options.output.suffix == ".parquet":
+            write_parquet(path, options.output)
+    except KeyboardInterrupt:
+        sys.exit(f"stopped after {len(journal.done)} files; the same command goes on from here")
+    # Full disks, and a GPU without memory left.
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"error: {str(error).strip().splitlines()[0]}; the same command goes on from here")
+    sys.stdout.write(
+        f"{options.output}: {len(journal.done)} files, {journal.num_bad} of them bad, "
+        f"{journal.seconds / 3600:.2f} hours of audio\n"
+    )
+    sys.exit(1 if journal.num_bad else 0)
+
+
+if __name__ == "__main__":
+    main()

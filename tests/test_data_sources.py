@@ -1,0 +1,169 @@
+"""data_sources: each form of DATA gives the same clips, labels and classes."""
+
+import csv
+
+import numpy as np
+import pytest
+import soundfile
+from data_sources import (
+    DataArguments,
+    is_exclusive,
+    label_column,
+    load_data,
+    load_part,
+    read_classes,
+)
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from modeling_ast import read_audio
+from modeling_ast.training import ClipReader
+
+WORDS = ("cat", "dog", "owl")
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Twelve files in folders named after their labels; a fold to each, from 1 to 4."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(12):
+        word = WORDS[index % 3]
+        name = f"clips/{word}/{index}.wav"
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, 0.1 * rng.standard_normal(800), 16000)
+        rows.append({"file": name, "category": word, "target": index % 3, "fold": 1 + index // 3})
+    return tmp_path, rows
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def test_csv_with_paths_and_folds(sounds):
+    folder, rows = sounds
+    arguments = DataArguments(write_csv(folder / "all.csv", rows), audio_column="file", eval_fold=2)
+    train, held_out = load_data(arguments)
+    assert held_out["file"][:] == [row["file"] for row in rows if row["fold"] == 2]
+    assert train["file"][:] == [row["file"] for row in rows if row["fold"] != 2]
+    assert label_column(arguments, train) == "category" and is_exclusive(arguments, train)
+    assert read_classes(arguments, train, held_out) == [(word, word) for word in WORDS]
+    wave = ClipReader(audio_column="file", root=arguments.root)(held_out[0])
+    np.testing.assert_array_equal(wave, read_audio(folder / held_out[0]["file"]))
+    arguments.label_column = "target"
+    assert read_classes(arguments, train) == [("0", "0"), ("1", "1"), ("2", "2")]
+
+
+def test_a_directory_of_one_csv_a_split(sounds):
+    folder, rows = sounds
+    write_csv(folder / "train.csv", rows[:9])
+    write_csv(folder / "test.csv", rows[9:])
+    train, held_out = load_data(DataArguments(str(folder), audio_column="file"))
+    assert (train["file"][:], held_out["file"][:]) == (
+        [row["file"] for row in rows[:9]],
+        [row["file"] for row in rows[9:]],
+    )
+
+
+def test_one_part_or_several_splits(sounds):
+    folder, rows = sounds
+    for name, part in (("train", rows[:4]), ("test", rows[4:6]), ("validation", rows[6:])):
+        write_csv(folder / f"{name}.csv", part)
+    arguments = DataArguments(
+        str(folder), audio_column="file", train_split="train+validation", eval_split="absent"
+    )
+    part = load_part(arguments, held_out=False)
+    assert part["file"][:] == [row["file"] for row in rows[:4] + rows[6:]]
+    with pytest.raises(ValueError, match="but not 'absent'"):
+        load_part(arguments, held_out=True)
+
+
+def test_one_folder_per_label(sounds):
+    folder, _ = sounds
+    arguments = DataArguments(str(folder / "clips"), eval_share=0.25)
+    train, held_out = load_data(arguments)
+    paths = [*train["audio"][:], *held_out["audio"][:]]
+    assert (len(train), len(held_out), len(set(paths))) == (9, 3, 12)
+    assert all(f"/{row['label']}/" in row["audio"] for row in [*train, *held_out])
+    assert read_classes(arguments, train, held_out) == [(word, word) for word in WORDS]
+    again, _ = load_data(arguments)
+    assert again["audio"][:] == train["audio"][:]
+
+
+def test_parquet_with_class_labels(sounds):
+    folder, rows = sounds
+    features = Features(
+        {
+            "audio": {"bytes": Value("binary"), "path": Value("string")},
+            "label": ClassLabel(names=["z", "a", "m"]),
+        }
+    )
+    content = [(folder / row["file"]).read_bytes() for row in rows]
+    columns = {
+        "audio": [{"bytes": piece, "path": None} for piece in content],
+        "label": [row["target"] for row in rows],
+    }
+    Dataset.from_dict(columns, features=features).to_parquet(folder / "all.parquet")
+    arguments = DataArguments(str(folder / "all.parquet"), eval_share=0.5)
+    train, held_out = load_data(arguments)
+    assert read_classes(arguments, train) == [("z", "z"), ("a", "a"), ("m", "m")]
+    assert is_exclusive(arguments, held_out)
+    ClipReader()(train[0])
+
+
+def test_several_names_in_a_cell_or_in_a_list(sounds):
+    folder, rows = sounds
+    rows = [{"audio": row["file"], "labels": f"{row['category']}; loud"} for row in rows]
+    arguments = DataArguments(
+        write_csv(folder / "all.csv", rows), eval_share=0.5, label_separator=";"
+    )
+    train, held_out = load_data(arguments)
+    assert not is_exclusive(arguments, train)
+    assert all(row["labels"][1] == "loud" and row["labels"][0] in WORDS for row in train)
+    classes = [(word, word) for word in ("cat", "dog", "loud", "owl")]
+    assert read_classes(arguments, train, held_out) == classes
+    lists = Dataset.from_dict(
+        {"audio": ["x.wav"] * 2, "labels": [["owl"], ["cat", "loud"]]},
+        features=Features({"audio": Value("string"), "labels": List(Value("string"))}),
+    )
+    lists.to_parquet(folder / "lists.parquet")
+    arguments = DataArguments(str(folder / "lists.parquet"), eval_share=0.5)
+    splits = load_data(arguments)
+    assert not is_exclusive(arguments, splits[0])
+    assert [name for name, _ in read_classes(arguments, *splits)] == ["cat", "loud", "owl"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"has the splits \['train'\] but not 'test'"),
+        ({"eval_fold": 7}, r"--eval_fold is 7 but the column 'fold' has the folds \[1, 2, 3, 4\]"),
+        ({"eval_fold": 1, "fold_column": "part"}, "no column 'part'; give --fold_column one of"),
+        ({"eval_share": 1.5}, "--eval_share is 1.5; it must be between 0 and 1"),
+        ({"eval_share": 0.5, "eval_fold": 1}, "both say what is held out; give one"),
+        ({"eval_share": 0.5, "audio_column": "sound"}, "no column 'sound'; name the column"),
+        ({"eval_share": 0.5, "label_column": "word"}, "no column 'word'; give --label_column"),
+        ({"eval_share": 0.5, "label_column": "gain"}, "column 'gain' holds 0.5; labels must all"),
+    ],
+)
+def test_mistakes(sounds, changes, message):
+    folder, rows = sounds
+    path = write_csv(folder / "all.csv", [{**row, "gain": 0.5} for row in rows])
+    arguments = DataArguments(path, **{"audio_column": "file", **changes})
+    with pytest.raises(ValueError, match=message):
+        read_classes(arguments, *load_data(arguments))
+
+
+def test_more_mistakes(sounds):
+    folder, rows = sounds
+    with pytest.raises(ValueError, match=r"0.wav is no data set; give one of \*.csv"):
+        load_data(DataArguments(str(folder / rows[0]["file"])))
+    path = write_csv(folder / "all.csv", [{"audio": row["file"], "x": 1} for row in rows])
+    arguments = DataArguments(path, eval_share=0.5)
+    with pytest.raises(ValueError, match="none of the columns labels, label, category, target"):
+        read_classes(arguments, *load_data(arguments))
+    with pytest.raises(ValueError, match=r"no file at nowhere.csv; give the class list"):
+        read_classes(DataArguments(path, label_csv="nowhere.csv"))

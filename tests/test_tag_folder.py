@@ -1,0 +1,178 @@
+"""tag_folder.py as a person runs it, and as the machine kills it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import tag_folder
+from conftest import ROOT
+
+from modeling_ast import AudioTagger
+
+RATE = 16000
+
+
+def write(path, seconds, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * RATE))
+    soundfile.write(path, samples, RATE)
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Six files in three folders, two of them bad, and one that is no audio by its name."""
+    folder = tmp_path / "sounds"
+    write(folder / "b.wav", 0.5)
+    write(folder / "a" / "deep" / "c.FLAC", 0.7, 1)
+    write(folder / "a" / "d é.ogg", 0.9, 2)
+    write(folder / "z.wav", 0.01)
+    (folder / "a" / "broken.mp3").write_text("no audio")
+    (folder / "notes.txt").write_text("not looked at")
+    write(folder / "a" / "e.wav", 1.2, 3)
+    return folder
+
+
+ORDER = ["a/broken.mp3", "a/d é.ogg", "a/deep/c.FLAC", "a/e.wav", "b.wav", "z.wav"]
+
+
+def run(monkeypatch, capsys, *arguments):
+    """(exit status, standard output, standard error) of the script, in this process."""
+    monkeypatch.setattr(sys, "argv", ["tag_folder.py", *map(str, arguments), "--workers", "0"])
+    with pytest.raises(SystemExit) as end:
+        tag_folder.main()
+    out, err = capsys.readouterr()
+    status = end.value.code
+    if isinstance(status, str):  # what sys.exit(message) prints
+        status, err = 1, err + status
+    return status, out, err
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_folder_as_jsonl(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "tags.jsonl"
+    status, out, err = run(
+        monkeypatch, capsys, tiny_folder, sounds, "--output", output, "--top-k", 3
+    )
+    assert status == 1 and "6 files, 2 of them bad" in out and "audio-h/min" in err
+    rows = rows_of(output)
+    assert [row["file"] for row in rows] == ORDER
+    assert "cannot be decoded" in rows[0]["error"] and "160 samples" in rows[5]["error"]
+    tagger = AudioTagger.from_pretrained(tiny_folder, num_workers=0, top_k=3)
+    for row in rows[1:5]:
+        (expected,) = tagger([sounds / row["file"]])
+        found = {entry["label"]: entry["score"] for entry in row["labels"]}
+        assert found == pytest.approx(expected.labels, abs=1e-6)
+        assert row["error"] is None and row["seconds"] == expected.seconds
+
+
+def test_parquet_and_only_new_files_the_second_time(
+    tiny_folder, sounds, tmp_path, monkeypatch, capsys
+):
+    from pyarrow import parquet
+
+    output = tmp_path / "tags.parquet"
+    (sounds / os.fsdecode(b"not\xffutf.wav")).write_bytes((sounds / "b.wav").read_bytes())
+    arguments = (tiny_folder, sounds, "--output", output)
+    assert run(monkeypatch, capsys, *arguments)[0] == 1
+    first = parquet.read_table(output).to_pylist()
+    assert [row["file"] for row in first] == [*ORDER[:5], "not\ufffdutf.wav", "z.wav"]
+    assert (
+        rows_of(tmp_path / "tags.jsonl")[1]["labels"][0]["label"] == first[1]["labels"][0]["label"]
+    )
+    (sounds / "z.wav").unlink()
+    write(sounds / "new.wav", 0.4)
+    assert run(monkeypatch, capsys, *arguments)[0] == 1
+    second = parquet.read_table(output).to_pylist()
+    assert second[:-1] == first and second[-1]["file"] == "new.wav"
+    # Nothing new: not even the model is needed.
+    monkeypatch.setattr(tag_folder, "load", None)
+    assert run(monkeypatch, capsys, *arguments)[0] == 1
+    assert parquet.read_table(output).to_pylist() == second
+
+
+def test_a_torn_line_is_done_again(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "tags.jsonl"
+    arguments = (tiny_folder, sounds, "--output", output)
+    run(monkeypatch, capsys, *arguments)
+    whole = rows_of(output)
+    content = output.read_bytes()
+    output.write_bytes(content[: content.rindex(b'"seconds"', 0, -300)])
+    run(monkeypatch, capsys, *arguments)
+    again = rows_of(output)
+    assert [row["file"] for row in again] == [row["file"] for row in whole]
+
+
+def test_killed_and_resumed_nothing_is_lost_or_repeated(tiny_folder, tmp_path, monkeypatch, capsys):
+    folder, output = tmp_path / "many", tmp_path / "tags.jsonl"
+    write(folder / "0.wav", 0.4)
+    content = (folder / "0.wav").read_bytes()
+    for number in range(1, 600):
+        (folder / f"{number}.wav").write_bytes(content)
+    arguments = [tiny_folder, folder, "--output", output, "--device", "cpu"]
+    command = [sys.executable, ROOT / "examples" / "tag_folder.py", *arguments, "--workers", "1"]
+    deadline = time.monotonic() + 50
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and time.monotonic() < deadline:
+            if output.exists() and output.stat().st_size > 2000:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+    assert process.returncode == -signal.SIGKILL
+    before = output.read_bytes()
+    before = before[: before.rindex(b"\n") + 1]
+    assert 0 < before.count(b"\n") < 600
+    status, _, err = run(monkeypatch, capsys, *arguments)
+    assert status == 0, err
+    after = output.read_bytes()
+    assert after.startswith(before)
+    names = [row["file"] for row in rows_of(output)]
+    assert len(names) == 600 and set(names) == {f"{number}.wav" for number in range(600)}
+
+
+def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    good = ("--output", tmp_path / "tags.jsonl")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine.jsonl").write_text('{"my": "data"}\n')
+    for arguments, status, message in [
+        ((tiny_folder, tmp_path / "none", *good), 2, "no folder at"),
+        ((tiny_folder, sounds, "--output", "tags.csv"), 2, "must end in .parquet or .jsonl"),
+        ((tiny_folder, sounds, "--output", tmp_path / "no" / "t.jsonl"), 2, "no folder at"),
+        ((tiny_folder, sounds, *good, "--top-k", 0), 2, "--top-k is 0"),
+        ((tiny_folder, tmp_path / "empty", *good), 1, "error: no audio file in"),
+        (("nobody/nothing", sounds, *good), 1, "cannot load the model 'nobody/nothing'"),
+        ((tiny_folder, sounds, "--output", tmp_path / "mine.jsonl"), 1, "line 1 of"),
+    ]:
+        given, _, err = run(monkeypatch, capsys, *arguments)
+        assert given == status and message in err and "Traceback" not in err
+        assert status == 2 or len(err.strip().splitlines()) == 1  # 2: argparse adds the usage
+    assert (tmp_path / "mine.jsonl").read_text() == '{"my": "data"}\n'
+    run(monkeypatch, capsys, tiny_folder, sounds, *good)
+    given, _, err = run(monkeypatch, capsys, "another/model", sounds, *good)
+    assert given == 1 and "has the tags of the model" in err and "another --output" in err
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    given, _, err = run(monkeypatch, capsys, tiny_folder, sounds, "--output", "tags.parquet")
+    assert given == 2 and "needs pyarrow" in err
+
+
+def test_stopped_by_hand_or_without_memory(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    for error, message in [
+        (KeyboardInterrupt(), "stopped after 0 files; the same command goes on"),
+        (RuntimeError("CUDA out of memory.\nlong story"), "error: CUDA out of memory.; the same"),
+    ]:
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(tag_folder, "tag", fail)
+        output = tmp_path / "tags.jsonl"
+        status, _, err = run(monkeypatch, capsys, tiny_folder, sounds, "--output", output)
+        assert status == 1 and message in err and len(err.strip().splitlines()) == 1
