@@ -151,7 +151,7 @@ def split_of(data: DatasetDict, names: str, arguments: DataArguments) -> Dataset
         if name not in data:
             raise ValueError(
                 f"{arguments.data} has the splits {sorted(data)} but not {name!r}; name them with "
-                f"--train_split and --eval_split, or hold clips out with --eval_share or --eval_fold"
+                f"--train_split and --eval_split, or give --eval_share or --eval_fold"
             )
     return concatenate_datasets([data[name] for name in names.split("+")])
 

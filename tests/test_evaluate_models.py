@@ -1,0 +1,127 @@
+"""evaluate_models.py; plain transformers and scikit-learn judge the models and their ensemble."""
+
+import csv
+import json
+import sys
+
+import evaluate_models
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from conftest import TINY, randomise
+from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
+
+from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+WORDS = ["cat", "dog", "owl"]
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Files below test/, longer than one model's input and shorter than the other's."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(18):
+        path = tmp_path / "sounds" / "test" / WORDS[index % 3] / f"{index:02}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = rng.standard_normal(8000 + 300 * index) * 0.02 * (1 + index % 3)
+        soundfile.write(path, samples, 16000, "FLOAT")
+        rows.append((path, soundfile.read(path, dtype="float32")[0], index % 3))
+    return tmp_path / "sounds", sorted(rows)
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Three models: other strides, another length, other labels in another order."""
+    folders = []
+    for seed, changes in enumerate(
+        (
+            {"labels": WORDS},
+            {"labels": [*WORDS[::-1], "fox"], "time_stride": 11, "frequency_stride": 12},
+            {"labels": WORDS, "max_length": 160},
+        )
+    ):
+        labels = dict(enumerate(changes.pop("labels")))
+        sizes = {name: value for name, value in TINY.items() if name != "num_labels"}
+        config = ASTConfig(
+            **{**sizes, **changes},
+            id2label=labels,
+            label2id={name: index for index, name in labels.items()},
+            problem_type="multi_label_classification",
+        )
+        folder = tmp_path / f"model{seed}"
+        randomise(ASTForAudioClassification(config), seed).save_pretrained(folder)
+        ASTFeatureExtractor.from_config(config).save_pretrained(folder)
+        folders.append(folder)
+    return folders
+
+
+def expected_scores(folder, rows):
+    """By plain transformers: (clips, C), in the order of WORDS."""
+    model = transformers.ASTForAudioClassification.from_pretrained(folder)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    extractor = transformers.ASTFeatureExtractor(
+        num_mel_bins=settings["num_mel_bins"], max_length=settings["max_length"]
+    )
+    order = [model.config.label2id[word] for word in WORDS]
+    with torch.no_grad():
+        scores = []
+        for _, wave, _ in rows:
+            longest = 400 + 160 * (settings["max_length"] - 1)
+            start = max(0, len(wave) - longest) // 2
+            inputs = extractor(
+                wave[start : start + longest], sampling_rate=16000, return_tensors="pt"
+            )
+            scores.append(model(**inputs).logits[0].double().sigmoid()[order])
+    return torch.stack(scores).numpy()
+
+
+def run(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["evaluate_models.py", *map(str, words)])
+    evaluate_models.main()
+    return capsys.readouterr().out
+
+
+def test_models_and_their_ensemble(sounds, models, tmp_path, monkeypatch, capsys):
+    folder, rows = sounds
+    table = tmp_path / "classes.csv"
+    files = ("--per_class", table, "--bad_clips", tmp_path / "bad.txt")
+    out = json.loads(
+        run(monkeypatch, capsys, *models, "--data", folder, "--json", "--batch_size", 5, *files)
+    )
+    truth = np.array([label for *_, label in rows])
+    targets = np.eye(3)[truth]
+    each = [expected_scores(model, rows) for model in models]
+    mean = sum(each) / 3
+    assert out["clips"] == 18 and out["models"][3]["model"] == "ensemble of 3"
+    for row, scores in zip(out["models"], [*each, mean], strict=True):
+        precision = average_precision_score(targets, scores, average="macro")
+        assert row["mAP"] == pytest.approx(precision, abs=1e-6)
+        assert row["mAUC"] == pytest.approx(roc_auc_score(targets, scores), abs=1e-6)
+        assert row["accuracy"] == accuracy_score(truth, scores.argmax(1))
+    with table.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    for index, row in enumerate(written):
+        expected = average_precision_score(targets[:, index], mean[:, index])
+        assert float(row["average_precision"]) == pytest.approx(expected, abs=1e-6)
+        assert (row["name"], row["positives"]) == (WORDS[index], "6")
+    text = run(monkeypatch, capsys, models[0], "--data", folder, *files)
+    assert text.startswith("18 clips\n") and str(models[0]) in text and "ensemble of" not in text
+
+
+def test_mistakes_are_one_line(sounds, models, tmp_path, monkeypatch, capsys):
+    folder, rows = sounds
+    extra = folder / "test" / "wolf" / "x.wav"
+    extra.parent.mkdir()
+    extra.write_bytes(rows[0][0].read_bytes())
+    options = ("--data", folder, "--bad_clips", tmp_path / "bad.txt")
+    with pytest.raises(SystemExit, match=r"does not know 1 of the 4 classes, such as \['wolf'\]"):
+        run(monkeypatch, capsys, models[0], *options)
+    extra.write_bytes(b"no sound")
+    with pytest.raises(SystemExit, match="error: 1 of 19 clips cannot be decoded"):
+        run(monkeypatch, capsys, models[0], *options)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, models[0])
+    assert "--data is missing" in capsys.readouterr().err
