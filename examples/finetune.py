@@ -51,6 +51,15 @@ from modeling_ast.training import (
     published_adam,
 )
 
+# Of ModelArguments, those that from_pretrained takes as they are.
+CONFIG_FIELDS = (
+    "max_length",
+    "frequency_stride",
+    "time_stride",
+    "patchout_frequency",
+    "patchout_time",
+)
+
 
 @dataclass
 class ModelArguments:
@@ -68,6 +77,10 @@ class ModelArguments:
     )
     frequency_stride: int | None = field(default=None, metadata={"help": "in mel bins"})
     time_stride: int | None = field(default=None, metadata={"help": "in frames"})
+    patchout_frequency: int | None = field(
+        default=None, metadata={"help": "rows of patches dropped while training, as in PaSST"}
+    )
+    patchout_time: int | None = field(default=None, metadata={"help": "columns of them"})
     mean: float | None = field(
         default=None, metadata={"help": "of the data's log-mel values; see normalization_stats.py"}
     )
@@ -199,8 +212,8 @@ def load_model(arguments: ModelArguments, classes: list[tuple[str, str]], exclus
         exclusive: Whether it learns with the cross-entropy of one label for a clip.
     """
     names = [name for _, name in classes]
-    grid = ("max_length", "frequency_stride", "time_stride")
-    changes = {name: getattr(arguments, name) for name in grid if getattr(arguments, name)}
+    given = {name: getattr(arguments, name) for name in CONFIG_FIELDS}
+    changes = {name: value for name, value in given.items() if value is not None}
     changes |= {
         "id2label": dict(enumerate(names)),
         "label2id": {name: index for index, name in enumerate(names)},

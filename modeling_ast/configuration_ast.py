@@ -31,6 +31,9 @@ class ASTConfig(PreTrainedConfig):
         qkv_bias: Whether query, key and value projections have a bias.
         frequency_stride: Mel bins from one patch to the next.
         time_stride: Frames from one patch to the next.
+        patchout_frequency: Rows of the patch grid that each clip loses while training, drawn anew
+            at each step; 0 is none. Evaluations, and plain transformers, see all patches.
+        patchout_time: Columns, in the same way; a shorter input keeps at least one.
         max_length: Frames the position table is learned for; a frame is 10 ms.
         num_mel_bins: Mel bins F of a frame.
         sampling_rate: Rate of the waveforms, in Hz.
@@ -71,6 +74,8 @@ class ASTConfig(PreTrainedConfig):
     qkv_bias: bool = True
     frequency_stride: int = 10
     time_stride: int = 10
+    patchout_frequency: int = 0
+    patchout_time: int = 0
     max_length: int = 1024
     num_mel_bins: int = 128
     sampling_rate: int = 16000
@@ -131,6 +136,9 @@ class ASTConfig(PreTrainedConfig):
         for size, axis in zip(pair, ("num_mel_bins", "max_length")):
             length = getattr(self, axis)
             _require(size <= length, "patch_size", self.patch_size, f"at most {axis}={length}")
+        for name, lines in zip(("patchout_frequency", "patchout_time"), self.patch_grid()):
+            dropped = getattr(self, name)
+            _require(0 <= dropped < lines, name, dropped, f"from 0 to {lines - 1} of {lines} lines")
 
     @property
     def patch_shape(self) -> tuple[int, int]:

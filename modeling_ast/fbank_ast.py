@@ -20,7 +20,7 @@ PREEMPHASIS = 0.97
 # The smallest power that is not read as silence; Kaldi's is float32's epsilon.
 POWER_FLOOR = torch.finfo(torch.float32).eps
 # On a CPU frames are worked off in pieces that stay in the processor's cache.
-CPU_PIECE_FRAMES = 256
+CPU_PIECE_FRAMES = 512
 
 
 def frame_samples(sampling_rate: int) -> int:
@@ -71,16 +71,24 @@ def _log_mel(frames: Tensor, num_mel_bins: int, sampling_rate: int) -> Tensor:
     window, filters = _tables(
         frames.shape[-1], num_mel_bins, sampling_rate, frames.device, frames.dtype
     )
+    size = frames.shape[-1]
     x = frames - frames.mean(-1, keepdim=True)
-    previous = torch.cat((x[..., :1], x[..., :-1]), dim=-1)
-    x = (x - PREEMPHASIS * previous) * window
-    spectrum = torch.fft.rfft(x, n=2 * filters.shape[0])  # (..., T, K + 1)
-    spectrum = spectrum[..., :-1]  # (..., T, K): the Nyquist bin has weight 0
-    power = spectrum.real.square() + spectrum.imag.square()
+    # In place, in a buffer that has the FFT's zeros already: memory is what these steps wait for.
+    # The product is rounded before the sum, as in Kaldi; a fused step would not.
+    padded = x.new_zeros(*x.shape[:-1], 2 * filters.shape[0])  # (..., T, 2K)
+    emphasised = padded[..., :size]
+    emphasised[..., :1] = x[..., :1]
+    emphasised[..., 1:] = x[..., :-1]
+    emphasised *= -PREEMPHASIS
+    emphasised += x
+    emphasised *= window
+    squares = torch.view_as_real(torch.fft.rfft(padded)).square_()  # (..., T, K + 1, 2)
+    squares = squares[..., :-1, :]  # (..., T, K, 2): the Nyquist bin has weight 0
+    power = squares[..., 0] + squares[..., 1]  # (..., T, K)
     # Under autocast the product would be taken in half precision, which loses the quiet bins.
     with torch.autocast(frames.device.type, enabled=False):
         mel = power @ filters  # (..., T, F)
-    return mel.clamp(min=POWER_FLOOR).log()
+    return mel.clamp_(min=POWER_FLOOR).log_()
 
 
 @lru_cache(maxsize=16)

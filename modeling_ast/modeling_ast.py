@@ -30,7 +30,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ast import ASTConfig
-from .position_ast import column_mask, resize_position_grid, time_positions
+from .position_ast import column_mask, draw_kept, resize_position_grid, time_positions
 
 logger = logging.get_logger(__name__)
 
@@ -78,7 +78,10 @@ class ASTEmbeddings(nn.Module):
     def forward(
         self, frames: Tensor, frame_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, F) and a mask (B, T) -> tokens (B, N + 2, D) and their mask (B, N + 2)."""
+        """(B, T, F) and a mask (B, T) -> tokens (B, N + 2, D) and their mask (B, N + 2).
+
+        With patchout, N is smaller while training.
+        """
         rows, width = self.config.patch_grid(frames.shape[1])
         columns = None
         if frame_mask is not None:
@@ -92,12 +95,27 @@ class ASTEmbeddings(nn.Module):
             (NUM_PREFIX_TOKENS, self.position_embeddings.shape[1] - NUM_PREFIX_TOKENS), dim=1
         )
         patches = patches + self._positions(rest, width, columns)
+        if self.training and (self.config.patchout_frequency or self.config.patchout_time):
+            patches, columns, rows = self._patchout(patches, columns, (rows, width))
         prefix = (prefix + first).expand(len(patches), -1, -1)  # (B, 2, D)
         tokens = torch.cat((prefix, patches), dim=1)  # (B, N + 2, D)
         if columns is not None:
             # Each row of the grid has the same columns: (B, Gt) -> (B, N) -> (B, N + 2)
             columns = F.pad(columns.repeat(1, rows), (NUM_PREFIX_TOKENS, 0), value=True)
         return self.dropout(tokens), columns
+
+    def _patchout(
+        self, patches: Tensor, columns: Tensor | None, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None, int]:
+        """Drops whole rows and columns of each clip's grid: patches, column mask, rows left."""
+        audible = torch.ones(len(patches), max(grid), dtype=torch.bool, device=patches.device)
+        padding = ~audible[:, : grid[1]] if columns is None else ~columns
+        kept_rows = draw_kept(~audible[:, : grid[0]], self.config.patchout_frequency)  # (B, Gf)
+        kept = draw_kept(padding, self.config.patchout_time)  # (B, Gt)
+        index = (kept_rows.unsqueeze(2) * grid[1] + kept.unsqueeze(1)).flatten(1)  # (B, N)
+        patches = patches.take_along_dim(index.unsqueeze(-1), dim=1)  # (B, N, D)
+        columns = None if columns is None else columns.take_along_dim(kept, dim=1)
+        return patches, columns, kept_rows.shape[1]
 
     def _positions(self, table: Tensor, width: int, columns: Tensor | None) -> Tensor:
         """Positions (1 or B, Gf * width, D), read from the learned `table` (1, N, D)."""

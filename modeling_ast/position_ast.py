@@ -54,6 +54,22 @@ def time_positions(table: Tensor, grid: tuple[int, int], columns: Tensor, width:
     return positions.transpose(0, 1).flatten(1, 2)  # (B, Gf * width, D)
 
 
+def draw_kept(is_padding: Tensor, dropped: int) -> Tensor:
+    """Draws which rows, or which columns, of the patch grid each clip keeps; all sets alike.
+
+    Args:
+        is_padding: (B, G), true for what holds no audio: it is dropped first, so that a short clip
+            of a batch does not go deaf.
+        dropped: How many of the G go; one is kept in any case.
+    Returns:
+        (B, G - dropped), ascending indices.
+    Source: Koutini et al. 2022 (PaSST), structured patchout; they draw once for a whole batch.
+    """
+    kept = max(1, is_padding.shape[1] - dropped)
+    order = torch.rand(is_padding.shape, device=is_padding.device) + is_padding
+    return order.argsort(dim=1)[:, :kept].sort(dim=1).values
+
+
 def resize_position_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Fits a learned position table to another patch grid.
 
@@ -95,4 +111,4 @@ def _fit_axis(image: Tensor, axis: int, target: int) -> Tensor:
     return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
 
-__all__ = ["column_mask", "resize_position_grid", "time_positions"]
+__all__ = ["column_mask", "draw_kept", "resize_position_grid", "time_positions"]

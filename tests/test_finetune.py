@@ -300,8 +300,10 @@ def test_from_scratch_with_other_patches_and_statistics(base):
     arguments = finetune.ModelArguments(
         str(base), from_scratch=True, patch_size=[32, 2], time_stride=2, mean=-6.5, std=5.5
     )
+    arguments.patchout_time = 20
     model, extractor = finetune.load_model(arguments, classes)
     assert model.config.patch_grid() == (1, 50) and model.config.hidden_size == 24
+    assert model.config.patchout_time == 20
     assert (extractor.mean, extractor.std) == (model.config.mean, model.config.std) == (-6.5, 5.5)
     stored = ASTForAudioClassification.from_pretrained(base).state_dict()
     own = model.state_dict()
