@@ -137,7 +137,8 @@ def main() -> None:
     wav = out / "clip.wav"
     truth = write_test_clip(data, wav)
     classify = pipeline("audio-classification", model=str(run_folder))
-    for row in classify(read_audio(wav), top_k=5):
+    # transformers before 5.23 would take softmax, as if a clip had one label.
+    for row in classify(read_audio(wav), top_k=5, function_to_apply="sigmoid"):
         mark = "<- in the clip" if row["label"] in truth else ""
         sys.stdout.write(f"  {row['score']:.3f}  {row['label']:<14} {mark}\n")
     sys.stdout.write(f"  (in the clip: {', '.join(truth)})\n")

