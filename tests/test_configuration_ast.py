@@ -53,7 +53,7 @@ def test_pair_survives_json_and_a_square_pair_is_an_integer(tmp_path):
 
 
 def test_padding_value_is_a_normalised_zero():
-    # FACTS of the published AudioSet models: padded frames become +0.467.
+    # What the published AudioSet models saw in padded frames.
     assert ASTConfig().padding_value == pytest.approx(0.467, abs=5e-4)
     assert ASTConfig(do_normalize=False).padding_value == 0.0
 

@@ -34,7 +34,7 @@ def test_a_cut_starts_where_the_authors_start(source, target, start):
 
 
 def authors_rule(table, old, new):
-    """The rule as FACTS states it, one axis at a time, in the order time, frequency."""
+    """The rule of the authors' code, one axis at a time, in the order time, frequency."""
     image = table.reshape(1, *old, -1).permute(0, 3, 1, 2)
     (f_old, t_old), (f_new, t_new) = old, new
     if t_new <= t_old:
