@@ -22,9 +22,8 @@ from tqdm.auto import tqdm
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from transformers.utils import logging
 
-from modeling_ast import read_audio
+from modeling_ast import activation, read_audio
 
-AUDIOSET_CLASSES = 527
 WINDOWS_PER_BATCH = 8
 
 
@@ -80,15 +79,6 @@ def windows_of(waveform: np.ndarray, extractor) -> list[np.ndarray]:
     if len(windows) > 1 and len(windows[-1]) < shortest:
         windows.pop()  # less than a tenth of a second cannot be told apart from nothing
     return windows
-
-
-def activation(choice: str, config) -> str:
-    """ "sigmoid" or "softmax"."""
-    if choice != "auto":
-        return choice
-    several = config.problem_type == "multi_label_classification"
-    untold = config.problem_type is None and config.num_labels == AUDIOSET_CLASSES
-    return "sigmoid" if several or untold else "softmax"
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from classify import activation, load
+from classify import load
 from data_sources import DataArguments, is_exclusive, label_column, load_part, read_classes
 from datasets import Dataset
 from run_folder import write_table
@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from modeling_ast import activation
 from modeling_ast.training import (
     AudioCollator,
     BadClips,

@@ -16,7 +16,7 @@ from .audio_file_ast import read_audio, resample
 from .configuration_ast import ASTConfig
 from .feature_extraction_ast import ASTFeatureExtractor
 from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
-from .tagging_ast import AudioTagger, ClipTags
+from .tagging_ast import AudioTagger, ClipTags, activation
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ __all__ = [
     "ASTPreTrainedModel",
     "AudioTagger",
     "ClipTags",
+    "activation",
     "read_audio",
     "resample",
 ]

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .audio_file_ast import read_audio, resample
+from .configuration_ast import ASTConfig
 from .fbank_ast import hop_samples
 from .feature_extraction_ast import ASTFeatureExtractor
 from .modeling_ast import ASTForAudioClassification
@@ -103,7 +104,7 @@ class AudioTagger:
         self.batch_frames = batch_frames
         self.num_workers = num_workers
         self.top_k = min(top_k, model.config.num_labels)
-        self.sigmoid = _is_sigmoid(scores, model.config)
+        self.sigmoid = activation(scores, model.config) == "sigmoid"
         # A GPU works on one batch while the next is prepared; a CPU has nothing to wait for.
         self.batches_ahead = 0 if on_cpu else 1
 
@@ -385,12 +386,18 @@ def _as_it_is(clip: _Clip) -> _Clip:
     return clip
 
 
-def _is_sigmoid(choice: str, config) -> bool:
+def activation(choice: str, config: ASTConfig) -> str:
+    """What makes scores of logits: "sigmoid" (each label for itself) or "softmax" (one for all).
+
+    Args:
+        choice: One of the two, or "auto": sigmoid where the config says that a clip has several
+            labels, and for AudioSet's 527 classes, whose configs on the Hub do not say it.
+    """
     if choice != "auto":
-        return choice == "sigmoid"
+        return choice
     several = config.problem_type == "multi_label_classification"
     untold = config.problem_type is None and config.num_labels == AUDIOSET_CLASSES
-    return several or untold
+    return "sigmoid" if several or untold else "softmax"
 
 
-__all__ = ["AudioTagger", "ClipTags"]
+__all__ = ["AudioTagger", "ClipTags", "activation"]

@@ -10,7 +10,13 @@ import soundfile
 import torch
 from conftest import randomise
 
-from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, read_audio
+from modeling_ast import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+    activation,
+    read_audio,
+)
 
 RATE = 16000
 
@@ -74,8 +80,8 @@ def test_scores_are_the_models(audioset_like, tmp_path, monkeypatch, capsys):
 )
 def test_kind_of_scores(choice, problem, name):
     config = ASTConfig(num_labels=527, problem_type=problem)
-    assert classify.activation(choice, config) == name
-    assert classify.activation("auto", ASTConfig(num_labels=35)) == "softmax"
+    assert activation(choice, config) == name
+    assert activation("auto", ASTConfig(num_labels=35)) == "softmax"
 
 
 def test_a_long_file_is_heard_whole(audioset_like, tmp_path):

@@ -24,6 +24,7 @@ CORE = {
     },
     "modeling_ast": {"torch", "transformers", ".configuration_ast", ".position_ast"},
     "tagging_ast": {
+        ".configuration_ast",
         "numpy",
         "torch",
         ".audio_file_ast",
