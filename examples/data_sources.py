@@ -9,6 +9,9 @@ DATA is one of
 A label column that holds lists has several labels to a clip; any other has exactly one, a name or a
 class index. Names in one cell are told apart by `--label_separator`. What is held out is a split, a
 fold (`--eval_fold`) or a share drawn at random (`--eval_share`).
+
+Data is memory-mapped, from a copy that `datasets` keeps on disk. With `--streaming` the clips to
+train on are read as they come and never stored; those held out are, so that each is counted once.
 """
 
 from __future__ import annotations
@@ -17,11 +20,24 @@ import csv
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import (
+    Audio,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    List,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+)
 
 from modeling_ast.training import FOLDER_FEATURES, undecoded
 
@@ -29,6 +45,7 @@ CLASS_LIST = "class_labels_indices.csv"
 LABEL_COLUMNS = ("labels", "label", "category", "target")
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+STORED_AUDIO = {"bytes": Value("binary"), "path": Value("string")}
 # The split at random is the same in every run, so that runs can be compared and resumed.
 SPLIT_SEED = 0
 
@@ -71,6 +88,15 @@ class DataArguments:
     max_bad_share: float = field(
         default=0.01, metadata={"help": "stop when more clips than this cannot be decoded"}
     )
+    streaming: bool = field(
+        default=False, metadata={"help": "read the clips to train on as they come, without a copy"}
+    )
+    train_clips: int | None = field(
+        default=None, metadata={"help": "clips of an epoch of a stream, which does not know them"}
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "clips of a stream that each next one is drawn from"}
+    )
 
     @property
     def root(self) -> Path | None:
@@ -79,20 +105,43 @@ class DataArguments:
         return path.parent if path.is_file() else path if path.is_dir() else None
 
 
-def load_data(arguments: DataArguments) -> tuple[Dataset, Dataset]:
-    """The clips to train on and those held out, audio not decoded."""
+Source = DatasetDict | IterableDatasetDict
+Clips = Dataset | IterableDataset
+
+
+def load_data(arguments: DataArguments) -> tuple[Clips, Dataset]:
+    """The clips to train on, perhaps as a stream, and those held out; audio is not decoded."""
     data = read_source(arguments)
-    return part_of(data, arguments, held_out=False), part_of(data, arguments, held_out=True)
+    train, held_out = (part_of(data, arguments, held_out=part) for part in (False, True))
+    return train, stored(held_out, arguments) if arguments.streaming else held_out
 
 
-def load_part(arguments: DataArguments, held_out: bool) -> Dataset:
+def load_part(arguments: DataArguments, held_out: bool) -> Clips:
     """One of the two; the data need not have the other."""
     return part_of(read_source(arguments), arguments, held_out)
 
 
-def part_of(data: DatasetDict, arguments: DataArguments, held_out: bool) -> Dataset:
+def stored(stream: IterableDataset, arguments: DataArguments) -> Dataset:
+    """A stream's clips in the cache of `datasets`, where another run finds them."""
+    # A column of type Audio could only be written with torchcodec.
+    kinds = {
+        name: dict(STORED_AUDIO) if isinstance(kind, Audio) else kind
+        for name, kind in stream.features.items()
+    }
+    chosen = ("data", "data_config", "eval_split", "fold_column", "eval_fold", "label_separator")
+    names = [str(getattr(arguments, name)) for name in chosen]
+    if arguments.root is not None:
+        names.append(cache_of(Path(arguments.data)))
+    # By itself `datasets` would take a stream of another process for another one.
+    fingerprint = hashlib.blake2b(json.dumps(names).encode(), digest_size=8).hexdigest()
+    return Dataset.from_generator(
+        stream.__iter__, features=Features(kinds), fingerprint=fingerprint
+    )
+
+
+def part_of(data: Source, arguments: DataArguments, held_out: bool) -> Clips:
     """What is held out of a data set, or what is not."""
-    if not isinstance(data, DatasetDict):
+    if not isinstance(data, Source):
         raise ValueError(f"{arguments.data} has no splits")
     if arguments.eval_fold is None and arguments.eval_share is None:
         part = split_of(
@@ -104,23 +153,25 @@ def part_of(data: DatasetDict, arguments: DataArguments, held_out: bool) -> Data
     return undecoded(separated(part, arguments), arguments.audio_column)
 
 
-def read_source(arguments: DataArguments) -> DatasetDict:
+def read_source(arguments: DataArguments) -> Source:
     """The data set with all its splits."""
-    path = Path(arguments.data)
+    path, shared = Path(arguments.data), {"streaming": arguments.streaming}
     if path.is_file():
         if path.suffix not in READERS:
             raise ValueError(f"{path} is no data set; give one of *{', *'.join(READERS)}")
         options = {"data_files": {arguments.train_split: str(path)}, "cache_dir": cache_of(path)}
+        options |= shared
         if path.suffix == ".tsv":
             options["sep"] = "\t"
         return load_dataset(READERS[path.suffix], **options)
     if not path.is_dir():
-        return load_dataset(arguments.data, arguments.data_config)
+        return load_dataset(arguments.data, arguments.data_config, **shared)
+    shared["cache_dir"] = cache_of(path)
     if holds_audio_files_only(path):
         # Without a look at the audio, which datasets 5 would decode with torchcodec.
-        options = {"features": FOLDER_FEATURES, "cache_dir": cache_of(path)}
+        options = {"features": FOLDER_FEATURES, **shared}
         return load_dataset("audiofolder", data_dir=str(path), **options)
-    return load_dataset(arguments.data, arguments.data_config, cache_dir=cache_of(path))
+    return load_dataset(arguments.data, arguments.data_config, **shared)
 
 
 def holds_audio_files_only(folder: Path) -> bool:
@@ -145,7 +196,7 @@ def cache_of(source: Path) -> str:
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"local-{digest}")
 
 
-def split_of(data: DatasetDict, names: str, arguments: DataArguments) -> Dataset:
+def split_of(data: Source, names: str, arguments: DataArguments) -> Clips:
     """One split by its name, or several one after the other: "bal_train+unbal_train"."""
     for name in names.split("+"):
         if name not in data:
@@ -153,10 +204,17 @@ def split_of(data: DatasetDict, names: str, arguments: DataArguments) -> Dataset
                 f"{arguments.data} has the splits {sorted(data)} but not {name!r}; name them with "
                 f"--train_split and --eval_split, or give --eval_share or --eval_fold"
             )
-    return concatenate_datasets([data[name] for name in names.split("+")])
+    return concatenate_datasets([with_features(data[name]) for name in names.split("+")])
 
 
-def divide(data: Dataset, arguments: DataArguments) -> tuple[Dataset, Dataset]:
+def with_features(data: Clips) -> Clips:
+    """A stream of CSV or JSON lines knows its columns from its first row only."""
+    if data.features is not None:
+        return data
+    return data.cast(Dataset.from_list([next(iter(data))]).features)
+
+
+def divide(data: Clips, arguments: DataArguments) -> tuple[Clips, Clips]:
     """One split -> what is trained on and what is held out."""
     if arguments.eval_fold is not None and arguments.eval_share is not None:
         raise ValueError("--eval_fold and --eval_share both say what is held out; give one of them")
@@ -165,8 +223,18 @@ def divide(data: Dataset, arguments: DataArguments) -> tuple[Dataset, Dataset]:
             raise ValueError(
                 f"--eval_share is {arguments.eval_share}; it must be between 0 and 1, e.g. 0.2"
             )
+        if arguments.streaming:
+            raise ValueError(
+                "--eval_share draws from the whole data; with --streaming hold out a split or fold"
+            )
         parts = data.train_test_split(test_size=arguments.eval_share, seed=SPLIT_SEED)
         return parts["train"], parts["test"]
+    if arguments.streaming:
+        name = check_column(data, arguments.fold_column, "--fold_column")
+        return tuple(
+            data.filter(partial(is_in_fold, name=name, fold=arguments.eval_fold, held_out=part))
+            for part in (False, True)
+        )
     folds = np.array(column(data, arguments.fold_column, "--fold_column"))
     is_held_out = folds == arguments.eval_fold
     if is_held_out.all() or not is_held_out.any():
@@ -177,26 +245,44 @@ def divide(data: Dataset, arguments: DataArguments) -> tuple[Dataset, Dataset]:
     return data.select(np.flatnonzero(~is_held_out)), data.select(np.flatnonzero(is_held_out))
 
 
-def separated(data: Dataset, arguments: DataArguments) -> Dataset:
+def is_in_fold(row: dict, name: str, fold: int, held_out: bool) -> bool:
+    """Whether a row is of the fold, or else of the others."""
+    return (row[name] == fold) == held_out
+
+
+def separated(data: Clips, arguments: DataArguments) -> Clips:
     """Cells of several names become lists."""
     if arguments.label_separator is None:
         return data
-    name, separator = label_column(arguments, data), arguments.label_separator
-    cells = [str(cell).split(separator) for cell in column(data, name, "--label_column")]
-    lists = [[part.strip() for part in cell if part.strip()] for cell in cells]
-    return data.remove_columns(name).add_column(name, lists)
+    name = label_column(arguments, data)
+    separate = partial(names_of, separator=arguments.label_separator)
+    features = Features({**data.features, name: List(Value("string"))})
+    if arguments.streaming:
+        return data.map(lambda row: {name: separate(row[name])}, features=features)
+    lists = [separate(cell) for cell in column(data, name, "--label_column")]
+    return data.remove_columns(name).add_column(name, lists, feature=features[name])
 
 
-def column(data: Dataset, name: str, flag: str) -> list:
-    """All values of a column."""
+def names_of(cell: object, separator: str) -> list[str]:
+    """The names in a cell."""
+    return [part.strip() for part in str(cell).split(separator) if part.strip()]
+
+
+def check_column(data: Clips, name: str, flag: str) -> str:
+    """The name of a column that the data has."""
     if name not in data.features:
         raise ValueError(
             f"the data has no column {name!r}; give {flag} one of {sorted(data.features)}"
         )
-    return data.select_columns(name)[:][name]
+    return name
 
 
-def label_column(arguments: DataArguments, data: Dataset) -> str:
+def column(data: Dataset, name: str, flag: str) -> list:
+    """All values of a column."""
+    return data.select_columns(check_column(data, name, flag))[:][name]
+
+
+def label_column(arguments: DataArguments, data: Clips) -> str:
     """The column of labels that was named, or the first usual one."""
     if arguments.label_column is None:
         usual = [name for name in LABEL_COLUMNS if name in data.features]
@@ -206,16 +292,15 @@ def label_column(arguments: DataArguments, data: Dataset) -> str:
                 f"one of {sorted(data.features)}"
             )
         return usual[0]
-    column(data.select(range(0)), arguments.label_column, "--label_column")
-    return arguments.label_column
+    return check_column(data, arguments.label_column, "--label_column")
 
 
-def is_exclusive(arguments: DataArguments, data: Dataset) -> bool:
+def is_exclusive(arguments: DataArguments, data: Clips) -> bool:
     """Whether a clip has exactly one label."""
     return not hasattr(data.features[label_column(arguments, data)], "feature")
 
 
-def read_classes(arguments: DataArguments, *splits: Dataset) -> list[tuple[str, str]]:
+def read_classes(arguments: DataArguments, *splits: Clips) -> list[tuple[str, str]]:
     """(MID, name) of each class, in the order of their indices; the two are often the same."""
     path = Path(arguments.label_csv or Path(arguments.data) / CLASS_LIST)
     if path.is_file():
@@ -229,6 +314,11 @@ def read_classes(arguments: DataArguments, *splits: Dataset) -> list[tuple[str, 
     kind = getattr(kind, "feature", kind)
     if isinstance(kind, ClassLabel):
         return [(label, label) for label in kind.names]
+    if arguments.streaming:
+        raise ValueError(
+            "a stream does not tell its classes before its end; list them in a file of "
+            "index,mid,display_name and give that as --label_csv"
+        )
     if name == "labels" and "human_labels" in splits[0].features:
         columns = [split.select_columns(["labels", "human_labels"]) for split in splits]
         rows = (row for column in columns for row in column)

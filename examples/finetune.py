@@ -15,39 +15,35 @@ weights. Run again, it goes on from the last checkpoint.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
-import yaml
-from data_sources import DataArguments, is_exclusive, label_column, load_data, read_classes
-from datasets import Dataset
+from data_sources import Clips, is_exclusive, label_column, load_data, read_classes
+from datasets import Dataset, IterableDataset
+from finetune_arguments import Arguments, ModelArguments, parse_arguments
 from run_folder import Judge, save_results
-from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
-    HfArgumentParser,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_ast import ASTFeatureExtractor
 from modeling_ast.training import (
     ASTTrainer,
     AudioCollator,
-    Augmentation,
     AverageWeightsCallback,
     BadClips,
     BalancedSampler,
     ClipReader,
     EpochDecay,
     LabelEncoder,
+    TrainingStream,
     balanced_weights,
     drop_bad_clips,
+    last_whole_checkpoint,
     published_adam,
 )
 
@@ -59,150 +55,6 @@ CONFIG_FIELDS = (
     "patchout_frequency",
     "patchout_time",
 )
-
-
-@dataclass
-class ModelArguments:
-    """Which model, and its input."""
-
-    model: str | None = field(default=None, metadata={"help": "AST on the Hub, or a directory"})
-    from_scratch: bool = field(
-        default=False, metadata={"help": "random weights, in the architecture of the model"}
-    )
-    patch_size: list[int] | None = field(
-        default=None, metadata={"help": "mel bins and frames of a patch, with --from_scratch"}
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "frames of 10 ms; the position grid is refitted"}
-    )
-    frequency_stride: int | None = field(default=None, metadata={"help": "in mel bins"})
-    time_stride: int | None = field(default=None, metadata={"help": "in frames"})
-    patchout_frequency: int | None = field(
-        default=None, metadata={"help": "rows of patches dropped while training, as in PaSST"}
-    )
-    patchout_time: int | None = field(default=None, metadata={"help": "columns of them"})
-    mean: float | None = field(
-        default=None, metadata={"help": "of the data's log-mel values; see normalization_stats.py"}
-    )
-    std: float | None = field(default=None, metadata={"help": "their standard deviation"})
-
-
-@dataclass
-class OptimizerArguments:
-    """The published optimiser and schedule; without them, those of TrainingArguments."""
-
-    published_adam: bool = field(
-        default=False, metadata={"help": "Adam, betas (0.95, 0.999), the decay in the gradient"}
-    )
-    layer_decay: float = field(
-        default=1.0, metadata={"help": "rate of a layer: this times that of the next layer"}
-    )
-    head_rate: float = field(default=1.0, metadata={"help": "rate of the head: this times others'"})
-    decay_first: int | None = field(
-        default=None, metadata={"help": "epochs at the full rate, then it falls; see EpochDecay"}
-    )
-    decay_every: int = field(default=1, metadata={"help": "epochs from one fall to the next"})
-    decay_factor: float = field(default=0.5, metadata={"help": "what each fall multiplies by"})
-
-
-@dataclass
-class SamplingArguments:
-    """Which clips are drawn, and which weights are averaged."""
-
-    balanced_sampling: bool = field(
-        default=False, metadata={"help": "draw clips of rare classes more often"}
-    )
-    mix_whole_set: bool = field(
-        default=False,
-        metadata={"help": "mixup with any clip of the set, as published, not of the batch"},
-    )
-    average_from: int | None = field(
-        default=None, metadata={"help": "average the weights from the end of this epoch (from 1)"}
-    )
-    average_to: int | None = field(default=None, metadata={"help": "to this one; the last"})
-
-
-@dataclass
-class Arguments:
-    """All that can be set, by its kind."""
-
-    model: ModelArguments
-    data: DataArguments
-    augmentation: Augmentation
-    optimizer: OptimizerArguments
-    sampling: SamplingArguments
-    training: TrainingArguments
-
-
-KINDS = (
-    ModelArguments,
-    DataArguments,
-    Augmentation,
-    OptimizerArguments,
-    SamplingArguments,
-    TrainingArguments,
-)
-
-
-def parse_arguments() -> Arguments:
-    """Reads a recipe, if there is one, and the command line, which wins."""
-    parser = HfArgumentParser(KINDS)
-    parser.description = "Fine-tune an AST on any data set."
-    # Augmentation's own defaults are for AudioSet's clips of ten seconds.
-    parser.set_defaults(mixup_rate=0.0, frequency_mask=0, time_mask=0)
-    parser.add_argument("--recipe", metavar="YAML", help="file of arguments; see recipes/")
-    recipe = parser.parse_known_args()[0].recipe
-    if recipe:
-        parser.set_defaults(**read_recipe(recipe, parser))
-    *kinds, _ = parser.parse_args_into_dataclasses()
-    arguments = Arguments(*kinds)
-    training = arguments.training
-    for name, value in (("--model", arguments.model.model), ("--data", arguments.data.data)):
-        if value is None:
-            parser.error(f"{name} is missing; give it here or in the recipe")
-    if not training.output_dir:
-        parser.error("--output_dir is missing; give it here or in the recipe")
-    if mistake := contradiction(arguments):
-        parser.error(mistake)
-    # The collator reads every column of the data set; Trainer would drop what the model lacks.
-    training.remove_unused_columns = False
-    training.dataloader_pin_memory &= torch.cuda.is_available()
-    return arguments
-
-
-def contradiction(arguments: Arguments) -> str | None:
-    """What no run could do, in one sentence."""
-    optimizer, sampling = arguments.optimizer, arguments.sampling
-    if not optimizer.published_adam and (optimizer.layer_decay, optimizer.head_rate) != (1, 1):
-        return "--layer_decay and --head_rate are for --published_adam; give that too"
-    if sampling.average_to is not None and sampling.average_from is None:
-        return "--average_to is given without --average_from; give the first epoch too"
-    if arguments.model.patch_size and not arguments.model.from_scratch:
-        return "--patch_size is for --from_scratch; trained patches keep their size"
-    if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
-        return "--mix_whole_set is for a mixup; give --mixup_rate too"
-    if optimizer.decay_first is not None and 0 < arguments.training.warmup_steps < 1:
-        return "--warmup_steps is a share of the run; with --decay_first give a number of steps"
-    return None
-
-
-def read_recipe(path: str, parser: HfArgumentParser) -> dict:
-    """The arguments in a recipe, each with its type."""
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the recipe {path}: {error}") from error
-    actions = {action.dest: action for action in parser._actions}
-    unknown = set(recipe) - set(actions)
-    if unknown:
-        raise ValueError(f"{path} has unknown arguments {sorted(unknown)}; see --help")
-    # YAML reads 1e-3 as text; argparse's own types put that right.
-    return {
-        name: actions[name].type(value)
-        if callable(actions[name].type) and not isinstance(value, list)
-        else value
-        for name, value in recipe.items()
-    }
 
 
 def load_model(arguments: ModelArguments, classes: list[tuple[str, str]], exclusive: bool = False):
@@ -243,22 +95,26 @@ def build_trainer(
     model,
     extractor: ASTFeatureExtractor,
     classes: list[tuple[str, str]],
-    splits: tuple[Dataset, Dataset],
+    splits: tuple[Clips, Dataset],
     arguments: Arguments,
     compute_metrics: Judge,
 ) -> ASTTrainer:
-    """A Trainer that decodes, crops, augments and extracts features in its workers."""
+    """A Trainer whose workers decode, crop and mix, and perhaps extract features and augment."""
     (train, held_out), data, training = splits, arguments.data, arguments.training
     reader = ClipReader(extractor.sampling_rate, data.audio_column, root=data.root)
     bad_list = Path(training.output_dir) / "bad_clips.txt"
-    bad_clips = BadClips(bad_list, len(train) + len(held_out), data.max_bad_share)
+    num_clips = clips_of_training(train, arguments) + len(held_out)
+    bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
     collate = partial(
         AudioCollator,
         extractor,
         label_encoder(classes, model.config.problem_type),
         label_column=label_column(data, train),
         reader=reader,
+        features=not features_on_device(arguments),
     )
+    if isinstance(train, IterableDataset):
+        train = TrainingStream(train, data.train_clips, data.shuffle_buffer, training.seed)
     return ASTTrainer(
         model,
         training,
@@ -271,12 +127,41 @@ def build_trainer(
         ),
         eval_collator=collate(),
         train_dataset=train,
-        # In training a bad clip gives way to another; an evaluation must not count one twice.
-        eval_dataset=drop_bad_clips(held_out, reader, bad_clips),
+        eval_dataset=good_clips(held_out, reader, bad_clips, training),
         compute_metrics=compute_metrics,
         processing_class=extractor,
+        extractor=extractor,
+        augmentation=arguments.augmentation,
         **published_parts(arguments, train),
     )
+
+
+def clips_of_training(train: Clips, arguments: Arguments) -> int:
+    """Clips of the training set, or those that the run will draw from a stream."""
+    if not isinstance(train, IterableDataset):
+        return len(train)
+    training = arguments.training
+    step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return arguments.data.train_clips or step * training.max_steps
+
+
+def features_on_device(arguments: Arguments) -> bool:
+    """Whether the training device computes the features: a GPU does by default."""
+    where = arguments.model.features
+    return where == "device" or (where == "auto" and arguments.training.device.type != "cpu")
+
+
+def good_clips(
+    held_out: Dataset, reader: ClipReader, bad_clips: BadClips, training: TrainingArguments
+) -> Dataset:
+    """Those that can be decoded, which one process on each machine finds out.
+
+    In training a bad clip gives way to another; an evaluation must not count one twice.
+    """
+    with training.main_process_first(desc="the look for bad clips"):
+        workers = training.dataloader_num_workers or None
+        first = training.local_process_index == 0
+        return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
 
 
 def label_encoder(classes: list[tuple[str, str]], problem_type: str) -> LabelEncoder:
@@ -286,7 +171,7 @@ def label_encoder(classes: list[tuple[str, str]], problem_type: str) -> LabelEnc
     return LabelEncoder(label2id, multi_label, num_labels=len(classes))
 
 
-def published_parts(arguments: Arguments, train: Dataset) -> dict:
+def published_parts(arguments: Arguments, train: Clips) -> dict:
     """ASTTrainer's keywords for what was asked for of the paper's optimiser, sampler, averaging."""
     chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
     parts = {}
@@ -313,19 +198,16 @@ def published_parts(arguments: Arguments, train: Dataset) -> dict:
 
 
 def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
-    """The metrics of the averaged weights, as `average_*`; the trainer's model then has them."""
+    """The metrics of the averaged weights, as `average_*`."""
     trainer.accelerator.wait_for_everyone()
-    file = Path(trainer.args.output_dir) / "average" / "model.safetensors"
-    trainer.model.load_state_dict(load_file(file))
-    return trainer.evaluate(metric_key_prefix="average")
-
-
-def last_checkpoint(training: TrainingArguments) -> str | None:
-    """The checkpoint that was asked for, or the newest that a killed run left."""
-    asked = training.resume_from_checkpoint
-    if asked is None and Path(training.output_dir).is_dir():
-        return get_last_checkpoint(training.output_dir)
-    return asked
+    trained, wrapped = trainer.model, trainer.model_wrapped
+    folder = Path(trainer.args.output_dir) / "average"
+    average = AutoModelForAudioClassification.from_pretrained(folder).to(trainer.args.device)
+    trainer.model = trainer.model_wrapped = average
+    try:
+        return trainer.evaluate(metric_key_prefix="average")
+    finally:
+        trainer.model, trainer.model_wrapped = trained, wrapped
 
 
 def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
@@ -345,7 +227,9 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
         raise OSError(f"cannot load the model {arguments.model.model!r}: {error}") from error
     judge = Judge([name for _, name in classes], exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
-    trainer.train(resume_from_checkpoint=last_checkpoint(arguments.training))
+    training = arguments.training
+    newest = last_whole_checkpoint(training.output_dir, training.world_size)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or newest)
     return trainer, judge
 
 
@@ -358,12 +242,14 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     table = judge.table
-    trainer.save_model()
     if arguments.sampling.average_from is not None:
         metrics |= evaluate_average(trainer)
     if trainer.is_world_process_zero():
         sources = (arguments.model.model, arguments.data.data)
         save_results(trainer, judge, table, sources, metrics)
+    # With --push_to_hub this uploads the whole folder, but for the checkpoints.
+    trainer.save_model()
+    if trainer.is_world_process_zero():
         score = f"{judge.metric} {metrics[f'eval_{judge.metric}']:.4f}"
         sys.stdout.write(f"{score}; the model is in {trainer.args.output_dir}\n")
 

@@ -2,7 +2,8 @@
 
 `metrics.json`, `learning_curve.png`, `per_class.csv` (average precision, area under the ROC curve
 and number of held-out clips of each class), `per_class_ap.png`, and `README.md`, a model card with
-the results in the Hub's model-index.
+the results in the Hub's model-index. Trainer adds its checkpoints and the TensorBoard log
+(`runs/`, for `tensorboard --logdir`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import EvalPrediction
+from transformers.trainer_utils import has_length
 
 from modeling_ast.training import ASTTrainer, ClassResult, accuracy, class_table, compute_metrics
 
@@ -154,6 +156,8 @@ def write_card(
         tags=["audio-spectrogram-transformer", "audio-classification", "modeling_ast"],
     )
     arguments, config = trainer.args, trainer.model.config
+    clips = trainer.train_dataset
+    num_clips = f"{len(clips)} clips" if has_length(clips) else "a stream of clips"
     schedule = trainer.epoch_decay or f"{arguments.lr_scheduler_type} schedule"
     local = "\nThe base model and the data were local directories.\n" if is_local else ""
     return f"""---
@@ -165,7 +169,7 @@ def write_card(
 An Audio Spectrogram Transformer fine-tuned with `examples/finetune.py` of modeling_ast.
 
 - base model: `{base_model}`
-- data: `{data}`, {len(trainer.train_dataset)} clips to train, {len(trainer.eval_dataset)} held out
+- data: `{data}`, {num_clips} to train, {len(trainer.eval_dataset)} held out
 - classes: {", ".join(config.id2label.values())}
 {local}
 | held-out metric | value |

@@ -1,6 +1,7 @@
 """data_sources: each form of DATA gives the same clips, labels and classes."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from data_sources import (
     load_part,
     read_classes,
 )
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
+from embedded_data import write_data_set
 
 from modeling_ast import read_audio
 from modeling_ast.training import ClipReader
@@ -167,3 +169,58 @@ def test_more_mistakes(sounds):
         read_classes(arguments, *load_data(arguments))
     with pytest.raises(ValueError, match=r"no file at nowhere.csv; give the class list"):
         read_classes(DataArguments(path, label_csv="nowhere.csv"))
+
+
+def rows_of(clips):
+    return [dict(row) for row in clips]
+
+
+def test_a_stream_has_the_rows_of_the_stored_data(sounds):
+    folder, rows = sounds
+    for row in rows:
+        row["tags"] = f"{row['category']}; loud"
+    path = write_csv(folder / "all.csv", rows)
+    common = {"audio_column": "file", "label_column": "tags", "label_separator": ";"}
+    parts = [
+        load_data(DataArguments(path, eval_fold=2, streaming=streaming, **common))
+        for streaming in (False, True)
+    ]
+    assert isinstance(parts[1][0], IterableDataset) and isinstance(parts[1][1], Dataset)
+    for stored, streamed in zip(*parts):
+        assert rows_of(stored) == rows_of(streamed) and len(rows_of(stored)) > 0
+        assert streamed.features["tags"] == List(Value("string"))
+    arguments = DataArguments(path, streaming=True, **common)
+    assert not is_exclusive(arguments, parts[1][0])
+    with pytest.raises(ValueError, match=r"a stream does not tell its classes.*--label_csv"):
+        read_classes(arguments, *parts[1])
+
+
+def test_a_stream_of_audio_sets_parquet(tmp_path):
+    folder = write_data_set(
+        tmp_path / "data", num_train=14, num_test=14, seconds=1.0, progress=False
+    )
+    stored = load_data(DataArguments(str(folder), "balanced"))
+    streamed = load_data(DataArguments(str(folder), "balanced", streaming=True))
+    for first, second in zip(stored, streamed):
+        assert rows_of(first) == rows_of(second)
+    arguments = DataArguments(str(folder), "balanced", streaming=True)
+    assert read_classes(arguments, *streamed) == read_classes(arguments, *stored)
+
+
+def test_a_stream_of_folders(sounds):
+    folder, _ = sounds
+    for split in ("train", "test"):
+        shutil.copytree(folder / "clips", folder / "both" / split)
+    stored = load_data(DataArguments(str(folder / "both")))
+    streamed = load_data(DataArguments(str(folder / "both"), streaming=True))
+    assert {row["label"] for row in streamed[0]} == set(WORDS)
+    for first, second in zip(stored, streamed):
+        assert rows_of(first) == rows_of(second)
+
+
+def test_a_stream_cannot_be_drawn_from(sounds):
+    folder, rows = sounds
+    path = write_csv(folder / "all.csv", rows)
+    arguments = DataArguments(path, audio_column="file", eval_share=0.2, streaming=True)
+    with pytest.raises(ValueError, match="with --streaming hold out a split or fold"):
+        load_data(arguments)

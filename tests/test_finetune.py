@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,23 @@ import soundfile
 import torch
 import yaml
 from conftest import ROOT, randomise
+from data_sources import DataArguments, load_data, read_classes
 from embedded_data import SOUNDS, write_data_set
+from finetune_arguments import (
+    Arguments,
+    ModelArguments,
+    OptimizerArguments,
+    SamplingArguments,
+    parse_arguments,
+)
+from hub_stand_in import HubStandIn
+from run_folder import Judge
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, average_precision_score
 from transformers import TrainingArguments, pipeline
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, read_audio
-from modeling_ast.training import SCHEDULES
+from modeling_ast.training import SCHEDULES, Augmentation, TrainingStream
 
 TINY_RUN = [
     *("--max_steps", "6", "--per_device_train_batch_size", "4"),
@@ -72,7 +83,7 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path):
     classify = pipeline("audio-classification", model=str(out))
     assert classify.model.config.problem_type == "multi_label_classification"
     assert classify.feature_extractor.padding == "longest"
-    _, held_out = finetune.load_data(finetune.DataArguments(data=str(data)))
+    _, held_out = load_data(DataArguments(data=str(data)))
     # The run's own batches: clips alone round otherwise, and after six steps scores nearly tie.
     waveforms = [read_audio(row["audio"]["bytes"]) for row in held_out]
     logits = []
@@ -96,27 +107,81 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path):
     assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+# Everything that draws something, and the average that must survive.
+DRAWING_RUN = [
+    *("--per_device_train_batch_size", "4", "--num_train_epochs", "3", "--eval_strategy", "epoch"),
+    *("--save_steps", "2", "--save_total_limit", "1", "--logging_steps", "1", "--seed", "3"),
+    *("--mixup_rate", "0.5", "--mix_whole_set", "--max_gain_db", "6", "--frequency_mask", "8"),
+    *("--time_mask", "20", "--max_noise", "0.1", "--max_roll", "5", "--patchout_time", "3"),
+    *("--balanced_sampling", "--average_from", "1", "--dataloader_num_workers", "1"),
+]
+
+
+def kill_when(process, is_time) -> bool:
+    """SIGKILL; whether it came in time."""
+    deadline = time.monotonic() + 300
+    while not is_time() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    in_time = process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return in_time
+
+
+def start(*arguments):
+    """In a group of its own, so that a kill takes the workers too, as a machine's end does."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command(*arguments), start_new_session=True, **quiet)
+
+
+def assert_same_weights(first, second):
+    for folder in (".", "average"):
+        models = [
+            ASTForAudioClassification.from_pretrained(run / folder) for run in (first, second)
+        ]
+        for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+            assert torch.equal(a, b), name
+
+
 def test_a_killed_run_ends_as_an_unbroken_one(base, data, tmp_path):
+    """Killed twice: within the second epoch, and while it writes a checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     paths = ("--model", base, "--data", data, "--output_dir")
-    assert run(*paths, whole, *TINY_RUN).returncode == 0
-    process = subprocess.Popen(
-        command(*paths, broken, *TINY_RUN), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    checkpoint = broken / "checkpoint-2" / "trainer_state.json"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists() and not (broken / "metrics.json").exists()
-    again = run(*paths, broken, *TINY_RUN)
+    ended = run(*paths, whole, *DRAWING_RUN)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    # Seven steps an epoch: the first kill is in the second one.
+    within = broken / "checkpoint-8" / "trainer_state.json"
+    assert kill_when(start(*paths, broken, *DRAWING_RUN), within.exists)
+    saving = broken / "checkpoint-14"
+    assert kill_when(start(*paths, broken, *DRAWING_RUN), saving.exists)
+    assert not (broken / "metrics.json").exists()
+    again = run(*paths, broken, *DRAWING_RUN)
     assert again.returncode == 0, again.stderr[-3000:]
-    models = [ASTForAudioClassification.from_pretrained(path) for path in (whole, broken)]
-    for (name, first), second in zip(
-        models[0].named_parameters(), models[1].parameters(), strict=True
-    ):
-        assert torch.equal(first, second), name
+    assert_same_weights(whole, broken)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(base, data, tmp_path):
+    """Killed again and again, some moments after its start, until it ends."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    paths = ("--model", base, "--data", data, "--output_dir")
+    assert run(*paths, whole, *DRAWING_RUN).returncode == 0
+    rng, kills = np.random.default_rng(0), 0
+    for _ in range(12):
+        process = start(*paths, broken, *DRAWING_RUN)
+        before = {path.name for path in broken.glob("checkpoint-*")} if broken.exists() else set()
+
+        def has_moved(before=before):
+            return {path.name for path in broken.glob("checkpoint-*")} != before
+
+        wait = time.monotonic() + rng.uniform(0, 1.5)
+        kills += kill_when(process, lambda: has_moved() and time.monotonic() > wait)  # noqa: B023
+        if (broken / "metrics.json").exists():
+            break
+    assert kills >= 3
+    again = run(*paths, broken, *DRAWING_RUN)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert_same_weights(whole, broken)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +211,25 @@ def test_a_recipe_is_read_and_the_command_line_wins(base, data, tmp_path, monkey
     recipe.write_text("learning_rate: 1e-3\nnum_train_epochs: 7\nmax_roll: 4\noutput_dir: here\n")
     arguments = ["finetune.py", "--recipe", recipe, "--model", base, "--data", data]
     monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--num_train_epochs", "2"])
-    arguments = finetune.parse_arguments()
+    arguments = parse_arguments()
     augmentation, training = arguments.augmentation, arguments.training
     assert (training.learning_rate, training.num_train_epochs) == (1e-3, 2)
     assert augmentation.max_roll == 4 and augmentation.mixup_rate == 0
     recipe.write_text("learning_rat: 1e-3\n")
     with pytest.raises(ValueError, match=r"unknown arguments \['learning_rat'\]"):
-        finetune.parse_arguments()
+        parse_arguments()
+
+
+@pytest.mark.parametrize("name", ["demo", "recipes/demo.yaml"])
+def test_a_recipe_of_ours_is_found_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["finetune.py", "--recipe", name, "--model", "m"]
+    monkeypatch.setattr(sys, "argv", command)
+    recipe = yaml.safe_load((ROOT / "examples" / "recipes" / "demo.yaml").read_text())
+    assert parse_arguments().training.num_train_epochs == recipe["num_train_epochs"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", "--recipe", "nowhere.yaml"])
+    with pytest.raises(ValueError, match=r"cannot read the recipe nowhere.yaml"):
+        parse_arguments()
 
 
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
@@ -162,7 +239,7 @@ def arguments_of(recipe, monkeypatch, *words):
     """What a recipe sets; on a machine without a GPU bfloat16 must be allowed."""
     command = ["finetune.py", "--recipe", str(recipe), "--use_cpu", *words]
     monkeypatch.setattr(sys, "argv", command)
-    return finetune.parse_arguments()
+    return parse_arguments()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -179,7 +256,7 @@ def test_published_recipes_are_as_published(name, monkeypatch):
     """The schedule is that of training.SCHEDULES, the optimiser published_adam's."""
     recipe = ROOT / "examples" / "recipes" / f"{name}.yaml"
     arguments = arguments_of(recipe, monkeypatch)
-    parts = finetune.published_parts(replace(arguments, sampling=finetune.SamplingArguments()), [])
+    parts = finetune.published_parts(replace(arguments, sampling=SamplingArguments()), [])
     assert parts["epoch_decay"] == SCHEDULES[name]
     optimizer = parts["make_optimizer"](torch.nn.Linear(2, 2))
     assert isinstance(optimizer, torch.optim.Adam)
@@ -271,13 +348,23 @@ def test_one_folder_per_label_with_all_published_parts(base, folders, tmp_path):
         (["--patch_size", "8"], "--patch_size is for --from_scratch"),
         (["--mix_whole_set"], "--mix_whole_set is for a mixup; give --mixup_rate too"),
         (["--decay_first", "1", "--warmup_steps", "0.1"], "--warmup_steps is a share of the run"),
+        (["--streaming"], "--streaming knows no end; give --train_clips"),
+        (["--streaming", "--balanced_sampling"], "train without --streaming"),
+        (
+            ["--streaming", "--mixup_rate", "1", "--mix_whole_set"],
+            "--mix_whole_set draws clips from anywhere",
+        ),
+        (
+            ["--streaming", "--max_steps", "9", "--average_from", "2"],
+            "--decay_first and --average_from count epochs; give --train_clips too",
+        ),
     ],
 )
 def test_what_no_run_could_do_is_refused(monkeypatch, capsys, words, message):
     paths = ["--model", "m", "--data", "d", "--output_dir", "o"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", *paths, *words])
     with pytest.raises(SystemExit):
-        finetune.parse_arguments()
+        parse_arguments()
     assert message in capsys.readouterr().err
 
 
@@ -297,9 +384,120 @@ def test_the_loss_can_be_chosen(base, folders, data, tmp_path, monkeypatch, caps
         finetune.main()
 
 
+def logged(folder, key):
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [row[key] for row in state["log_history"] if key in row]
+
+
+def test_features_on_the_training_device_are_those_of_the_workers(base, data, tmp_path):
+    """Without augmentation, the same losses and metrics."""
+    words = ["--model", base, "--data", data, *TINY_RUN, "--eval_strategy", "steps"]
+    curves = []
+    for where in ("workers", "device"):
+        out = tmp_path / where
+        ended = run(*words, "--output_dir", out, "--features", where, "--eval_steps", 3)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        curves.append([logged(out / "checkpoint-6", key) for key in ("loss", "eval_loss")])
+        assert len(curves[-1][0]) == 6 and len(curves[-1][1]) == 2
+    np.testing.assert_allclose(curves[0][0], curves[1][0], rtol=1e-3)
+    np.testing.assert_allclose(curves[0][1], curves[1][1], rtol=1e-5)
+
+
+def test_a_stream_trains_by_epochs_and_resumes(base, data, tmp_path):
+    """Features and masks on the training device; TensorBoard has a log of it."""
+    out = tmp_path / "run"
+    words = ["--model", base, "--data", data, "--output_dir", out, "--streaming"]
+    words += ["--train_clips", 28, "--shuffle_buffer", 8, "--features", "device", "--mixup_rate", 1]
+    words += ["--time_mask", 20, "--average_from", 2, "--num_train_epochs", 2, "--save_steps", 5]
+    words += ["--per_device_train_batch_size", 4, "--logging_steps", 1]
+    ended = run(*words)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    # Two epochs of seven steps.
+    losses = logged(out / "checkpoint-14", "loss")
+    assert len(losses) == 14
+    assert {"eval_mAP", "average_mAP"} <= json.loads((out / "metrics.json").read_text()).keys()
+    assert list(out.glob("runs/*/events.out.tfevents.*"))
+    assert "28 clips to train" in (out / "README.md").read_text()
+    shutil.rmtree(out / "checkpoint-14")
+    (out / "metrics.json").unlink()
+    assert run(*words).returncode == 0
+    assert logged(out / "checkpoint-14", "loss") == losses
+
+
+def test_a_stream_of_unknown_length_trains_by_steps(base, data, tmp_path, monkeypatch):
+    words = ["--model", base, "--data", data, "--output_dir", tmp_path, "--streaming", *TINY_RUN]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, words), "--report_to", "none"])
+    finetune.main()
+    assert "a stream of clips to train" in (tmp_path / "README.md").read_text()
+    assert len(logged(tmp_path / "checkpoint-6", "loss")) == 6
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_streams_bad_clips_are_counted_among_those_drawn(base, data, tmp_path):
+    splits = load_data(DataArguments(data=str(data), streaming=True))
+    training = TrainingArguments(
+        tmp_path, max_steps=5, per_device_train_batch_size=4, gradient_accumulation_steps=3
+    )
+    arguments = Arguments(
+        ModelArguments(),
+        DataArguments(data=str(data), streaming=True),
+        Augmentation(0.0),
+        OptimizerArguments(),
+        SamplingArguments(),
+        training,
+    )
+    assert finetune.clips_of_training(splits[0], arguments) == 5 * 4 * 3
+    classes = read_classes(arguments.data, *splits)
+    model, extractor = finetune.load_model(ModelArguments(model=str(base)), classes)
+    judge = Judge([name for _, name in classes], exclusive=False)
+    trainer = finetune.build_trainer(model, extractor, classes, splits, arguments, judge)
+    assert isinstance(trainer.train_dataset, TrainingStream)
+    assert trainer.data_collator.bad_clips.num_clips == 60 + 28
+
+
+def test_mixed_precision_checkpointing_and_accumulation_together(base, data, tmp_path):
+    out = tmp_path / "run"
+    words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN, "--use_cpu", "--bf16"]
+    plain = run(*words[:4], "--output_dir", tmp_path / "plain", *TINY_RUN)
+    ended = run(*words, "--gradient_checkpointing", "--gradient_accumulation_steps", 2)
+    assert ended.returncode == plain.returncode == 0, ended.stderr[-3000:]
+    losses = logged(out / "checkpoint-6", "loss")
+    assert len(losses) == 6 and np.isfinite(losses).all()
+    # The first step has eight clips where the plain run has four; both start at about ln 2.
+    assert losses[0] == pytest.approx(
+        logged(tmp_path / "plain" / "checkpoint-6", "loss")[0], rel=0.1
+    )
+    weights = load_file(out / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_a_run_is_pushed_with_its_own_card(base, data, tmp_path):
+    """To a stand-in of the Hub: everything of the folder but the checkpoints."""
+    out = tmp_path / "my-sounds"
+    words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN, "--push_to_hub"]
+    words += ["--hub_model_id", "me/my-sounds", "--hub_strategy", "end", "--average_from", 1]
+    with HubStandIn(tmp_path / "hub") as hub:
+        environment = {**os.environ, **hub.environment(home=tmp_path / "home")}
+        ended = subprocess.run(
+            command(*words), capture_output=True, text=True, check=False, env=environment
+        )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    pushed = tmp_path / "hub" / "models" / "me" / "my-sounds"
+    assert {
+        "model.safetensors",
+        "preprocessor_config.json",
+        "metrics.json",
+        "per_class_ap.png",
+    } <= {path.name for path in pushed.iterdir()}
+    assert (pushed / "average" / "model.safetensors").is_file()
+    assert not list(pushed.glob("checkpoint-*"))
+    assert (pushed / "README.md").read_text() == (out / "README.md").read_text()
+    assert "model-index" in (pushed / "README.md").read_text()
+
+
 def test_from_scratch_with_other_patches_and_statistics(base):
     classes = [("a", "a"), ("b", "b")]
-    arguments = finetune.ModelArguments(
+    arguments = ModelArguments(
         str(base), from_scratch=True, patch_size=[32, 2], time_stride=2, mean=-6.5, std=5.5
     )
     arguments.patchout_time = 20
@@ -318,20 +516,20 @@ def test_a_directory_written_anew_is_read_anew(tmp_path):
     first, second = tmp_path / "a" / "data", tmp_path / "b" / "data"
     for folder, clips in ((first, 14), (second, 28)):
         write_data_set(folder, num_train=clips, num_test=14, seconds=1.0, progress=False)
-        train, _ = finetune.load_data(finetune.DataArguments(data=str(folder)))
+        train, _ = load_data(DataArguments(data=str(folder)))
         assert len(train) == clips
     write_data_set(first, num_train=15, num_test=14, seconds=1.0, progress=False, force=True)
-    assert len(finetune.load_data(finetune.DataArguments(data=str(first)))[0]) == 15
+    assert len(load_data(DataArguments(data=str(first)))[0]) == 15
 
 
 def test_gradient_accumulation_equals_a_larger_batch(base, data, tmp_path):
     """With several labels, where BCE ignores the number of items that Trainer counts."""
-    arguments = finetune.DataArguments(data=str(data))
-    splits = finetune.load_data(arguments)
-    classes = finetune.read_classes(arguments, splits[0])
+    arguments = DataArguments(data=str(data))
+    splits = load_data(arguments)
+    classes = read_classes(arguments, splits[0])
     steps = []
     for batch, accumulation in ((8, 1), (4, 2)):
-        model, extractor = finetune.load_model(finetune.ModelArguments(model=str(base)), classes)
+        model, extractor = finetune.load_model(ModelArguments(model=str(base)), classes)
         training = TrainingArguments(
             tmp_path / f"run{batch}",
             max_steps=1,
@@ -347,13 +545,13 @@ def test_gradient_accumulation_equals_a_larger_batch(base, data, tmp_path):
         )
         torch.manual_seed(0)
         model.classifier.dense.weight.data.normal_(std=0.1)
-        judge = finetune.Judge([name for _, name in classes], exclusive=False)
-        everything = finetune.Arguments(
-            finetune.ModelArguments(),
+        judge = Judge([name for _, name in classes], exclusive=False)
+        everything = Arguments(
+            ModelArguments(),
             arguments,
-            finetune.Augmentation(0.0, frequency_mask=0, time_mask=0),
-            finetune.OptimizerArguments(),
-            finetune.SamplingArguments(),
+            Augmentation(0.0, frequency_mask=0, time_mask=0),
+            OptimizerArguments(),
+            SamplingArguments(),
             training,
         )
         trainer = finetune.build_trainer(model, extractor, classes, splits, everything, judge)

@@ -21,6 +21,7 @@ from .averaging import (
     ensemble_probabilities,
 )
 from .batches import AudioCollator, LabelEncoder, add_features
+from .checkpoints import last_whole_checkpoint
 from .clips import (
     FOLDER_FEATURES,
     BadClips,
@@ -43,6 +44,7 @@ from .metrics import (
 from .normalization import Moments, normalization_stats
 from .optimizer import SCHEDULES, EpochDecay, parameter_groups, published_adam
 from .sampling import BalancedSampler, EpochCallback, balanced_weights
+from .streams import TrainingStream
 from .trainer import ASTTrainer
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "LabelEncoder",
     "Moments",
     "TooManyBadClips",
+    "TrainingStream",
     "WeightMean",
     "accuracy",
     "add_features",
@@ -76,6 +79,7 @@ __all__ = [
     "d_prime",
     "drop_bad_clips",
     "ensemble_probabilities",
+    "last_whole_checkpoint",
     "mask_frequency",
     "mask_time",
     "mixup",

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..modeling_ast import ASTForAudioClassification
 
@@ -157,7 +158,7 @@ class AverageWeightsCallback(TrainerCallback):
             )
         self._mean = WeightMean()
         if state.global_step > 0:
-            self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
+            self._resume(_checkpoint(args, state), state)
 
     def _resume(self, checkpoint: Path, state) -> None:
         file = checkpoint / MEAN_FILE
@@ -175,19 +176,32 @@ class AverageWeightsCallback(TrainerCallback):
         # Not in on_epoch_end: the checkpoint of an epoch's last step is written before that.
         if state.epoch == int(state.epoch):
             self._add(int(state.epoch), model)
+        self._write_before_checkpoint(args, state, control)
 
     def on_epoch_end(self, args, state, control, model=None, **kwargs):
         # Whole epochs are in already; this one was ended early.
         if state.epoch != int(state.epoch):
             self._add(math.ceil(state.epoch), model)
+        self._write_before_checkpoint(args, state, control)
+
+    def _write_before_checkpoint(self, args, state, control) -> None:
+        # A run killed while it saves must not leave a checkpoint that is whole but for this file.
+        if control.should_save:
+            self._write(args, state)
 
     def _add(self, epoch: int, model) -> None:
         if self.first_epoch <= epoch <= self.last_epoch:
             self._mean.add(_plain_names(model.state_dict()))
 
     def on_save(self, args, state, control, **kwargs):
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self._mean.count and state.is_world_process_zero and checkpoint.is_dir():
+        # Whoever else decided on this checkpoint did so after the events above.
+        if not (_checkpoint(args, state) / MEAN_FILE).exists():
+            self._write(args, state)
+
+    def _write(self, args, state) -> None:
+        if self._mean.count and state.is_world_process_zero:
+            checkpoint = _checkpoint(args, state)
+            checkpoint.mkdir(parents=True, exist_ok=True)
             self._mean.save(checkpoint / MEAN_FILE)
 
     def on_train_end(self, args, state, control, model=None, processing_class=None, **kwargs):
@@ -198,6 +212,10 @@ class AverageWeightsCallback(TrainerCallback):
         processor = self.processing_class or processing_class
         if processor is not None:
             processor.save_pretrained(folder)
+
+
+def _checkpoint(args, state) -> Path:
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -202,13 +202,16 @@ class BadClips:
         Raises:
             TooManyBadClips: With it, more than the allowed share is bad.
         """
-        name, text = (" ".join(str(part).split()) for part in (name, reason))
-        if name not in self.read():
+        name, text = _one_line(name), _one_line(reason)
+        if name not in self:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             # One short write to a file opened for appending: lines of two processes do not mix.
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(f"{name}\t{text}\n")
         self.check()
+
+    def __contains__(self, name: str) -> bool:
+        return _one_line(name) in self.read()
 
     def read(self) -> dict[str, str]:
         """Name -> reason of every clip listed so far, by any process."""
@@ -239,6 +242,10 @@ class BadClips:
         )
 
 
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
 def read_or_list(row: Mapping[str, Any], reader: ClipReader, bad: BadClips | None) -> Tensor | None:
     """The waveform (S,) of a row, or None after listing it as bad.
 
@@ -264,16 +271,19 @@ def drop_bad_clips(
     reader: ClipReader,
     bad_clips: BadClips,
     num_proc: int | None = None,
+    decode: bool = True,
 ) -> Dataset | IterableDataset:
     """Decodes every clip once and leaves out those that cannot be; do it with evaluation sets.
 
     Args:
         num_proc: Processes; a stream is worked off as it is read, by whoever reads it.
+        decode: If false, those are left out that are on the list already: for all processes of a
+            machine but the first, once that has decoded.
     Raises:
         TooManyBadClips: More than the allowed share is bad.
     """
     dataset = undecoded(dataset, reader.audio_column)
-    is_good = partial(_is_good, reader=reader, bad=bad_clips)
+    is_good = partial(_is_good if decode else _is_unlisted, reader=reader, bad=bad_clips)
     if isinstance(dataset, IterableDataset):
         return dataset.filter(is_good)
     # From the cache it would come without the list.
@@ -284,6 +294,10 @@ def drop_bad_clips(
 
 def _is_good(row: Mapping[str, Any], reader: ClipReader, bad: BadClips) -> bool:
     return read_or_list(row, reader, bad) is not None
+
+
+def _is_unlisted(row: Mapping[str, Any], reader: ClipReader, bad: BadClips) -> bool:
+    return reader.name(row) not in bad
 
 
 __all__ = [

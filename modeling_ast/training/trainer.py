@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class ASTTrainer(Trainer):
         epoch_decay: The schedule; by default that of TrainingArguments.
         extractor: Computes the features of batches that hold waveforms, on the training device.
         augmentation: What is then done to training features; see `add_features`.
+    Raises:
+        ValueError: TrainingArguments ask for FSDP where accelerate would silently not shard.
     """
 
     def __init__(
@@ -56,6 +59,19 @@ class ASTTrainer(Trainer):
         super().__init__(*args, **kwargs)
         told = [x for x in (train_sampler, self.data_collator) if hasattr(x, "set_epoch")]
         self.add_callback(EpochCallback(*told))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        if self.args.fsdp:
+            # By itself accelerate shards the embeddings, and then the patch projection in them
+            # again, which torch refuses.
+            self.args.fsdp_plugin_args.setdefault("transformer_cls_names_to_wrap", "ASTLayer")
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            raise ValueError(
+                f"fsdp is asked for, but accelerate shards over several GPUs only and this run has "
+                f"{self.args.world_size} process(es) on {self.args.device}; start it with torchrun "
+                f"or accelerate launch on GPUs, or without fsdp"
+            )
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         with self._collating_for_evaluation():
@@ -89,6 +105,11 @@ class ASTTrainer(Trainer):
             optimizer = self.optimizer if optimizer is None else optimizer
             self.lr_scheduler = self.epoch_decay.scheduler(optimizer, steps_per_epoch)
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """As in Trainer, unless there is a card: every push would write Trainer's over it."""
+        if not (Path(self.args.output_dir) / "README.md").exists():
+            super().create_model_card(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """On the device, and as features."""
