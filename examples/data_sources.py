@@ -55,7 +55,11 @@ class DataArguments:
     """Which data set, its columns, and what is held out."""
 
     data: str | None = field(
-        default=None, metadata={"help": "name on the Hub, directory, or CSV, JSON or parquet file"}
+        default=None,
+        metadata={
+            "help": "name on the Hub, directory, or CSV, JSON or parquet file",
+            "aliases": ["--dataset"],
+        },
     )
     data_config: str | None = field(default=None, metadata={"help": "e.g. balanced"})
     train_split: str = field(default="train", metadata={"help": "split to train on; or a+b"})

@@ -15,6 +15,7 @@ weights. Run again, it goes on from the last checkpoint.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +56,13 @@ CONFIG_FIELDS = (
     "patchout_frequency",
     "patchout_time",
 )
+
+
+def smooth_in_loss(arguments: Arguments) -> None:
+    """Where labels are class indices, Trainer smooths them, in its loss."""
+    amount = arguments.augmentation.label_smoothing
+    arguments.training.label_smoothing_factor = amount or arguments.training.label_smoothing_factor
+    arguments.augmentation = replace(arguments.augmentation, label_smoothing=0.0)
 
 
 def load_model(arguments: ModelArguments, classes: list[tuple[str, str]], exclusive: bool = False):
@@ -220,6 +228,8 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     if with_softmax and not exclusive:
         raise ValueError("--loss cross_entropy needs exactly one label to a clip; use bce")
     with_softmax |= arguments.data.loss == "auto" and exclusive
+    if with_softmax:
+        smooth_in_loss(arguments)
     try:
         model, extractor = load_model(arguments.model, classes, with_softmax)
     except OSError as error:

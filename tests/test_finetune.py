@@ -384,6 +384,26 @@ def test_the_loss_can_be_chosen(base, folders, data, tmp_path, monkeypatch, caps
         finetune.main()
 
 
+def test_label_smoothing_of_class_indices(base, folders, tmp_path, monkeypatch):
+    """As torch's own cross entropy smooths, where labels are class indices."""
+    out = tmp_path / "run"
+    paths = ["--model", base, "--data", folders, "--output_dir", out, "--max_steps", "1"]
+    words = ["--label_smoothing", "0.3", "--logging_steps", "1", "--report_to", "none"]
+    words += ["--per_device_train_batch_size", "24", "--save_steps", "1", "--learning_rate", "0"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, paths + words)])
+    finetune.main()
+    model = ASTForAudioClassification.from_pretrained(out)
+    clips = sorted((folders / "train").rglob("*.wav"))
+    inputs = ASTFeatureExtractor.from_pretrained(out)(
+        [read_audio(path) for path in clips], sampling_rate=16000, return_tensors="pt"
+    )
+    truth = torch.tensor([["high", "low"].index(path.parent.name) for path in clips])
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    wanted = torch.nn.functional.cross_entropy(logits, truth, label_smoothing=0.3).item()
+    assert logged(out / "checkpoint-1", "loss") == [pytest.approx(wanted, rel=1e-3)]
+
+
 def logged(folder, key):
     state = json.loads((folder / "trainer_state.json").read_text())
     return [row[key] for row in state["log_history"] if key in row]

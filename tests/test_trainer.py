@@ -139,3 +139,10 @@ def test_waveforms_without_an_extractor_are_refused(tmp_path):
     trainer.extractor = None
     with pytest.raises(ValueError, match="holds waveforms but the trainer has no extractor"):
         trainer.evaluate()
+
+
+def test_sharding_that_would_silently_not_happen_is_refused(tmp_path):
+    """accelerate shards over GPUs only; elsewhere it trains as if nothing had been asked."""
+    arguments = TrainingArguments(tmp_path, fsdp="full_shard", use_cpu=True, report_to=[])
+    with pytest.raises(ValueError, match=r"shards over several GPUs only.*1 process\(es\) on cpu"):
+        ASTTrainer(MeanModel(MeanConfig()), arguments)
