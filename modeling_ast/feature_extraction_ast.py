@@ -8,13 +8,16 @@ normalisation, as the published weights saw it.
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import is_torchaudio_available, logging
 
 try:
@@ -27,7 +30,7 @@ except (ImportError, OSError, RuntimeError):
     from transformers import BatchFeature, SequenceFeatureExtractor
 
 from .configuration_ast import ASTConfig
-from .fbank_ast import count_frames, fbank, frame_samples, hop_samples
+from .fbank_ast import count_frames, fbank, frame_samples, hop_samples, write_fbank
 
 logger = logging.get_logger(__name__)
 
@@ -55,6 +58,8 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         truncation: Whether clips over `max_length` frames are cut; by default with "max_length"
             only.
         min_length: Frames that "longest" gives at least: one patch.
+        device: Where features are computed and returned, such as "cuda"; by default where each
+            clip is, arrays and lists on the CPU. Saved only if given.
 
     Example:
 
@@ -88,6 +93,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         padding: str = "max_length",
         truncation: bool | None = None,
         min_length: int = ASTConfig.patch_size,
+        device: str | None = None,
         **kwargs,
     ):
         # ASTConfig knows which of these numbers are possible, and says it.
@@ -109,6 +115,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         self.padding = _padding_name(padding)
         self.truncation = truncation
         self.min_length = min_length
+        self.device = device
 
     @classmethod
     def from_config(cls, config: ASTConfig, **kwargs) -> ASTFeatureExtractor:
@@ -126,6 +133,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         truncation: bool | None = None,
         max_length: int | None = None,
         return_attention_mask: bool | None = None,
+        device: str | torch.device | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Turns one clip or a batch of clips into model inputs.
@@ -133,12 +141,12 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         Args:
             raw_speech: Mono audio in [-1, 1]: a list of floats, a 1-D array or tensor, a dict
                 {"array", "sampling_rate"}, a list of any of these (lengths may differ), or a 2-D
-                array or tensor (B, S). int16 and int32 are read as PCM. Tensors stay on their
-                device and keep their gradient.
+                array or tensor (B, S). int16 and int32 are read as PCM. Tensors keep their
+                gradient and, without `device`, stay where they are.
             sampling_rate: Rate of `raw_speech`, in Hz; refused if it is not the model's.
             return_tensors: "pt", "np", or None: a tensor for tensors, else a list of arrays.
-            padding, truncation, max_length, return_attention_mask: Instead of the saved ones;
-                `padding=True` is "longest".
+            padding, truncation, max_length, return_attention_mask, device: Instead of the saved
+                ones; `padding=True` is "longest".
 
         Returns:
             `input_values` (B, T, F), float32, and with padding "longest" `attention_mask` (B, T),
@@ -146,19 +154,22 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
 
         Raises:
             ValueError: Wrong rate, more than one channel, an empty clip, one shorter than a frame
-                (25 ms), NaN or infinity, a number type without a known scale, unknown padding.
+                (25 ms), NaN or infinity, a number type without a known scale, unknown padding, a
+                device that is not there.
             TypeError: Unknown keyword, or something that is no audio.
         """
         if kwargs:
             raise TypeError(
                 f"unknown keyword(s) {sorted(kwargs)}; ASTFeatureExtractor takes sampling_rate, "
-                f"return_tensors, padding, truncation, max_length and return_attention_mask"
+                f"return_tensors, padding, truncation, max_length, return_attention_mask and device"
             )
         if return_tensors not in (None, "pt", "np"):
             raise ValueError(f'return_tensors is {return_tensors!r}; it must be "pt", "np" or None')
         padding = self.padding if padding is None else _padding_name(padding)
         truncation = self.truncation if truncation is None else truncation
         max_length = self.max_length if max_length is None else max_length
+        device = self.device if device is None else device
+        device = None if device is None else _existing(device)
         clips = _split_batch(raw_speech)
         rates = [self._check_rate(clip, sampling_rate) for clip in clips]
         if None in rates:
@@ -166,28 +177,51 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
                 f"ASTFeatureExtractor was not told the sampling_rate and takes the audio to be at "
                 f"{self.sampling_rate} Hz; pass sampling_rate=... to have it checked"
             )
-        waveforms = [self._waveform(clip, index) for index, clip in enumerate(clips)]
-        if truncation is None:
-            truncation = padding == "max_length"
-        length = self._batch_length(waveforms, padding, max_length, truncation)
-        if truncation:
-            waveforms = [self._cut(waveform, max_length) for waveform in waveforms]
-
-        frames = self._fbank(waveforms)
-        values = frames[0].new_zeros(len(frames), length, self.num_mel_bins)  # (B, T, F)
-        for index, clip_frames in enumerate(frames):
-            values[index, : len(clip_frames)] = clip_frames
-        if self.do_normalize:
-            values = self.normalize(values)
-
+        waveforms = [self._waveform(clip, index, copy=False) for index, clip in enumerate(clips)]
+        samples = [len(waveform) for waveform in waveforms]
+        length = self._batch_length(samples, padding, max_length, truncation)
+        values, mask = self._features(waveforms, length, device or waveforms[0].device)
         data = {"input_values": values}
-        wanted = self.return_attention_mask or padding == "longest"
-        if wanted if return_attention_mask is None else return_attention_mask:
-            counts = torch.tensor([len(clip_frames) for clip_frames in frames])
-            mask = torch.arange(length) < counts.unsqueeze(1)  # (B, T)
-            data["attention_mask"] = mask.long().to(values.device)
+        if return_attention_mask is None:
+            return_attention_mask = self.return_attention_mask or padding == "longest"
+        if return_attention_mask:
+            data["attention_mask"] = mask
         stay_tensors = any(isinstance(_audio(clip), Tensor) for clip in clips)
         return BatchFeature(_convert(data, return_tensors or ("pt" if stay_tensors else None)))
+
+    def extract_padded(self, waveforms: Tensor, num_samples: Tensor) -> BatchFeature:
+        """Model inputs of a batch that is padded already, on its device, by the saved settings.
+
+        The host does not wait for a GPU, and so does not see there what a call refuses: frames with
+        NaN or infinity become NaN, a clip under 25 ms has no frames.
+
+        Args:
+            waveforms: (B, S), in [-1, 1] or PCM; a clip's samples, then any others.
+            num_samples: (B,), how many are the clip's; S is taken for the longest.
+        Returns:
+            As a call does, tensors.
+        Raises:
+            ValueError: The shapes do not match; on a CPU, also what a call refuses.
+        """
+        if waveforms.ndim != 2 or num_samples.shape != waveforms.shape[:1]:
+            raise ValueError(
+                f"waveforms has shape {tuple(waveforms.shape)} and num_samples "
+                f"{tuple(num_samples.shape)} but they must be (clips, samples) and (clips,); for a "
+                f"list of clips call the extractor itself"
+            )
+        if waveforms.is_cpu:
+            clips = [waveform[:n] for waveform, n in zip(waveforms, num_samples.tolist())]
+            rate = self.sampling_rate
+            return self(clips, sampling_rate=rate, return_tensors="pt", device="cpu")
+        longest = waveforms.shape[1]
+        length = self._batch_length([longest], self.padding, self.max_length, self.truncation)
+        num_samples = _sent(num_samples, waveforms.device)
+        waveforms = _scaled(waveforms, "waveforms are")
+        values, mask = self._together(waveforms, num_samples, length)
+        data = {"input_values": values}
+        if self.return_attention_mask or self.padding == "longest":
+            data["attention_mask"] = mask
+        return BatchFeature(data)
 
     def normalize(self, input_values: Tensor) -> Tensor:
         """(x - mean) / (2 * std): the paper's zero mean and standard deviation of 0.5."""
@@ -207,6 +241,8 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         where this package is imported and transformers' own elsewhere."""
         fields = super().to_dict()
         fields.pop("feature_extractor_type", None)
+        if fields["device"] is None:
+            del fields["device"]
         return fields
 
     def _check_rate(self, clip: Any, sampling_rate: int | None) -> int | None:
@@ -220,9 +256,12 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
                 )
         return given or sampling_rate
 
-    def _waveform(self, clip: Any, index: int) -> Tensor:
-        """One checked clip as a float32 tensor (S,)."""
-        x = _as_tensor(_audio(clip), index)
+    def _waveform(self, clip: Any, index: int, copy: bool = True) -> Tensor:
+        """One checked clip as a float32 tensor (S,); without `copy` it may share an array's memory.
+
+        What lies on a GPU is not checked for NaN yet.
+        """
+        x = _as_tensor(_audio(clip), index, copy)
         if x.ndim == 2 and x.shape[0] == 1:
             x = x[0]  # (S,): torchaudio's and soundfile's mono with its channel axis
         shape = tuple(x.shape)
@@ -231,14 +270,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
                 f"clip {index} has shape {shape} but must be mono, (samples,); mix stereo "
                 f"down first, e.g. clip.mean(axis) over its channel axis"
             )
-        if x.dtype in PCM_SCALES:
-            x = x.float() / PCM_SCALES[x.dtype]
-        elif not x.is_floating_point():
-            raise ValueError(
-                f"clip {index} holds {x.dtype} values, whose scale is unknown; pass floats in "
-                f"[-1, 1] or int16 or int32 PCM"
-            )
-        x = x.float()
+        x = _scaled(x, f"clip {index} holds")
         shortest = frame_samples(self.sampling_rate)
         if len(x) < shortest:
             what = "is empty" if len(x) == 0 else f"has {len(x)} samples"
@@ -246,39 +278,76 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
                 f"clip {index} {what} but one window needs {shortest} samples (25 ms at "
                 f"{self.sampling_rate} Hz); drop it or pad it with zeros"
             )
-        if not torch.isfinite(x).all():
-            bad = int((~torch.isfinite(x)).sum())
-            raise ValueError(
-                f"clip {index} holds NaN or infinity in {bad} of {len(x)} samples; all samples "
-                f"must be finite, so repair or drop the clip"
-            )
+        if x.is_cpu:
+            _check_finite(x, index)
         return x
 
     def _batch_length(
-        self, waveforms: list[Tensor], padding: str, max_length: int, truncation: bool
+        self, samples: list[int], padding: str, max_length: int, truncation: bool | None
     ) -> int:
-        """Frames T of the batch."""
+        """Frames T of a batch of clips with so many samples each."""
+        if truncation is None:
+            truncation = padding == "max_length"
         if padding == "longest":
             # 100 for each second: one or two more than the whole windows that Kaldi counts.
             hop = hop_samples(self.sampling_rate)
-            counts = [self.min_length, *(len(waveform) // hop for waveform in waveforms)]
+            counts = [self.min_length, *(count // hop for count in samples)]
         else:
-            counts = [count_frames(len(waveform), self.sampling_rate) for waveform in waveforms]
+            counts = [count_frames(count, self.sampling_rate) for count in samples]
             counts.append(max_length)
         return min(max(counts), max_length) if truncation else max(counts)
 
-    def _cut(self, waveform: Tensor, max_length: int) -> Tensor:
-        """The samples that the first `max_length` frames see."""
-        last_start = (max_length - 1) * hop_samples(self.sampling_rate)
-        return waveform[: last_start + frame_samples(self.sampling_rate)]
+    def _samples_seen(self, length: int) -> int:
+        """Samples that the first `length` frames see."""
+        return (length - 1) * hop_samples(self.sampling_rate) + frame_samples(self.sampling_rate)
 
-    def _fbank(self, waveforms: list[Tensor]) -> list[Tensor]:
-        """Frames (T, F) of each clip: a GPU takes equal lengths in one pass, a CPU one by one."""
-        equal = len({len(waveform) for waveform in waveforms}) == 1
-        if equal and waveforms[0].device.type != "cpu":
-            batch = torch.stack(waveforms)  # (B, S)
-            return list(fbank(batch, self.num_mel_bins, self.sampling_rate))
-        return [fbank(waveform, self.num_mel_bins, self.sampling_rate) for waveform in waveforms]
+    def _features(
+        self, waveforms: list[Tensor], length: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """`input_values` (B, T, F) and `attention_mask` (B, T) on `device`."""
+        come_from_cpu = all(waveform.is_cpu for waveform in waveforms)
+        differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in waveforms)
+        if device.type == "cpu" and come_from_cpu and not differentiable:
+            return self._clip_by_clip(waveforms, length)
+        samples = torch.tensor([len(waveform) for waveform in waveforms])  # (B,)
+        padded = _padded(waveforms, device)  # (B, S)
+        result = self._together(padded, _sent(samples, device), length)
+        # What was on a GPU is checked once for all, and last: the host waits for the answer.
+        if not come_from_cpu and not _sum_is_finite(padded):
+            for index, waveform in enumerate(waveforms):
+                _check_finite(waveform, index)
+        return result
+
+    def _clip_by_clip(self, waveforms: list[Tensor], length: int) -> tuple[Tensor, Tensor]:
+        """The fast way on a CPU."""
+        rate, seen = self.sampling_rate, self._samples_seen(length)
+        waveforms = [waveform[:seen] for waveform in waveforms]
+        counts = [count_frames(len(waveform), rate) for waveform in waveforms]
+        finish = self.normalize if self.do_normalize else None
+        values = waveforms[0].new_empty(len(waveforms), length, self.num_mel_bins)  # (B, T, F)
+        padding = values.new_zeros(self.num_mel_bins)  # (F,)
+        values[:, min(counts) :] = padding if finish is None else finish(padding)
+        outputs = [clip_values[:count] for clip_values, count in zip(values, counts)]
+        write_fbank(waveforms, outputs, rate, finish)
+        frames = torch.arange(length, device="cpu")  # (T,)
+        mask = frames < torch.tensor(counts, device="cpu").unsqueeze(1)  # (B, T)
+        return values, mask.long()
+
+    def _together(
+        self, waveforms: Tensor, num_samples: Tensor, length: int
+    ) -> tuple[Tensor, Tensor]:
+        """All clips in one pass: the first `num_samples` (B,) of each of the waveforms (B, S).
+
+        A frame that ends within the clip has seen nothing else; the others become padding. Nothing
+        here reads a value from the device, which would halt the host until it is computed.
+        """
+        rate, seen = self.sampling_rate, self._samples_seen(length)
+        x = fbank(waveforms[:, :seen], self.num_mel_bins, rate)  # (B, frames, F)
+        x = F.pad(x, (0, 0, 0, length - x.shape[1]))  # (B, T, F)
+        starts = torch.arange(length, device=x.device) * hop_samples(rate)  # (T,)
+        is_real = starts + frame_samples(rate) <= num_samples.unsqueeze(1)  # (B, T)
+        x = x.masked_fill(~is_real.unsqueeze(-1), 0.0)
+        return self.normalize(x) if self.do_normalize else x, is_real.long()
 
 
 def _padding_name(padding: str | bool) -> str:
@@ -324,7 +393,7 @@ def _audio(clip: Any) -> Any:
     raise ValueError(f'the dict has the keys {sorted(clip)} but must have "array", the samples')
 
 
-def _as_tensor(audio: Any, index: int) -> Tensor:
+def _as_tensor(audio: Any, index: int, copy: bool) -> Tensor:
     if isinstance(audio, Tensor):
         return audio
     try:
@@ -332,13 +401,69 @@ def _as_tensor(audio: Any, index: int) -> Tensor:
         if isinstance(audio, list | tuple) and array.dtype == np.float64:
             array = array.astype(np.float32)
         # torch knows neither other byte orders nor negative strides nor read-only memory.
-        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+        copy = copy or not array.flags.writeable
+        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=copy)
         return torch.from_numpy(native)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"clip {index} is a {type(audio).__name__} that holds no numbers ({error}); pass mono "
             f"audio as an array, a tensor or a list of floats"
         ) from error
+
+
+def _scaled(x: Tensor, what: str) -> Tensor:
+    """Samples as float32, those of PCM brought to [-1, 1]."""
+    if x.dtype in PCM_SCALES:
+        return x.float() / PCM_SCALES[x.dtype]
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{what} {x.dtype} values, whose scale is unknown; pass floats in [-1, 1] or int16 or "
+            f"int32 PCM"
+        )
+    return x.float()
+
+
+def _check_finite(x: Tensor, index: int) -> None:
+    if _sum_is_finite(x):
+        return
+    bad = int((~torch.isfinite(x)).sum())
+    if bad > 0:
+        raise ValueError(
+            f"clip {index} holds NaN or infinity in {bad} of {len(x)} samples; all samples "
+            f"must be finite, so repair or drop the clip"
+        )
+
+
+def _sum_is_finite(x: Tensor) -> bool:
+    """Then all samples are. Otherwise they may still be, near float32's limit."""
+    return math.isfinite(x.detach().sum().item())
+
+
+def _existing(device: str | torch.device | int) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        count = 0 if accelerator is None else torch.accelerator.device_count()
+        there = ", ".join(["cpu", *(f"{accelerator.type}:{index}" for index in range(count))])
+        raise ValueError(
+            f"device is {str(device)!r} but torch finds only these here: {there}; pass one of them "
+            f"as device=... or set extractor.device ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _padded(waveforms: list[Tensor], device: torch.device) -> Tensor:
+    """(B, S) on `device`, with zeros at the end: one copy for all clips that come from the CPU."""
+    if not all(waveform.is_cpu for waveform in waveforms):
+        waveforms = [waveform.to(device) for waveform in waveforms]
+    return _sent(pad_sequence(waveforms, batch_first=True), device)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on `device`. From pinned memory a GPU fetches it while the host goes on."""
+    is_pinned = x.is_cpu and device.type == "cuda"
+    x = x.pin_memory() if is_pinned else x
+    return x.to(device, non_blocking=is_pinned)
 
 
 def _convert(data: dict[str, Tensor], return_tensors: str | None) -> dict[str, Any]:

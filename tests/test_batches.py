@@ -282,6 +282,20 @@ def test_features_may_be_computed_later(padding):
     assert hidden.any() and torch.allclose(masked[hidden], torch.tensor(silence))
 
 
+@pytest.mark.parametrize("padding", ["max_length", "longest"])
+def test_features_of_a_batch_on_a_device_read_nothing_back(padding):
+    rows, encode = mixing_case(5)
+    features = extractor(padding=padding)
+    later = AudioCollator(features, encode, features=False)(rows)
+    wanted = add_features(later, features)
+    # A tensor on "meta" has no values, so that whoever reads one fails.
+    done = add_features({name: x.to("meta") for name, x in later.items()}, features)
+    assert {name: (x.shape, x.dtype) for name, x in done.items()} == {
+        name: (x.shape, x.dtype) for name, x in wanted.items()
+    }
+    assert all(x.is_meta for x in done.values())
+
+
 def test_each_bad_argument_is_named(tmp_path):
     rows = [{"audio": {"bytes": b"?", "path": f"{i}.flac"}, "label": 0} for i in range(2)]
     with pytest.raises(ValueError, match=r"clip 0.flac cannot be used: .*pass bad_clips="):

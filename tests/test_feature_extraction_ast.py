@@ -7,10 +7,13 @@ import pytest
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor
+from modeling_ast.feature_extraction_ast import _sent
 
 RATE = 16000
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def noise(samples, seed=0):
@@ -96,7 +99,246 @@ def test_tensors_stay_tensors_with_their_gradient(extractor):
     )
 
 
+UNEQUAL = [5000, 16000, 700, 41234, 400, 16000]
+LAYOUTS = [
+    {},
+    {"padding": "longest"},
+    {"max_length": 64},
+    {"max_length": 64, "truncation": False},
+    {"padding": "longest", "truncation": True, "max_length": 90},
+    {"return_attention_mask": True, "max_length": 300},
+]
+
+
+def padded_batch(fill=0.0):
+    """Clips of unequal lengths, (B, S) with `fill` behind each, and (B,)."""
+    clips = [torch.from_numpy(noise(samples, seed)) for seed, samples in enumerate(UNEQUAL)]
+    waveforms = torch.full((len(UNEQUAL), max(UNEQUAL)), fill)
+    for row, clip in zip(waveforms, clips):
+        row[: len(clip)] = clip
+    return clips, waveforms, torch.tensor(UNEQUAL)
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts torch's operations, and refuses those for which the host waits for a device."""
+
+    WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.counts = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        assert name not in self.WAITS, f"{name} waits for the device"
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_pass_over_all_clips_gives_what_each_gives_alone(layout, do_normalize):
+    extractor = ASTFeatureExtractor(do_normalize=do_normalize)
+    clips, _, _ = padded_batch()
+    expected = extractor(clips, sampling_rate=RATE, **layout)
+    # With a gradient the batch goes the way it goes on a GPU.
+    clips = [clip.requires_grad_() for clip in clips]
+    result = extractor(clips, sampling_rate=RATE, **layout)
+    assert result.input_values.requires_grad and result.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(result[name], values, atol=4e-6, rtol=0)
+    result.input_values[2].sum().backward()
+    assert clips[2].grad.abs().sum() > 0 and clips[1].grad.abs().sum() == 0
+
+
+def test_frames_see_their_own_clip_alone_and_nothing_waits(extractor):
+    clips, waveforms, num_samples = padded_batch(fill=torch.nan)
+    expected = extractor(clips, sampling_rate=RATE, padding="longest")
+    length = expected.input_values.shape[1]
+    with CountedOperations() as operations:
+        values, mask = extractor._together(waveforms.requires_grad_(), num_samples, length)
+    assert operations.counts["_fft_r2c"] == 1  # one pass, not one for each clip
+    torch.testing.assert_close(values, expected.input_values, atol=1e-6, rtol=0)
+    assert torch.equal(mask, expected.attention_mask)
+
+
+@pytest.mark.parametrize("layout", [{}, {"padding": "longest"}, {"max_length": 64}])
+def test_a_padded_batch_gives_what_the_list_gives(layout):
+    extractor = ASTFeatureExtractor(**layout)
+    clips, waveforms, num_samples = padded_batch(fill=torch.nan)
+    expected = extractor(clips, sampling_rate=RATE)
+    result = extractor.extract_padded(waveforms, num_samples)
+    assert result.keys() == expected.keys()
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
+    # A tensor on "meta" has no values, so that whoever waits for one fails.
+    with CountedOperations():
+        shapes = extractor.extract_padded(waveforms.to("meta"), num_samples.to("meta"))
+    assert {name: x.shape for name, x in shapes.items()} == {
+        name: x.shape for name, x in expected.items()
+    }
+
+
+def test_padded_batches_that_cannot_be_right_are_refused(extractor):
+    with pytest.raises(
+        ValueError, match=r"shape \(5000,\) and num_samples \(1,\) but they must be"
+    ):
+        extractor.extract_padded(torch.zeros(5000), torch.tensor([5000]))
+    with pytest.raises(
+        ValueError, match=r"\(2, 5000\) and num_samples \(1,\) but .* call the extr"
+    ):
+        extractor.extract_padded(torch.zeros(2, 5000), torch.tensor([5000]))
+    with pytest.raises(
+        ValueError, match=r"waveforms are torch.uint8 values, whose scale is unknown"
+    ):
+        extractor.extract_padded(
+            torch.zeros(1, 5000, dtype=torch.uint8, device="meta"), torch.tensor([5000])
+        )
+    with pytest.raises(ValueError, match="clip 1 has 300 samples"):
+        extractor.extract_padded(torch.zeros(2, 5000), torch.tensor([5000, 300]))
+
+
+def test_the_saved_device_does_not_move_a_padded_batch():
+    """A DataLoader's worker cannot use a GPU."""
+    extractor = ASTFeatureExtractor(device="meta")
+    _, waveforms, num_samples = padded_batch()
+    assert extractor.extract_padded(waveforms, num_samples).input_values.is_cpu
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.as_tensor])
+def test_all_clips_go_to_the_device_in_one_copy(extractor, form):
+    clips = [form(noise(samples, seed)) for seed, samples in enumerate(UNEQUAL)]
+    options = {"sampling_rate": RATE, "padding": "longest", "return_tensors": "pt"}
+    extractor(clips, device="meta", **options)  # makes the tables
+    with CountedOperations() as operations:
+        # The checks of the clips read the CPU's memory, which no device is waited for.
+        operations.WAITS = ()
+        on_device = extractor(clips, device="meta", **options)
+    assert operations.counts["_to_copy"] == 2 + 1  # waveforms, lengths; the mask becomes int64
+    expected = extractor(clips, **options)
+    for name, values in expected.items():
+        assert on_device[name].device.type == "meta" and on_device[name].shape == values.shape
+    assert extractor(clips, device="cpu", **options).input_values.equal(expected.input_values)
+    assert extractor(clips, device=torch.device("cpu"), **options).input_values.is_cpu
+
+
+def test_copies_to_a_gpu_start_from_pinned_memory(monkeypatch):
+    calls = []
+    pinned = torch.zeros(3)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda x, device, non_blocking: calls.append((x, device, non_blocking))
+    )
+    x = torch.ones(3)
+    for kind in ("cuda:0", "cpu", "mps"):
+        _sent(x, torch.device(kind))
+    (first, _, first_free), *others = calls
+    assert first is pinned and first_free
+    # Elsewhere memory could change before it is read.
+    assert all(sent is x and not free for sent, _, free in others)
+
+
+def test_the_device_is_saved_if_it_is_given(tmp_path, extractor):
+    assert "device" not in extractor.to_dict()
+    ASTFeatureExtractor(device="cpu").save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["device"] == "cpu"
+    assert ASTFeatureExtractor.from_pretrained(tmp_path).device == "cpu"
+    assert ASTFeatureExtractor.from_pretrained(tmp_path, device="meta").device == "meta"
+    clip = noise(9000)
+    expected = transformers.ASTFeatureExtractor.from_pretrained(tmp_path)(clip, sampling_rate=RATE)
+    result = ASTFeatureExtractor.from_pretrained(tmp_path)(clip, sampling_rate=RATE)
+    np.testing.assert_allclose(result.input_values, expected.input_values, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", torch.device("cuda", 99)])
+def test_a_device_that_is_not_there_is_named(extractor, device):
+    given = str(device)
+    for call in (
+        lambda: extractor(noise(9000), sampling_rate=RATE, device=device),
+        lambda: ASTFeatureExtractor(device=given)(noise(9000), sampling_rate=RATE),
+    ):
+        with pytest.raises(ValueError, match=f"device is '{given}' but .* here: cpu.*; pass one"):
+            call()
+
+
+def test_arrays_are_read_where_they_are_and_stay_as_they_were(extractor):
+    clip = noise(16000)
+    before = clip.copy()
+    read_only = before.copy()
+    read_only.flags.writeable = False
+    values = extractor(clip, sampling_rate=RATE, return_tensors="np").input_values
+    np.testing.assert_array_equal(clip, before)
+    again = extractor(read_only, sampling_rate=RATE, return_tensors="np").input_values
+    np.testing.assert_array_equal(again, values)
+
+
+def test_finite_samples_whose_sum_is_not_are_taken(extractor):
+    clip = np.full(9000, 1e35, np.float32)
+    assert not np.isfinite(clip.sum())
+    assert len(extractor(clip, sampling_rate=RATE).input_values) == 1
+
+
+def test_inference_mode_and_autocast_change_nothing(extractor):
+    clips = [noise(50_000), noise(90_000, 1)]
+    expected = extractor(clips, sampling_rate=RATE, return_tensors="pt").input_values
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        values = extractor(clips, sampling_rate=RATE, return_tensors="pt").input_values
+    assert torch.equal(values, expected)
+
+
+def test_a_subclass_may_normalise_each_bin():
+    class PerBin(ASTFeatureExtractor):
+        def normalize(self, input_values):
+            return input_values - torch.arange(128)
+
+    plain = ASTFeatureExtractor(do_normalize=False)(noise(9000), sampling_rate=RATE)
+    result = PerBin()(noise(9000), sampling_rate=RATE)
+    bins = np.arange(128, dtype=np.float32)
+    np.testing.assert_array_equal(result.input_values[0], plain.input_values[0] - bins)
+
+
 @pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_gpu_gives_what_the_cpu_gives(extractor, layout):
+    clips, _, _ = padded_batch()
+    expected = extractor(clips, sampling_rate=RATE, **layout)
+    for given, device in ((clips, "cuda"), ([clip.cuda() for clip in clips], None)):
+        result = extractor(given, sampling_rate=RATE, device=device, **layout)
+        assert result.keys() == expected.keys()
+        for name, values in expected.items():
+            assert result[name].is_cuda
+            torch.testing.assert_close(result[name].cpu(), values, atol=1e-4, rtol=0)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("padding", ["max_length", "longest"])
+def test_nobody_waits_for_a_gpu(padding):
+    extractor = ASTFeatureExtractor(padding=padding)
+    clips, waveforms, num_samples = padded_batch()
+    waveforms, num_samples = waveforms.cuda(), num_samples.cuda()
+    expected = extractor.extract_padded(waveforms, num_samples)  # makes the tables
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = extractor.extract_padded(waveforms, num_samples)
+        from_cpu = extractor(clips, sampling_rate=RATE, device="cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for name, values in expected.items():
+        assert torch.equal(result[name], values) and torch.equal(from_cpu[name], values)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_nan_on_a_gpu_is_refused_too(extractor):
+    clips, _, _ = padded_batch()
+    clips[3][100] = torch.nan
+    with pytest.raises(ValueError, match="clip 3 holds NaN or infinity in 1 of 41234"):
+        extractor([clip.cuda() for clip in clips], sampling_rate=RATE)
+
+
+@pytest.mark.gpu
+@needs_gpu
 def test_tensors_stay_on_their_gpu(extractor):
     clips = torch.from_numpy(noise(32000).reshape(2, 16000))
     expected = extractor(clips, sampling_rate=RATE).input_values

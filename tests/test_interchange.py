@@ -160,6 +160,17 @@ def test_pipeline_uses_the_saved_padding_and_batches_exactly(tiny_folder, clip):
             assert scores[row["label"]] == pytest.approx(row["score"], abs=1e-5)
 
 
+def test_pipeline_computes_features_on_the_device_of_the_extractor(tiny_folder, clip):
+    ASTFeatureExtractor.from_pretrained(tiny_folder, device="cpu").save_pretrained(tiny_folder)
+    classify = pipeline("audio-classification", model=str(tiny_folder))
+    assert classify.feature_extractor.device == "cpu"
+    expected = classify.preprocess(clip.copy())["input_values"]
+    assert expected.is_cpu and len(classify([clip.copy()] * 3, batch_size=2, top_k=1)) == 3
+    classify.feature_extractor.device = "meta"
+    values = classify.preprocess(clip.copy())["input_values"]
+    assert values.is_meta and values.shape == expected.shape
+
+
 def test_settings_that_a_file_of_transformers_lacks_can_be_given_while_loading(plain_folder):
     extractor = AutoFeatureExtractor.from_pretrained(plain_folder, padding="longest", max_length=50)
     assert type(extractor) is ASTFeatureExtractor

@@ -275,10 +275,7 @@ def add_features(
         The batch with `input_values` (B, T, F), and perhaps `attention_mask` (B, T), instead.
     """
     batch = dict(batch)
-    lengths = batch.pop("num_samples").tolist()
-    waveforms = [waveform[:n] for waveform, n in zip(batch.pop("waveforms"), lengths)]
-    rate = extractor.sampling_rate
-    batch |= extractor(waveforms, sampling_rate=rate, return_tensors="pt")
+    batch |= extractor.extract_padded(batch.pop("waveforms"), batch.pop("num_samples"))
     if augmentation is not None:
         silence = -extractor.mean / (2 * extractor.std) if extractor.do_normalize else 0.0
         frames = batch["input_values"]
