@@ -1,32 +1,25 @@
 """Audio Spectrogram Transformer for the Hugging Face ecosystem.
 
 Importing this package hands every AST checkpoint over to the classes here: AutoConfig,
-AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification and pipelines then give them.
+AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification and pipelines then give them. What
+needs transformers' models is itself imported when it is first asked for.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioClassification,
-)
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .audio_file_ast import read_audio, resample
 from .configuration_ast import ASTConfig
 from .feature_extraction_ast import ASTFeatureExtractor
-from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
-from .tagging_ast import AudioTagger, ClipTags, activation
+from .registration_ast import register_auto_classes
+
+if TYPE_CHECKING:
+    from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
+    from .tagging_ast import AudioTagger, ClipTags, activation
 
 __version__ = "0.1.0"
 
-AutoConfig.register(ASTConfig.model_type, ASTConfig, exist_ok=True)
-AutoFeatureExtractor.register(ASTConfig, ASTFeatureExtractor, exist_ok=True)
-AutoModel.register(ASTConfig, ASTModel, exist_ok=True)
-AutoModelForAudioClassification.register(ASTConfig, ASTForAudioClassification, exist_ok=True)
-# A preprocessor_config.json that names "ASTFeatureExtractor" is resolved by that name, first in
-# this table of transformers' own classes.
-FEATURE_EXTRACTOR_MAPPING_NAMES.pop(ASTConfig.model_type, None)
+register_auto_classes()
 
 __all__ = [
     "ASTConfig",
@@ -40,3 +33,24 @@ __all__ = [
     "read_audio",
     "resample",
 ]
+# Public name -> the file that is imported for it.
+_LATER = {
+    "ASTForAudioClassification": "modeling_ast",
+    "ASTModel": "modeling_ast",
+    "ASTPreTrainedModel": "modeling_ast",
+    "AudioTagger": "tagging_ast",
+    "ClipTags": "tagging_ast",
+    "activation": "tagging_ast",
+}
+
+
+def __getattr__(name: str):
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    if name in _LATER.values():
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,6 @@ the field names of transformers' AST, so that config.json files are exchanged wi
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
 
 @strict
@@ -92,6 +91,9 @@ class ASTConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuses fields that contradict each other or describe no possible network."""
+        # Here, because it takes a second: `import modeling_ast` should not wait for it.
+        from transformers.activations import ACT2FN
+
         for name in (
             "hidden_size",
             "num_hidden_layers",

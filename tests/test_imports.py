@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+import modeling_ast
+
 STANDARD = set(sys.stdlib_module_names)
 CORE = {
     "configuration_ast": {"transformers", "huggingface_hub"},
@@ -22,6 +24,7 @@ CORE = {
         ".configuration_ast",
         ".fbank_ast",
     },
+    "registration_ast": {".configuration_ast", ".feature_extraction_ast"},
     "modeling_ast": {"torch", "transformers", ".configuration_ast", ".position_ast"},
     "tagging_ast": {
         ".configuration_ast",
@@ -111,6 +114,98 @@ print(json.dumps([name for name in set(sys.modules) - before if "." not in name]
     assert not loaded & {"torchaudio", "soundfile", "datasets", "evaluate", "matplotlib", "timm"}
 
 
+def run_python(code, *arguments, **environment):
+    """What a fresh process prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    environment = {**os.environ, **environment}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_importing_the_package_does_not_wait_for_the_models():
+    """Each of these takes longer than all that is imported."""
+    loaded = run_python("import sys, modeling_ast; print(*sys.modules)").split()
+    assert "modeling_ast.configuration_ast" in loaded
+    slow = {"transformers.modeling_utils", "transformers.activations", "transformers.models"}
+    assert not slow & set(loaded)
+    assert "modeling_ast.modeling_ast" not in loaded
+
+
+# What a user may write first; modeling_layers asks for the Auto classes before it has what our
+# models need of it.
+ORDERS = {
+    "ours, then theirs": "import modeling_ast; from transformers import AutoModel",
+    "theirs, then ours": """
+from transformers import (
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+)
+import modeling_ast""",
+    "config before": "from transformers import AutoConfig; import modeling_ast",
+    "pipeline": "import modeling_ast; from transformers import pipeline",
+    "in the midst of an import": "import modeling_ast, transformers.modeling_layers",
+    "our file": "import modeling_ast.modeling_ast",
+    "our name": "from modeling_ast import ASTForAudioClassification",
+}
+
+
+@pytest.mark.parametrize("first", ORDERS.values(), ids=ORDERS.keys())
+def test_auto_classes_give_ours_in_any_order_of_imports(first, tiny_folder):
+    code = """
+import pickle, sys
+import modeling_ast, transformers
+from transformers import (
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
+)
+folder = sys.argv[1]
+config = AutoConfig.from_pretrained(folder)
+assert type(config) is modeling_ast.ASTConfig
+assert type(AutoFeatureExtractor.from_pretrained(folder)) is modeling_ast.ASTFeatureExtractor
+assert type(AutoModel.from_config(config)) is modeling_ast.ASTModel
+model = AutoModelForAudioClassification.from_pretrained(folder)
+assert type(model) is modeling_ast.ASTForAudioClassification
+assert type(pipeline("audio-classification", model=folder).model) is type(model)
+for kept in (type(config), type(model), type(model.base_model)):
+    assert pickle.loads(pickle.dumps(kept)) is kept
+assert modeling_ast.ASTModel in AutoModel._model_mapping._extra_content.values()
+theirs = AutoModel.from_config(transformers.ASTConfig(hidden_size=12, num_attention_heads=2))
+assert type(theirs) is transformers.ASTModel
+"""
+    run_python(first + code, tiny_folder)
+
+
+def test_modules_that_were_waited_for_keep_their_loader():
+    code = """
+import inspect, modeling_ast
+import transformers.models.auto.modeling_auto as module
+assert "class AutoModel" in inspect.getsource(module)
+assert "class AutoModel" in module.__loader__.get_source(module.__name__)
+"""
+    run_python(code)
+
+
+def test_public_names_are_there_whether_imported_or_not():
+    for name in modeling_ast.__all__:
+        assert getattr(modeling_ast, name).__name__ == name
+    assert set(modeling_ast.__all__) <= set(dir(modeling_ast))
+    for path in (ROOT / "modeling_ast").glob("*_ast.py"):
+        assert getattr(modeling_ast, path.stem).__name__ == f"modeling_ast.{path.stem}"
+    with pytest.raises(AttributeError, match="module 'modeling_ast' has no attribute 'ASTTagger'"):
+        modeling_ast.ASTTagger  # noqa: B018
+
+
+def test_type_checkers_see_the_names_that_are_imported_later():
+    tree = ast.parse((ROOT / "modeling_ast" / "__init__.py").read_text(encoding="utf-8"))
+    guarded = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.name: statement.module
+        for node in guarded
+        for statement in node.body
+        for alias in statement.names
+    }
+    assert seen == modeling_ast._LATER
+
+
 @pytest.mark.parametrize(
     "torchaudio",
     [
@@ -139,7 +234,4 @@ else:
     raise AssertionError("resampled without torchaudio")
 """
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    command = [sys.executable, "-c", code, str(tiny_folder)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert run.returncode == 0, run.stderr
+    run_python(code, tiny_folder, PYTHONPATH=paths)
