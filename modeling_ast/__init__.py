@@ -15,6 +15,7 @@ from .registration_ast import register_auto_classes
 
 if TYPE_CHECKING:
     from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
+    from .quantization_ast import quantize_int8
     from .tagging_ast import AudioTagger, ClipTags, activation
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "AudioTagger",
     "ClipTags",
     "activation",
+    "quantize_int8",
     "read_audio",
     "resample",
 ]
@@ -41,6 +43,7 @@ _LATER = {
     "AudioTagger": "tagging_ast",
     "ClipTags": "tagging_ast",
     "activation": "tagging_ast",
+    "quantize_int8": "quantization_ast",
 }
 
 

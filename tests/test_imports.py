@@ -26,6 +26,7 @@ CORE = {
     },
     "registration_ast": {".configuration_ast", ".feature_extraction_ast"},
     "modeling_ast": {"torch", "transformers", ".configuration_ast", ".position_ast"},
+    "quantization_ast": {"torch", ".modeling_ast"},
     "tagging_ast": {
         ".configuration_ast",
         "numpy",
