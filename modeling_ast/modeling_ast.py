@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,10 @@ from .position_ast import column_mask, draw_kept, resize_position_grid, time_pos
 logger = logging.get_logger(__name__)
 
 NUM_PREFIX_TOKENS = 2
+# Tokens that a layer takes at a time where no gradient is wanted, on a CPU: its widest tensors then
+# have 8 MB (base size, float32). Larger ones fall out of the cache, and malloc hands them back to
+# the system after each use: 10,000 page faults for each clip and layer, a tenth of the time.
+CPU_PIECE_TOKENS = 1280
 # What from_pretrained may change: the grid then differs and its position table is refitted.
 GRID_FIELDS = ("max_length", "num_mel_bins", "frequency_stride", "time_stride")
 HUB_ARGUMENTS = (
@@ -108,13 +113,15 @@ class ASTEmbeddings(nn.Module):
         self, patches: Tensor, columns: Tensor | None, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None, int]:
         """Drops whole rows and columns of each clip's grid: patches, column mask, rows left."""
-        audible = torch.ones(len(patches), max(grid), dtype=torch.bool, device=patches.device)
-        padding = ~audible[:, : grid[1]] if columns is None else ~columns
-        kept_rows = draw_kept(~audible[:, : grid[0]], self.config.patchout_frequency)  # (B, Gf)
-        kept = draw_kept(padding, self.config.patchout_time)  # (B, Gt)
+        audible = patches.new_ones((len(patches), grid[1]), dtype=torch.bool)  # (B, Gt)
+        kept = draw_kept(~(audible if columns is None else columns), self.config.patchout_time)
+        is_padding = patches.new_zeros((len(patches), grid[0]), dtype=torch.bool)  # (B, Gf)
+        kept_rows = draw_kept(is_padding, self.config.patchout_frequency)
         index = (kept_rows.unsqueeze(2) * grid[1] + kept.unsqueeze(1)).flatten(1)  # (B, N)
-        patches = patches.take_along_dim(index.unsqueeze(-1), dim=1)  # (B, N, D)
-        columns = None if columns is None else columns.take_along_dim(kept, dim=1)
+        # Not take_along_dim, which compares sizes: compiled, it would be so for one length only.
+        index = index.unsqueeze(-1).expand(-1, -1, patches.shape[2])  # (B, N, D)
+        patches = patches.gather(1, index)
+        columns = None if columns is None else columns.gather(1, kept)
         return patches, columns, kept_rows.shape[1]
 
     def _positions(self, table: Tensor, width: int, columns: Tensor | None) -> Tensor:
@@ -214,9 +221,28 @@ class ASTLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+        if self._may_work_in_pieces(x):
+            return self._in_pieces(x, attention_mask, **kwargs)
         attended, _ = self.attention(self.layernorm_before(x), attention_mask, **kwargs)
         x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.layernorm_after(x)))
+
+    def _may_work_in_pieces(self, x: Tensor) -> bool:
+        # Other implementations return weights, which are wanted whole, or take masks of no batch.
+        wanted = x.device.type == "cpu" and self.attention.config._attn_implementation == "sdpa"
+        return wanted and not (self.training or torch.is_grad_enabled() or is_tracing(x))
+
+    def _in_pieces(self, x: Tensor, attention_mask: Tensor | None, **kwargs) -> Tensor:
+        """The same, a few clips and then a few tokens at a time, each added in place."""
+        clips = max(1, CPU_PIECE_TOKENS // x.shape[1])
+        masks = repeat(None) if attention_mask is None else attention_mask.split(clips)
+        out = x.new_empty(x.shape)  # (B, N + 2, D)
+        for piece, mask, result in zip(x.split(clips), masks, out.split(clips)):
+            attended, _ = self.attention(self.layernorm_before(piece), mask, **kwargs)
+            torch.add(piece, self.dropout(attended), out=result)
+        for piece in out.flatten(0, 1).split(CPU_PIECE_TOKENS):
+            piece += self.dropout(self.mlp(self.layernorm_after(piece)))  # (tokens, D)
+        return out
 
 
 class ASTPreTrainedModel(PreTrainedModel):

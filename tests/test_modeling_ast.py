@@ -7,7 +7,9 @@ import torch
 import transformers
 from conftest import TINY, randomise
 from huggingface_hub.errors import StrictDataclassError
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import modeling_ast.modeling_ast
 from modeling_ast import ASTConfig, ASTForAudioClassification, ASTModel
 from modeling_ast.position_ast import resize_position_grid
 
@@ -216,6 +218,113 @@ def test_compiles_as_one_graph(tiny_model, masked):
             x = spectrogram(2, frames)
             expected = tiny_model(x, **options).logits
             torch.testing.assert_close(compiled(x, **options).logits, expected, **CLOSE)
+
+
+# Batches and frames: within the learned grid of 97, exactly it, beyond it.
+SIZES = [(2, 97), (2, 61), (3, 150), (4, 98), (2, 40), (7, 200), (5, 71), (2, 97)]
+
+
+def assert_two_graphs_are_enough(backend, training, masked):
+    torch._dynamo.reset()
+    changes = {"num_hidden_layers": 1, "patchout_frequency": 1, "patchout_time": 2}
+    config = ASTConfig(**{**TINY, **changes}, problem_type="single_label_classification")
+    model = randomise(ASTForAudioClassification(config)).train(training)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    with torch.set_grad_enabled(training):
+        for index, (batch, frames) in enumerate(SIZES):
+            given = {"labels": torch.zeros(batch, dtype=torch.long)} if training else {}
+            if masked:
+                given["attention_mask"] = mask_of([frames] + [20] * (batch - 1), frames)
+            # One is for inputs of exactly the learned grid, which takes its positions as they are.
+            with torch._dynamo.config.patch(error_on_recompile=index > 1):
+                out = compiled(spectrogram(batch, frames), **given)
+            if training:
+                out.loss.backward()
+            else:
+                expected = model(spectrogram(batch, frames), **given).logits
+                torch.testing.assert_close(out.logits, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_two_compiled_graphs_serve_all_lengths_and_batches(training, masked):
+    """In training with patchout."""
+    assert_two_graphs_are_enough("aot_eager", training, masked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+def test_two_compiled_graphs_of_inductor_serve_all_lengths_and_batches(training):
+    assert_two_graphs_are_enough("inductor", training, masked=True)
+
+
+class Recorder(TorchDispatchMode):
+    """The operators that run, and the elements of the largest tensor that one of them gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.largest = set(), 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.names.add(function.name().removeprefix("aten::"))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_memory_is_linear_in_length(tiny_model, gradient):
+    """In a padded batch too: its mask is over keys, and the fused kernel takes it as it is."""
+    frames = 3000
+    x, mask = spectrogram(2, frames), mask_of([frames, 500], frames)
+    with torch.set_grad_enabled(gradient), Recorder() as recorder:
+        tiny_model(x, attention_mask=mask)
+    tokens = tiny_model.config.num_patches(frames) + 2
+    attention = {name for name in recorder.names if "scaled_dot_product" in name}
+    assert attention == {"_scaled_dot_product_flash_attention_for_cpu"}
+    # The input and the states are the largest, not tokens x tokens, of which there are 1.6 M.
+    states = 2 * tokens * TINY["intermediate_size"]
+    assert recorder.largest <= max(x.numel(), states) < tokens**2 / 4
+
+
+@pytest.mark.parametrize("piece", [1, 40, 64, 1000])
+@pytest.mark.parametrize("lengths", [[97] * 5, [97, 60, 33, 16, 97], [150]])
+def test_pieces_change_nothing(tiny_model, monkeypatch, piece, lengths):
+    """Without gradients a layer takes a batch in pieces, here of less than a clip and of many."""
+    x = spectrogram(len(lengths), max(lengths))
+    given = {"attention_mask": mask_of(lengths, max(lengths)), "output_hidden_states": True}
+    theirs = theirs_like(tiny_model) if lengths == [97] * 5 else None
+    whole = tiny_model(x, **given)
+    monkeypatch.setattr(modeling_ast.modeling_ast, "CPU_PIECE_TOKENS", piece)
+    with torch.no_grad():
+        result = tiny_model(x, **given)
+    torch.testing.assert_close(result.logits, whole.logits, **CLOSE)
+    for ours, other in zip(result.hidden_states, whole.hidden_states, strict=True):
+        torch.testing.assert_close(ours, other, **CLOSE)
+    if theirs is not None:
+        torch.testing.assert_close(result.logits, theirs(x).logits, **CLOSE)
+
+
+def test_pieces_are_of_bounded_size(tiny_model, monkeypatch):
+    monkeypatch.setattr(modeling_ast.modeling_ast, "CPU_PIECE_TOKENS", 80)
+    layer = tiny_model.audio_spectrogram_transformer.layers[0]
+    sizes = {"attention": [], "mlp": []}
+    for name, taken in sizes.items():
+        hook = lambda module, args, taken=taken: taken.append(tuple(args[0].shape[:-1]))  # noqa: E731
+        getattr(layer, name).register_forward_pre_hook(hook)
+    with torch.no_grad():
+        tiny_model(spectrogram(5, 97))  # 38 tokens each
+    assert sizes == {"attention": [(2, 38), (2, 38), (1, 38)], "mlp": [(80,), (80,), (30,)]}
+
+
+def test_attention_weights_are_recorded_whole(tiny_model, monkeypatch):
+    monkeypatch.setattr(modeling_ast.modeling_ast, "CPU_PIECE_TOKENS", 40)
+    tiny_model.set_attn_implementation("eager")
+    with torch.no_grad():
+        weights = tiny_model(spectrogram(3, 97), output_attentions=True).attentions
+    assert [tuple(one.shape) for one in weights] == [(3, 4, 38, 38)] * TINY["num_hidden_layers"]
 
 
 def test_exports(tiny_model):
