@@ -9,20 +9,20 @@ that it gets alone.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from .audio_file_ast import read_audio, resample
 from .configuration_ast import ASTConfig
-from .fbank_ast import hop_samples
+from .decoding_ast import Clip, decode_clips
+from .fbank_ast import count_frames, frame_samples, hop_samples
 from .feature_extraction_ast import ASTFeatureExtractor
 from .modeling_ast import ASTForAudioClassification
 
@@ -30,11 +30,12 @@ SCORES = ("auto", "sigmoid", "softmax")
 # Hub checkpoints of AudioSet do not say that their labels are independent; their number does.
 AUDIOSET_CLASSES = 527
 # On a CPU the tokens of a batch stay in the cache; a GPU wants enough of them to be busy.
-CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 32768
+CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 16384
 # The window, in batches: more pad less, hold more audio and wait longer for the first result.
-WINDOW_BATCHES = 16
-# Attention is quadratic: a clip over a minute is heard in pieces, whose scores are averaged.
-LONGEST_FRAMES = 6000
+WINDOW_BATCHES = 32
+# A batch costs as much as this share of a full one before its first clip: a clip that would need
+# more padding than that is better off in another batch.
+BATCH_COST = 1 / 32
 # Decoding keeps up with a model on a CPU in one process or two, with a GPU in more.
 MOST_WORKERS = 8
 
@@ -56,7 +57,7 @@ class AudioTagger:
         model: In evaluation mode, on the device where it shall run.
         extractor: The model's.
         batch_frames: Frames of 10 ms in a batch, padding included; a longer clip comes alone. By
-            default 1024 on a CPU and 32768 elsewhere: 10 seconds and 5 minutes of audio.
+            default 1024 on a CPU and 16384 elsewhere: 10 seconds and under 3 minutes of audio.
         num_workers: Processes that decode; 0 decodes in this one. By default half the CPUs, at
             most 8.
         top_k: Labels of each result.
@@ -145,7 +146,7 @@ class AudioTagger:
         single = isinstance(clips, str | Path | bytes | Mapping)
         if single or getattr(clips, "ndim", 2) < 2:
             raise TypeError(f"clips is a single {type(clips).__name__}; give a list of clips")
-        return self._in_order(_undecoded(clips))
+        return self._in_order(clips)
 
     @torch.inference_mode()
     def logits(self, waveforms: list[Tensor]) -> Tensor:
@@ -176,11 +177,11 @@ class AudioTagger:
     def _as_ready(self, clips: Iterable[Any]) -> Iterator[tuple[int, ClipTags]]:
         """(number, result) of each clip, in the order in which the batches end."""
         window, launched = _Window(self.batch_frames), deque()
-        for clip in self._decoded(clips):
+        for clip in decode_clips(clips, self.extractor, self.num_workers):
             if clip.error is not None:
                 yield clip.number, ClipTags(clip.name, error=clip.error)
                 continue
-            window.add(clip, self._pieces(clip))
+            self._add(clip, window)
             while window.is_full:
                 launched.append(self._launch(window.take()))
                 while len(launched) > self.batches_ahead:
@@ -191,27 +192,35 @@ class AudioTagger:
             while len(launched) > (self.batches_ahead if window.pieces else 0):
                 yield from self._collect(*launched.popleft())
 
-    def _decoded(self, clips: Iterable[Any]) -> Iterable[_Clip]:
-        # The loader's "indices" are the clips themselves: any iterable will do, even an endless.
-        return DataLoader(
-            _Decoder(self.extractor),
-            sampler=_numbered(clips),
-            batch_size=None,
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-        )
-
-    def _pieces(self, clip: _Clip) -> list[_Piece]:
-        hop = hop_samples(self.extractor.sampling_rate)
+    def _add(self, clip: Clip, window: _Window) -> None:
         waveform = torch.from_numpy(clip.waveform)  # (S,)
-        count = -(-len(waveform) // (LONGEST_FRAMES * hop))
-        clip.open_pieces, clip.seconds = count, len(waveform) / self.extractor.sampling_rate
-        clip.waveform = None  # the pieces hold it, and let it go one by one
-        shortest = self.extractor.min_length
-        return [
-            _Piece(clip, part, max(shortest, len(part) // hop))
-            for part in waveform.tensor_split(count)
-        ]
+        pieces = self._pieces(waveform)
+        seconds = len(waveform) / self.extractor.sampling_rate
+        heard = _Heard(clip.number, clip.name, seconds, len(pieces))
+        for piece in pieces:
+            piece.clip = heard
+            window.add(piece)
+
+    def _pieces(self, waveform: Tensor) -> list[_Piece]:
+        """A clip up to the length that the model was trained for is one piece, the whole of it.
+
+        A longer one is cut into equal parts of at most that length, whose scores are averaged: as
+        one it would read interpolated positions, and its attention cost the square of its length.
+        The parts meet at the patches: together they have the patches of the whole clip.
+        """
+        rate, config = self.extractor.sampling_rate, self.model.config
+        hop, patch, stride = hop_samples(rate), config.patch_shape[1], config.time_stride
+        columns = max(1, 1 + (count_frames(len(waveform), rate) - patch) // stride)
+        count = -(-columns // config.patch_grid()[1])
+        cuts = [columns * number // count for number in range(count + 1)]
+        pieces = []
+        for begin, end in pairwise(cuts):
+            last_frame = (end - 1) * stride + patch - 1
+            stop = last_frame * hop + frame_samples(rate) if end < columns else len(waveform)
+            part = waveform[begin * stride * hop : stop]
+            frames = max(self.extractor.min_length, len(part) // hop)
+            pieces.append(_Piece(part, frames, (end - begin) / columns))
+        return pieces
 
     def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor]:
         logits = self.logits([piece.waveform for piece in batch])  # (B, C)
@@ -221,8 +230,7 @@ class AudioTagger:
     def _collect(self, batch: list[_Piece], scores: Tensor) -> Iterator[tuple[int, ClipTags]]:
         for piece, row in zip(batch, scores.cpu()):
             clip = piece.clip
-            seconds = len(piece.waveform) / self.extractor.sampling_rate
-            clip.scores = clip.scores + row * (seconds / clip.seconds)  # (C,)
+            clip.scores = clip.scores + row * piece.share  # (C,)
             clip.open_pieces -= 1
             if clip.open_pieces == 0:
                 yield clip.number, ClipTags(clip.name, clip.seconds, self._top(clip.scores))
@@ -234,156 +242,73 @@ class AudioTagger:
 
 
 @dataclass
-class _Clip:
-    """A clip on its way: first to be decoded, then with its pieces in the window."""
+class _Heard:
+    """A clip while its pieces are in the window or with the model."""
 
     number: int
     name: str
-    source: Any = None  # path, content, array, or (array, rate): what a worker process can be sent
-    error: str | None = None
-    waveform: np.ndarray | None = None  # (S,), checked
-    seconds: float = 0.0
-    open_pieces: int = 0
+    seconds: float
+    open_pieces: int
     scores: Tensor | float = 0.0  # (C,): of the pieces so far, weighted
 
 
 @dataclass
 class _Piece:
-    """A whole clip, nearly always; a minute at most."""
+    """A whole clip, or a part of one that is longer than the model's input."""
 
-    clip: _Clip
     waveform: Tensor  # (S,)
     frames: int
+    share: float  # of the clip
+    clip: _Heard | None = None
 
 
 class _Window:
-    """Pieces that wait, in the order of arrival: a few batches of them."""
+    """Pieces that wait: a few batches of them."""
 
     def __init__(self, batch_frames: int):
         self.batch_frames = batch_frames
-        self.pieces: list[_Piece] = []
+        self.pieces: dict[int, _Piece] = {}  # by the number of arrival, oldest first
+        self.by_length: list[tuple[int, int]] = []  # (frames, number), sorted
+        self.arrived = 0
         self.frames = 0
 
     @property
     def is_full(self) -> bool:
         return self.frames >= WINDOW_BATCHES * self.batch_frames
 
-    def add(self, clip: _Clip, pieces: list[_Piece]) -> None:
-        self.pieces += pieces
-        self.frames += sum(piece.frames for piece in pieces)
+    def add(self, piece: _Piece) -> None:
+        self.pieces[self.arrived] = piece
+        insort(self.by_length, (piece.frames, self.arrived))
+        self.arrived += 1
+        self.frames += piece.frames
 
     def take(self) -> list[_Piece]:
-        """The oldest piece, and those nearest to it in length that fit in the batch with it."""
-        indices = sorted(range(len(self.pieces)), key=lambda index: self.pieces[index].frames)
-        lengths = [self.pieces[index].frames for index in indices]
-        first = indices.index(0)
+        """The oldest piece, and those nearest to it in length while that pays."""
+        oldest = next(iter(self.pieces))
+        first = bisect_left(self.by_length, (self.pieces[oldest].frames, oldest))
         last = first
-        while True:
-            shorter = lengths[first] - lengths[first - 1] if first > 0 else None
-            longer = lengths[last + 1] - lengths[last] if last + 1 < len(lengths) else None
-            goes_down = shorter is not None and (longer is None or shorter <= longer)
-            if not goes_down and longer is None:
-                break
-            longest = lengths[last if goes_down else last + 1]
-            if longest * (last - first + 2) > self.batch_frames:
-                break
-            first, last = (first - 1, last) if goes_down else (first, last + 1)
-        taken = set(indices[first : last + 1])
-        batch = [self.pieces[index] for index in sorted(taken)]
-        self.pieces = [piece for index, piece in enumerate(self.pieces) if index not in taken]
+        while (wider := self._widened(first, last)) is not None:
+            first, last = wider
+        numbers = sorted(number for _, number in self.by_length[first : last + 1])
+        del self.by_length[first : last + 1]
+        batch = [self.pieces.pop(number) for number in numbers]
         self.frames -= sum(piece.frames for piece in batch)
         return batch
 
-
-class _Decoder(Dataset):
-    """Decodes, resamples and checks a clip, in a worker process."""
-
-    def __init__(self, extractor: ASTFeatureExtractor):
-        self.extractor = extractor
-
-    def __getitem__(self, clip: _Clip) -> _Clip:
-        if clip.error is None:
-            try:
-                clip.waveform = self._waveform(clip)
-            except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
-                clip.error = str(error) or type(error).__name__
-        clip.source = None
-        return clip
-
-    def _waveform(self, clip: _Clip) -> np.ndarray:
-        wanted = self.extractor.sampling_rate
-        if isinstance(clip.source, str | Path | bytes):
-            samples = read_audio(clip.source, wanted)
-        elif isinstance(clip.source, tuple):
-            samples, rate = clip.source
-            samples = self.extractor._waveform(samples, clip.number).numpy()
-            samples = resample(samples, rate, wanted)
+    def _widened(self, first: int, last: int) -> tuple[int, int] | None:
+        """The range of `by_length` with the nearer of its two neighbours, if it pays."""
+        lengths, count = self.by_length, last - first + 1
+        shortest, longest = lengths[first][0], lengths[last][0]
+        shorter = lengths[first - 1][0] if first > 0 else None
+        longer = lengths[last + 1][0] if last + 1 < len(lengths) else None
+        if shorter is None and longer is None:
+            return None
+        if longer is None or (shorter is not None and shortest - shorter <= longer - longest):
+            padding, longer, wider = longest - shorter, longest, (first - 1, last)
         else:
-            samples = clip.source
-        return self.extractor._waveform(samples, clip.number).numpy()
-
-
-def _numbered(clips: Iterable[Any]) -> Iterator[_Clip]:
-    """Each clip with its name, in a form that can be sent to a worker."""
-    for number, given in enumerate(clips):
-        clip = _Clip(number, f"clip {number}")
-        try:
-            clip.name, clip.source = _source(given, clip.name)
-        except (TypeError, ValueError) as error:
-            clip.error = str(error)
-        yield clip
-
-
-def _source(clip: Any, name: str) -> tuple[str, Any]:
-    """(name, path, content, array or (array, rate)) of whatever a user may call a clip."""
-    if isinstance(clip, Mapping) and clip.get("audio") is not None:
-        clip = clip["audio"]
-    if isinstance(clip, str | Path):
-        return str(clip), clip
-    if isinstance(clip, bytes | bytearray | memoryview):
-        return name, bytes(clip)
-    if isinstance(clip, np.ndarray | Tensor | list | tuple):
-        return name, _array(clip, name)
-    if not isinstance(clip, Mapping):
-        raise TypeError(
-            f"{name} is a {type(clip).__name__}; give a path, bytes, an array, or a row with the "
-            f'column "audio"'
-        )
-    name = str(clip.get("path") or name)
-    if clip.get("array") is not None:
-        array, rate = _array(clip["array"], name), clip.get("sampling_rate")
-        return name, array if rate is None else (array, rate)
-    source = clip.get("bytes") or clip.get("path")
-    if source is None:
-        raise ValueError(f"{name} has the keys {sorted(clip)} but neither audio, bytes nor a path")
-    return name, source
-
-
-def _array(samples: Any, name: str) -> np.ndarray:
-    if isinstance(samples, Tensor):
-        return samples.detach().cpu().numpy()
-    array = np.asarray(samples)
-    # It could not be sent to a worker, which would then be waited for in vain.
-    if array.dtype == object:
-        raise TypeError(f"{name} is a {type(samples).__name__} that holds no numbers")
-    return array
-
-
-def _undecoded(clips: Iterable[Any]) -> Iterable[Any]:
-    """A data set with its audio as stored: `datasets` itself would decode it here, with ffmpeg."""
-    columns = getattr(clips, "features", None)
-    if not columns or not hasattr(clips, "cast_column"):
-        return clips
-    from datasets import Audio
-
-    for name, feature in columns.items():
-        if isinstance(feature, Audio):
-            clips = clips.cast_column(name, Audio(decode=False))
-    return clips
-
-
-def _as_it_is(clip: _Clip) -> _Clip:
-    return clip
+            padding, wider = count * (longer - longest), (first, last + 1)
+        fits = longer * (count + 1) <= self.batch_frames
+        return wider if fits and padding <= self.batch_frames * BATCH_COST else None
 
 
 def activation(choice: str, config: ASTConfig) -> str:

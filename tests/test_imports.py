@@ -27,11 +27,11 @@ CORE = {
     "registration_ast": {".configuration_ast", ".feature_extraction_ast"},
     "modeling_ast": {"torch", "transformers", ".configuration_ast", ".position_ast"},
     "quantization_ast": {"torch", ".modeling_ast"},
+    "decoding_ast": {"numpy", "torch", ".audio_file_ast", ".feature_extraction_ast"},
     "tagging_ast": {
         ".configuration_ast",
-        "numpy",
         "torch",
-        ".audio_file_ast",
+        ".decoding_ast",
         ".fbank_ast",
         ".feature_extraction_ast",
         ".modeling_ast",

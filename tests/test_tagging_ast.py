@@ -1,11 +1,14 @@
 """AudioTagger. Judge: the extractor and the model, called clip by clip."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from modeling_ast import AudioTagger, read_audio, tagging_ast
+from modeling_ast import AudioTagger, read_audio
 
 RATE = 16000
 
@@ -42,7 +45,30 @@ def as_logits(tagger, result):
     return scores.logit().float()
 
 
-# 0.03 s is less than a patch; 3 s is longer than the position table (0.97 s): it is interpolated.
+def in_parts(tagger, waveform):
+    """Scores (C,) of one clip. Beyond the model's 97 frames those of equal parts, averaged: each
+    part is cut out of the frames of the whole clip, at patches, of which no part may have more
+    than the model has positions for."""
+    config = tagger.model.config
+    inputs = tagger.extractor(
+        waveform, sampling_rate=RATE, padding="longest", return_tensors="pt", truncation=False
+    )
+    frames = inputs.input_values[:, : int(inputs.attention_mask.sum())]  # (1, T, F)
+    columns = (frames.shape[1] - 16) // 7 + 1
+    positions = (config.max_length - 16) // 7 + 1
+    if columns <= positions:
+        return alone(tagger, waveform).sigmoid()
+    count = math.ceil(columns / positions)
+    bounds = [columns * part // count for part in range(count + 1)]
+    total = 0.0
+    for begin, end in itertools.pairwise(bounds):
+        with torch.no_grad():
+            logits = tagger.model(frames[:, 7 * begin : 7 * (end - 1) + 16]).logits[0]
+        total = total + logits.sigmoid() * (end - begin)
+    return total / columns
+
+
+# 0.03 s is less than a patch; 1.1 s and more is longer than the position table (0.97 s).
 LENGTHS = [0.5, 3.0, 0.03, 0.9, 0.7, 1.1, 0.16, 0.5, 2.0, 0.4, 0.35, 1.9]
 
 
@@ -65,7 +91,7 @@ def test_results_are_those_of_each_clip_alone_and_in_order(tagger, num_workers, 
         assert list(result.labels.values()) == sorted(result.labels.values(), reverse=True)
         # The logarithm of 1 - score magnifies float32's rounding; the logits are compared above.
         torch.testing.assert_close(
-            as_logits(tagger, result), alone(tagger, waveform), atol=1e-4, rtol=1e-4
+            as_logits(tagger, result), in_parts(tagger, waveform).logit(), atol=1e-4, rtol=1e-4
         )
 
 
@@ -167,15 +193,25 @@ def test_batches_hold_no_more_than_they_may_and_little_padding(tagger):
     assert padded < 1.15 * real
 
 
-def test_a_very_long_clip_is_heard_in_pieces(tagger, monkeypatch):
-    monkeypatch.setattr(tagging_ast, "LONGEST_FRAMES", 100)
-    waveform = noise(2.5)
+def test_a_clip_beyond_the_trained_length_is_heard_in_parts_all_of_it(tagger):
+    """The parts have the patches of the whole clip, and none has more than there are positions."""
+    waveform = noise(2.57)
+    pieces = tagger._pieces(torch.from_numpy(waveform))
+    assert len(pieces) == 3 and sum(piece.share for piece in pieces) == pytest.approx(1)
+    patches = [tagger.model.config.patch_grid(piece.frames)[1] for piece in pieces]
+    assert max(patches) <= tagger.model.config.patch_grid()[1] + 1  # one of padding at the end
+    assert len(pieces[-1].waveform) + 2 * 7 * 160 * 12 == pytest.approx(len(waveform), rel=0.1)
     (result,) = tagger([waveform])
-    parts = np.array_split(waveform, 3)
-    expected = sum(alone(tagger, part).sigmoid() * len(part) for part in parts) / len(waveform)
+    expected = in_parts(tagger, waveform)
     for label, score in result.labels.items():
         index = tagger.model.config.label2id[label]
         assert score == pytest.approx(expected[index].item(), abs=1e-5)
+    # Every second counts: a change anywhere, at a seam too, changes the scores.
+    for second in np.arange(0.05, 2.5, 0.1):
+        changed = waveform.copy()
+        changed[int(second * RATE) :][:160] += 0.5
+        (other,) = tagger([changed])
+        assert other.labels != pytest.approx(result.labels, abs=1e-6), second
 
 
 def test_softmax_dtype_and_top_k(tiny_folder):

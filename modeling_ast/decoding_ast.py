@@ -1,0 +1,238 @@
+"""Clips in any form a user may have them -> checked waveforms, in order, from worker processes.
+
+A worker that dies, of too little memory or of a file that crashes the decoder, is replaced, and
+nothing is lost: the clips it may have held are decoded again, and the one that kills a worker of
+its own too gets that as its error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .audio_file_ast import read_audio, resample
+from .feature_extraction_ast import ASTFeatureExtractor
+
+# Clips that a worker has in hand, ahead of the model: at least, and at most if they are small. The
+# bytes are those of the files as stored, all together; MP3 becomes eight times as much.
+LEAST_AHEAD, MOST_AHEAD, BYTES_AHEAD = 2, 64, 2**24
+ORPHAN_SECONDS = 2.0
+
+
+@dataclass
+class Clip:
+    """A clip on its way: with its source before it is decoded, then with a waveform or an error."""
+
+    number: int
+    name: str  # the path, or "clip 3" (counted from 0)
+    source: Any = None  # path, content, array, or (array, rate): what a worker can be sent
+    waveform: np.ndarray | None = None  # (S,), float32, checked, at the extractor's rate
+    error: str | None = None
+
+
+def decode_clips(
+    clips: Iterable[Any], extractor: ASTFeatureExtractor, num_workers: int
+) -> Iterator[Clip]:
+    """Decodes, resamples and checks clips; a bad one comes with its error in its place.
+
+    Args:
+        clips: As in `AudioTagger.__call__`. Read a few clips ahead, no further.
+        extractor: Of the model; says the rate and what a clip must be.
+        num_workers: Processes; 0 decodes in this one. Arrays at the wanted rate always stay here:
+            to be sent there and back costs more than to be checked.
+    """
+    if num_workers == 0:
+        for clip in named_clips(clips):
+            yield decode(clip, extractor)
+        return
+    workers, waiting, num_bytes = _Workers(extractor, num_workers), deque(), 0
+    try:
+        for clip in named_clips(clips):
+            size = _stored_bytes(clip.source)
+            waiting.append((size, *workers.start(clip)))
+            num_bytes += size
+            while waiting and (
+                waiting[0][2] is None
+                or len(waiting) > MOST_AHEAD * num_workers
+                or (len(waiting) > LEAST_AHEAD * num_workers and num_bytes > BYTES_AHEAD)
+            ):
+                size, clip, future = waiting.popleft()
+                num_bytes -= size
+                yield workers.finish(clip, future)
+        for _, clip, future in waiting:
+            yield workers.finish(clip, future)
+    finally:
+        workers.stop()
+
+
+def _stored_bytes(source: Any) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    if isinstance(source, str | Path):
+        try:
+            return os.stat(source).st_size
+        except (OSError, ValueError):  # the worker will say it
+            return 0
+    return 0
+
+
+class _Workers:
+    """Processes that decode, and others in their place when one dies."""
+
+    def __init__(self, extractor: ASTFeatureExtractor, count: int):
+        self.extractor = extractor
+        self.count = count
+        self.pool = self._new_pool(count)
+        self.spare = self._new_pool(1)  # has no process before it is needed
+
+    def _new_pool(self, count: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(count, initializer=_begin_worker, initargs=(os.getpid(),))
+
+    def start(self, clip: Clip) -> tuple[Clip, Future | None]:
+        """Hands a clip to a worker, unless there is nothing to decode."""
+        if clip.error is not None or isinstance(clip.source, np.ndarray):
+            return decode(clip, self.extractor), None
+        try:
+            return clip, self.pool.submit(decode, clip, self.extractor)
+        except BrokenProcessPool:
+            self.pool = self._new_pool(self.count)
+            return clip, self.pool.submit(decode, clip, self.extractor)
+
+    def finish(self, clip: Clip, future: Future | None) -> Clip:
+        """Waits for a clip."""
+        if future is None:
+            return clip
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            # A death breaks all that the pool had in hand and does not say whose it was: each of
+            # them is decoded again, with nothing beside it.
+            return self._decode_alone(clip)
+
+    def _decode_alone(self, clip: Clip) -> Clip:
+        try:
+            return self.spare.submit(decode, clip, self.extractor).result()
+        except BrokenProcessPool:
+            self.spare = self._new_pool(1)
+            clip.source = None
+            clip.error = (
+                f"{clip.name} killed the process that decoded it, twice: too large for the memory, "
+                f"or of a kind that crashes the decoder; cut or convert it first"
+            )
+            return clip
+
+    def stop(self) -> None:
+        for pool in (self.pool, self.spare):
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(parent: int) -> None:
+    # Ctrl-C goes to all processes of a terminal; the parent stops its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Threads of the parent's OpenMP do not outlive a fork: a worker that waits for them hangs.
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process after its parent, which may have been killed and said nothing."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_SECONDS)
+    os._exit(1)
+
+
+def decode(clip: Clip, extractor: ASTFeatureExtractor) -> Clip:
+    """Fills in the waveform or the error."""
+    if clip.error is None:
+        try:
+            clip.waveform = _waveform(clip, extractor)
+        except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+            clip.error = str(error) or type(error).__name__
+    clip.source = None
+    return clip
+
+
+def _waveform(clip: Clip, extractor: ASTFeatureExtractor) -> np.ndarray:
+    samples, wanted = clip.source, extractor.sampling_rate
+    if isinstance(samples, str | Path | bytes):
+        samples = read_audio(samples, wanted)
+    elif isinstance(samples, tuple):
+        samples, rate = samples
+        samples = extractor._waveform(samples, clip.number).numpy()
+        samples = resample(samples, rate, wanted)
+    return extractor._waveform(samples, clip.number).numpy()
+
+
+def named_clips(clips: Iterable[Any]) -> Iterator[Clip]:
+    """Each clip with its name, in a form that can be sent to a worker."""
+    for number, given in enumerate(_undecoded(clips)):
+        clip = Clip(number, f"clip {number}")
+        try:
+            clip.name, clip.source = _source(given, clip.name)
+        except (TypeError, ValueError) as error:
+            clip.error = str(error)
+        yield clip
+
+
+def _source(clip: Any, name: str) -> tuple[str, Any]:
+    """(name, path, content, array or (array, rate)) of whatever a user may call a clip."""
+    if isinstance(clip, Mapping) and clip.get("audio") is not None:
+        clip = clip["audio"]
+    if isinstance(clip, str | Path):
+        return str(clip), clip
+    if isinstance(clip, bytes | bytearray | memoryview):
+        return name, bytes(clip)
+    if isinstance(clip, np.ndarray | Tensor | list | tuple):
+        return name, _array(clip, name)
+    if not isinstance(clip, Mapping):
+        raise TypeError(
+            f"{name} is a {type(clip).__name__}; give a path, bytes, an array, or a row with the "
+            f'column "audio"'
+        )
+    name = str(clip.get("path") or name)
+    if clip.get("array") is not None:
+        array, rate = _array(clip["array"], name), clip.get("sampling_rate")
+        return name, array if rate is None else (array, rate)
+    source = clip.get("bytes") or clip.get("path")
+    if source is None:
+        raise ValueError(f"{name} has the keys {sorted(clip)} but neither audio, bytes nor a path")
+    return name, source
+
+
+def _array(samples: Any, name: str) -> np.ndarray:
+    if isinstance(samples, Tensor):
+        return samples.detach().cpu().numpy()
+    array = np.asarray(samples)
+    # It could not be sent to a worker, which would then be waited for in vain.
+    if array.dtype == object:
+        raise TypeError(f"{name} is a {type(samples).__name__} that holds no numbers")
+    return array
+
+
+def _undecoded(clips: Iterable[Any]) -> Iterable[Any]:
+    """A data set with its audio as stored: `datasets` itself would decode it here, with ffmpeg."""
+    columns = getattr(clips, "features", None)
+    if not columns or not hasattr(clips, "cast_column"):
+        return clips
+    from datasets import Audio
+
+    for name, feature in columns.items():
+        if isinstance(feature, Audio):
+            clips = clips.cast_column(name, Audio(decode=False))
+    return clips
+
+
+__all__ = ["Clip", "decode_clips"]

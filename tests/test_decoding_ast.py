@@ -1,0 +1,148 @@
+"""decoding_ast: order, deaths of workers, reading ahead. Judge: soundfile and the clips given."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from modeling_ast import ASTFeatureExtractor, decoding_ast
+from modeling_ast.decoding_ast import decode_clips
+
+RATE = 16000
+
+
+@pytest.fixture
+def extractor():
+    return ASTFeatureExtractor()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Forty files of different lengths, numbered from 0."""
+    paths = [tmp_path / f"{number:02}.wav" for number in range(40)]
+    for number, path in enumerate(paths):
+        samples = 0.1 * np.random.default_rng(number).standard_normal(400 + 100 * number)
+        soundfile.write(path, samples, RATE, subtype="FLOAT")
+    return paths
+
+
+def check(clips, files, bad=()):
+    """All clips are there, in order, with the samples of their files."""
+    clips = list(clips)
+    assert [clip.number for clip in clips] == list(range(len(files)))
+    for clip, path in zip(clips, files):
+        assert clip.name == str(path) and clip.source is None
+        assert (clip.error is not None) == (path in bad)
+        if path not in bad:
+            np.testing.assert_array_equal(clip.waveform, soundfile.read(path, dtype="float32")[0])
+    return clips
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_every_clip_in_order(files, extractor, num_workers):
+    check(decode_clips(files, extractor, num_workers), files)
+
+
+def test_no_clips_at_all(extractor):
+    assert [list(decode_clips([], extractor, count)) for count in (0, 2)] == [[], []]
+
+
+def test_arrays_and_files_in_turns(files, extractor):
+    given = []
+    for path in files:
+        given += [path, soundfile.read(path, dtype="float32")[0]]
+    clips = list(decode_clips(given, extractor, 2))
+    for index, path in enumerate(files):
+        samples = soundfile.read(path, dtype="float32")[0]
+        for clip in clips[2 * index : 2 * index + 2]:
+            np.testing.assert_array_equal(clip.waveform, samples)
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(files, extractor):
+    clips = decode_clips(files * 20, extractor, 2)
+    before = list(islice(clips, 3))
+    killed = multiprocessing.active_children()
+    assert len(killed) == 2
+    os.kill(killed[0].pid, signal.SIGKILL)
+    check([*before, *clips], files * 20)
+
+
+def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, extractor, monkeypatch):
+    read_audio, bad = decoding_ast.read_audio, (files[5], files[6], files[39])
+
+    def deadly(path, rate):
+        if path in bad:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_audio(path, rate)
+
+    # The workers are forked and have this too.
+    monkeypatch.setattr(decoding_ast, "read_audio", deadly)
+    if multiprocessing.get_start_method() != "fork":
+        pytest.skip("a worker that is not forked has not the function that kills it")
+    clips = check(decode_clips(files, extractor, 2), files, bad)
+    assert f"{bad[0]} killed the process that decoded it, twice" in clips[5].error
+
+
+def test_no_more_is_read_ahead_than_fits_in_memory(files, extractor, tmp_path):
+    for size, most in ((None, 64), (2**25, 2)):
+        read = 0
+
+        def clips(size=size):
+            nonlocal read
+            for number in range(300):
+                read += 1
+                path = files[number % 40]
+                if size is not None:
+                    path = tmp_path / "large.wav"
+                    path.touch()
+                    os.truncate(path, size)
+                yield path
+
+        for given, _ in enumerate(decode_clips(clips(), extractor, 1), 1):
+            assert read - given <= most
+        assert given == read == 300
+
+
+def test_workers_end_with_a_caller_that_stops_early(files, extractor):
+    clips = decode_clips(files * 10, extractor, 2)
+    next(clips)
+    clips.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux's /proc")
+def test_workers_end_with_a_killed_caller(files):
+    code = """
+import itertools, multiprocessing, sys, time
+from modeling_ast import ASTFeatureExtractor
+from modeling_ast.decoding_ast import decode_clips
+clips = decode_clips(itertools.cycle(sys.argv[1:]), ASTFeatureExtractor(), 2)
+next(clips)
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+for clip in clips:
+    time.sleep(0.1)
+"""
+    command = [sys.executable, "-c", code, *map(str, files)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        workers = process.stdout.readline().split()
+        process.kill()
+    assert len(workers) == 2
+
+    def is_alive(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_alive, workers))
