@@ -1,18 +1,20 @@
 """Tags every audio file of a folder, and of the folders in it.
 
-    python examples/tag_folder.py MODEL FOLDER --output tags.parquet [--top-k 5] [--workers N]
+    python examples/tag_folder.py MODEL FOLDER --output tags.parquet [--top-k 5] [--dtype bfloat16]
 
 MODEL is an AST on the Hub (MIT/ast-finetuned-audioset-10-10-0.4593) or a directory. The output has
 a row for each file: file (relative to FOLDER), seconds, labels with scores, error, model. It is
 .jsonl, to which each result is appended as it comes, or .parquet, which is written at the end from
 such a .jsonl beside it. Killed and started again, the command goes on where it was; started again
-when done, it tags the files that are new. A bad file is a row with the reason; the exit status is
-then 1.
+when done, it tags the files that are new. A bad file is a row with the reason (delete the row from
+the .jsonl to have the file tried again); the exit status is then 1. Links to folders are not
+followed.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -20,10 +22,16 @@ import time
 from itertools import islice
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from modeling_ast import AudioTagger, ClipTags
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks; there, two runs at once are not told apart
+    fcntl = None
 
 # What holds audio by its name. libsndfile cannot decode the last four: they become rows that say
 # so, and are not passed over in silence.
@@ -46,11 +54,25 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="labels kept (5)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; a GPU if there is one")
     parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the weights; auto: the checkpoint's (a GPU is many times faster with bfloat16)",
+    )
+    parser.add_argument(
+        "--batch-frames",
+        type=int,
+        metavar="N",
+        help="frames of 10 ms in a batch (1024 on a CPU, 16384 on a GPU); fewer take less memory",
+    )
+    parser.add_argument(
         "--workers", type=int, metavar="N", help="processes that decode (half the CPUs, at most 8)"
     )
     options = parser.parse_args(arguments)
     if options.top_k < 1:
         parser.error(f"--top-k is {options.top_k}; give at least 1")
+    if options.batch_frames is not None and options.batch_frames < 1:
+        parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
     if options.workers is not None and options.workers < 0:
         parser.error(f"--workers is {options.workers}; give 0 or more")
     if not options.folder.is_dir():
@@ -59,6 +81,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(
             f"--output is {str(options.output)!r}; its name must end in .parquet or .jsonl"
         )
+    if options.output.is_dir():
+        parser.error(f"--output is {str(options.output)!r}, which is a folder; give another name")
     if not options.output.parent.is_dir():
         parser.error(f"no folder at {str(options.output.parent)!r} to write the output to; make it")
     if options.output.suffix == ".parquet":
@@ -69,15 +93,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def audio_files(folder: Path) -> list[str]:
-    """Paths relative to `folder`, sorted."""
-    found = []
-    for parent, _, names in os.walk(folder):
-        inside = Path(parent).relative_to(folder)
+def audio_files(folder: Path) -> tuple[list[str], list[OSError]]:
+    """Paths relative to `folder`, sorted; and why folders in it could not be listed."""
+    found, errors = [], []
+    for parent, _, names in os.walk(folder, onerror=errors.append):
+        inside = os.path.relpath(parent, folder)
         found += [
-            (inside / name).as_posix() for name in names if Path(name).suffix.lower() in SUFFIXES
+            name if inside == os.curdir else f"{Path(inside).as_posix()}/{name}"
+            for name in names
+            if os.path.splitext(name)[1].lower() in SUFFIXES
         ]
-    return sorted(found)
+    return sorted(found), errors
 
 
 class Journal:
@@ -89,28 +115,40 @@ class Journal:
         self.num_bad = 0
         self.seconds = 0.0
         self.done: set[str] = set()
-        end = self._read() if path.exists() else 0
-        self.file = path.open("ab")
+        # Unbuffered: what a full disk did not take must not be written later, behind other lines.
+        self.file = path.open("ab", buffering=0)
+        self._lock()
+        # Kept open: to close any handle of a file gives up the lock on it.
+        self.lines = path.open("rb")
         # A kill in the middle of a line: that file is not done.
-        self.file.truncate(end)
+        self.file.truncate(self._read())
+
+    def _lock(self) -> None:
+        """Refuses a file to which another run is writing; the lock ends with this process."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ValueError("another process is writing it; wait for it, or stop it") from None
+            raise
 
     def _read(self) -> int:
         """Takes the finished files over; returns where the last whole line ends."""
         end = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                row = _row(line)
-                if row is None:
-                    raise ValueError(f"line {number} of {self.path} is no row of this script")
-                if row["model"] != self.model:
-                    raise ValueError(
-                        f"{self.path} has the tags of the model {row['model']!r}; give another "
-                        f"--output"
-                    )
-                self._count(row)
-                end += len(line)
+        for number, line in enumerate(self.lines, 1):
+            if not line.endswith(b"\n"):
+                break
+            row = _row(line)
+            if row is None:
+                raise ValueError(f"line {number} of {self.path} is no row of this script")
+            if row["model"] != self.model:
+                raise ValueError(
+                    f"{self.path} has the tags of the model {row['model']!r}; give another --output"
+                )
+            self._count(row)
+            end += len(line)
         return end
 
     def add(self, name: str, tags: ClipTags) -> None:
@@ -124,8 +162,9 @@ class Journal:
             "model": self.model,
         }
         # In ASCII: file names need not be valid Unicode.
-        self.file.write(json.dumps(row).encode() + b"\n")
-        self.file.flush()
+        line = json.dumps(row).encode() + b"\n"
+        if self.file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._count(row)
 
     def _count(self, row: dict) -> None:
@@ -174,10 +213,13 @@ def write_parquet(journal: Path, target: Path) -> None:
         ]
     )
     partial = target.with_name(target.name + ".partial")
-    with journal.open("rb") as lines, parquet.ParquetWriter(partial, schema) as writer:
-        while rows := list(islice(map(_row, lines), PARQUET_ROWS)):
-            writer.write_table(pa.Table.from_pylist([*map(_valid, rows)], schema))
-    os.replace(partial, target)
+    try:
+        with journal.open("rb") as lines, parquet.ParquetWriter(partial, schema) as writer:
+            while rows := list(islice(map(_row, lines), PARQUET_ROWS)):
+                writer.write_table(pa.Table.from_pylist([*map(_valid, rows)], schema))
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _valid(row: dict) -> dict:
@@ -194,11 +236,19 @@ def load(options: argparse.Namespace) -> AudioTagger:
     """The tagger; what is wrong with the model is told in one line."""
     try:
         return AudioTagger.from_pretrained(
-            options.model, options.device, num_workers=options.workers, top_k=options.top_k
+            options.model,
+            options.device,
+            options.dtype,
+            batch_frames=options.batch_frames,
+            num_workers=options.workers,
+            top_k=options.top_k,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        sys.exit(f"error: cannot load the model {options.model!r}: {reason}")
+        sys.exit(f"error: cannot load the model {options.model!r}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def main() -> None:
@@ -206,7 +256,9 @@ def main() -> None:
     options = parse_arguments()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    files = audio_files(options.folder)
+    files, unlisted = audio_files(options.folder)
+    for error in unlisted:
+        sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not files:
         sys.exit(f"error: no audio file in {options.folder}; names must end in one of {AUDIO}")
     path = options.output.with_suffix(".jsonl")
@@ -221,14 +273,16 @@ def main() -> None:
             write_parquet(path, options.output)
     except KeyboardInterrupt:
         sys.exit(f"stopped after {len(journal.done)} files; the same command goes on from here")
-    # Full disks, and a GPU without memory left.
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: {_first_line(error)}; go on with a smaller --batch-frames")
+    # A full disk, mostly.
     except (OSError, RuntimeError) as error:
-        sys.exit(f"error: {str(error).strip().splitlines()[0]}; the same command goes on from here")
+        sys.exit(f"error: {_first_line(error)}; the same command goes on from here")
     sys.stdout.write(
-        f"{options.output}: {len(journal.done)} files, {journal.num_bad} of them bad, "
-        f"{journal.seconds / 3600:.2f} hours of audio\n"
+        f"{os.fsencode(options.output).decode(errors='replace')}: {len(journal.done)} files, "
+        f"{journal.num_bad} of them bad, {journal.seconds / 3600:.2f} hours of audio\n"
     )
-    sys.exit(1 if journal.num_bad else 0)
+    sys.exit(1 if journal.num_bad or unlisted else 0)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ as long as a file has the wanted rate already.
 from __future__ import annotations
 
 import io
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def read_audio(
     return resample(samples.mean(axis=1), rate, sampling_rate)
 
 
-def _open(source: str | Path | bytes) -> tuple[str | io.BytesIO, str]:
+def _open(source: str | Path | bytes) -> tuple[str | bytes | io.BytesIO, str]:
     """What soundfile can open, and the name that errors give it."""
     if isinstance(source, bytes | bytearray | memoryview):
         name = f"the audio of {len(source)} bytes"
@@ -72,7 +73,8 @@ def _open(source: str | Path | bytes) -> tuple[str | io.BytesIO, str]:
         raise ValueError(f"{str(path)!r} is no file; give the path of one audio file")
     if path.stat().st_size == 0:
         raise ValueError(f"{str(path)!r} is empty (0 bytes); fetch or write it again")
-    return str(path), repr(str(path))
+    # As bytes, except on Windows: soundfile takes text only where it is valid Unicode.
+    return str(path) if os.name == "nt" else os.fsencode(path), repr(str(path))
 
 
 def resample(waveform: np.ndarray, given: int, wanted: int) -> np.ndarray:

@@ -159,7 +159,8 @@ def decode(clip: Clip, extractor: ASTFeatureExtractor) -> Clip:
     if clip.error is None:
         try:
             clip.waveform = _waveform(clip, extractor)
-        except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+        # Whatever a file does to a decoder: it must not stop the others.
+        except Exception as error:
             clip.error = str(error) or type(error).__name__
     clip.source = None
     return clip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import tag_folder
+import torch
 from conftest import ROOT
 
 from modeling_ast import AudioTagger
@@ -85,6 +86,7 @@ def test_parquet_and_only_new_files_the_second_time(
     assert run(monkeypatch, capsys, *arguments)[0] == 1
     first = parquet.read_table(output).to_pylist()
     assert [row["file"] for row in first] == [*ORDER[:5], "not\ufffdutf.wav", "z.wav"]
+    assert first[5]["labels"] == first[4]["labels"]
     assert (
         rows_of(tmp_path / "tags.jsonl")[1]["labels"][0]["label"] == first[1]["labels"][0]["label"]
     )
@@ -97,6 +99,16 @@ def test_parquet_and_only_new_files_the_second_time(
     monkeypatch.setattr(tag_folder, "load", None)
     assert run(monkeypatch, capsys, *arguments)[0] == 1
     assert parquet.read_table(output).to_pylist() == second
+
+
+def test_dtype_and_batch_frames_reach_the_tagger(tiny_folder, tmp_path):
+    options = [str(tiny_folder), str(tmp_path), "--output", str(tmp_path / "t.jsonl")]
+    tagger = tag_folder.load(tag_folder.parse_arguments(options))
+    assert tagger.model.dtype == torch.float32
+    options += ["--dtype", "bfloat16", "--batch-frames", "300", "--workers", "3"]
+    tagger = tag_folder.load(tag_folder.parse_arguments(options))
+    assert tagger.model.dtype == torch.bfloat16
+    assert (tagger.batch_frames, tagger.num_workers) == (300, 3)
 
 
 def test_a_torn_line_is_done_again(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
@@ -138,15 +150,148 @@ def test_killed_and_resumed_nothing_is_lost_or_repeated(tiny_folder, tmp_path, m
     assert len(names) == 600 and set(names) == {f"{number}.wav" for number in range(600)}
 
 
+def test_hostile_names_and_links(tiny_folder, tmp_path, monkeypatch, capsys):
+    """Each name comes once, as it is on the disk; what is no file says so; no link leads round."""
+    folder, output = tmp_path / "sounds", tmp_path / "tags.jsonl"
+    names = ["line\nbreak.wav", os.fsdecode(b"\xff\xfe.wav"), "deep/er/quote\"'.WAV", "-x.wav"]
+    write(tmp_path / "any.wav", 0.1)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(tmp_path / "any.wav", folder / name)
+    (folder / "deep" / "round").symlink_to(folder, target_is_directory=True)
+    (folder / "itself.wav").symlink_to("itself.wav")
+    (folder / "folder.wav").mkdir()
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "empty.wav").touch()
+    status, _, _ = run(monkeypatch, capsys, tiny_folder, folder, "--output", output)
+    rows = {row["file"]: row["error"] for row in rows_of(output)}
+    assert status == 1 and len(rows_of(output)) == 7
+    assert [name for name, error in rows.items() if error is None] == sorted(names)
+    assert "no file at" in rows["itself.wav"]
+    assert "is no file" in rows["pipe.wav"] and "is empty" in rows["empty.wav"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    scandir = os.scandir
+
+    def locked(path):
+        if os.path.basename(path) == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may list everything
+    (sounds / "a" / "broken.mp3").unlink()
+    (sounds / "z.wav").unlink()
+    output = tmp_path / "tags.jsonl"
+    status, out, err = run(monkeypatch, capsys, tiny_folder, sounds, "--output", output)
+    assert status == 1 and "3 files, 0 of them bad" in out
+    assert "error: cannot list" in err and "deep': Permission denied" in err
+
+
+def test_files_that_go_during_the_run_are_bad(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    find = tag_folder.audio_files
+
+    def vanishing(folder):
+        found = find(folder)
+        (folder / "b.wav").unlink()
+        return found
+
+    monkeypatch.setattr(tag_folder, "audio_files", vanishing)
+    output = tmp_path / "tags.jsonl"
+    run(monkeypatch, capsys, tiny_folder, sounds, "--output", output)
+    rows = rows_of(output)
+    assert [row["file"] for row in rows] == ORDER and "no file at" in rows[4]["error"]
+
+
+def test_two_runs_on_one_output(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("fcntl", reason="Windows has other locks")
+    output = tmp_path / "tags.jsonl"
+    code = """
+import fcntl, sys
+file = open(sys.argv[1], "ab")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    arguments = (tiny_folder, sounds, "--output", output)
+    command = [sys.executable, "-c", code, output]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == b"locked\n"
+        status, _, err = run(monkeypatch, capsys, *arguments)
+        assert status == 1 and "another process is writing it" in err
+        assert len(err.strip().splitlines()) == 1 and output.read_bytes() == b""
+        other.stdin.close()
+    assert "6 files, 2 of them bad" in run(monkeypatch, capsys, *arguments)[1]
+
+
+def test_a_full_disk(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    """A limit on the size of files stands for it: it too takes a part of a line first."""
+    resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
+    from pyarrow import parquet
+
+    output = tmp_path / "tags.jsonl"
+    arguments = (tiny_folder, sounds, "--output", output)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+    try:
+        status, _, err = run(monkeypatch, capsys, *arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1 and "error: [Errno 28] No space left on device" in err
+    assert "the same command goes on from here" in err and output.stat().st_size == 700
+    run(monkeypatch, capsys, *arguments)
+    assert [row["file"] for row in rows_of(output)] == ORDER
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parquet.ParquetWriter, "write_table", fail)
+    output = tmp_path / "tags.parquet"
+    status, _, err = run(monkeypatch, capsys, tiny_folder, sounds, "--output", output)
+    assert status == 1 and "No space left" in err and not list(tmp_path.glob("*.p*"))
+
+
+def test_ctrl_c_stops_all_processes_and_goes_on(tiny_folder, tmp_path, monkeypatch, capsys):
+    folder, output = tmp_path / "many", tmp_path / "tags.jsonl"
+    write(folder / "0.wav", 0.4)
+    for number in range(1, 400):
+        os.link(folder / "0.wav", folder / f"{number}.wav")
+    arguments = [tiny_folder, folder, "--output", output, "--device", "cpu"]
+    command = [sys.executable, ROOT / "examples" / "tag_folder.py", *arguments, "--workers", "2"]
+    # A session of its own: as in a terminal, all its processes get the signal.
+    with subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 50
+        while process.poll() is None and time.monotonic() < deadline:
+            if output.exists() and output.stat().st_size > 2000:
+                os.killpg(process.pid, signal.SIGINT)
+                break
+            time.sleep(0.005)
+        _, err = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("stopped after ")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert run(monkeypatch, capsys, *arguments)[0] == 0
+    names = [row["file"] for row in rows_of(output)]
+    assert sorted(names) == sorted(f"{number}.wav" for number in range(400))
+
+
 def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
     good = ("--output", tmp_path / "tags.jsonl")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "taken.jsonl").mkdir()
     (tmp_path / "mine.jsonl").write_text('{"my": "data"}\n')
     for arguments, status, message in [
         ((tiny_folder, tmp_path / "none", *good), 2, "no folder at"),
         ((tiny_folder, sounds, "--output", "tags.csv"), 2, "must end in .parquet or .jsonl"),
         ((tiny_folder, sounds, "--output", tmp_path / "no" / "t.jsonl"), 2, "no folder at"),
         ((tiny_folder, sounds, *good, "--top-k", 0), 2, "--top-k is 0"),
+        ((tiny_folder, sounds, *good, "--batch-frames", 0), 2, "--batch-frames is 0"),
+        ((tiny_folder, sounds, *good, "--dtype", "int3"), 2, "invalid choice: 'int3'"),
+        ((tiny_folder, sounds, "--output", tmp_path / "taken.jsonl"), 2, "which is a folder"),
         ((tiny_folder, tmp_path / "empty", *good), 1, "error: no audio file in"),
         (("nobody/nothing", sounds, *good), 1, "cannot load the model 'nobody/nothing'"),
         ((tiny_folder, sounds, "--output", tmp_path / "mine.jsonl"), 1, "line 1 of"),
@@ -166,7 +311,11 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
 def test_stopped_by_hand_or_without_memory(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
     for error, message in [
         (KeyboardInterrupt(), "stopped after 0 files; the same command goes on"),
-        (RuntimeError("CUDA out of memory.\nlong story"), "error: CUDA out of memory.; the same"),
+        (OSError(28, "No space left on device"), "No space left on device; the same command goes"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nlong story"),
+            "error: CUDA out of memory.; go on with a smaller --batch-frames",
+        ),
     ]:
 
         def fail(*_, error=error):
