@@ -106,6 +106,9 @@ class AudioTagger:
         self.num_workers = num_workers
         self.top_k = min(top_k, model.config.num_labels)
         self.sigmoid = activation(scores, model.config) == "sigmoid"
+        # Once, and not for each clip: a config is slow to ask.
+        self.patch_frames, self.time_stride = model.config.patch_shape[1], model.config.time_stride
+        self.most_columns = model.config.patch_grid()[1]
         # A GPU works on one batch while the next is prepared; a CPU has nothing to wait for.
         self.batches_ahead = 0 if on_cpu else 1
 
@@ -208,10 +211,10 @@ class AudioTagger:
         one it would read interpolated positions, and its attention cost the square of its length.
         The parts meet at the patches: together they have the patches of the whole clip.
         """
-        rate, config = self.extractor.sampling_rate, self.model.config
-        hop, patch, stride = hop_samples(rate), config.patch_shape[1], config.time_stride
+        rate = self.extractor.sampling_rate
+        hop, patch, stride = hop_samples(rate), self.patch_frames, self.time_stride
         columns = max(1, 1 + (count_frames(len(waveform), rate) - patch) // stride)
-        count = -(-columns // config.patch_grid()[1])
+        count = -(-columns // self.most_columns)
         cuts = [columns * number // count for number in range(count + 1)]
         pieces = []
         for begin, end in pairwise(cuts):

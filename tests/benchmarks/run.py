@@ -4,14 +4,17 @@
 
 Both sides run in this process on the same inputs, one after the other in each repetition; the ratio
 is the median of the repetitions' ratios, with the least and the greatest. The model has the base
-size and random weights, float32 on a CPU and bfloat16 on a GPU, the peer's under sdpa and
-inference_mode too. The table goes to standard output, the numbers to run_<device>.json beside this
-file. --quick takes 2 of the 12 layers and fewer clips, which leaves the ratios nearly as they are.
+size and random weights, float32 on a CPU, bfloat16 and float16 on a GPU; the peer has the same
+weights, sdpa, inference_mode and the batch that is its best. Standard output is a block of Markdown
+for README.md beside this file; the numbers go to run_<device>.json. --quick takes 2 of the 12
+layers and fewer clips, which leaves the ratios nearly as they are, and does not compile.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -20,8 +23,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +39,9 @@ from modeling_ast.fbank_ast import fbank
 
 RATE = 16000
 BASE_LABELS = 527
-# What takes less is repeated five times as often.
+# What takes less is repeated three times as often.
 SHORT_SECONDS = 0.5
+LONG_SECONDS = (10, 60, 300)
 
 
 @dataclass
@@ -73,7 +78,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2 of 12 layers, fewer clips")
     parser.add_argument("--only", default="", metavar="WORD", help="cases whose names hold it")
     parser.add_argument("--repeat", type=int, metavar="N", help="repetitions (5; quick: 3)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="of the model (all)"
+    )
     return parser.parse_args()
+
+
+def is_cpu(options: argparse.Namespace) -> bool:
+    return options.device == "cpu"
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -82,9 +94,9 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def mixed(shortest: float, longest: float, count: int) -> list[np.ndarray]:
-    """Clips whose lengths are log-uniform."""
-    draw = np.random.default_rng(1).uniform(np.log(shortest), np.log(longest), count)
-    return [noise(seconds) for seconds in np.exp(draw)]
+    """Clips whose lengths are log-uniform, evenly over the range, in mixed order."""
+    share = (np.random.default_rng(1).permutation(count) + 0.5) / count
+    return [noise(seconds) for seconds in shortest * (longest / shortest) ** share]
 
 
 def feature_cases(options: argparse.Namespace) -> list[Case]:
@@ -96,10 +108,10 @@ def feature_cases(options: argparse.Namespace) -> list[Case]:
         clips = [noise(seconds, seed) for seed in range(count)]
         on_device = [torch.from_numpy(clip).to(options.device) for clip in clips]
         shared = {"sampling_rate": RATE, "return_tensors": "pt"}
-        for threads in (1, 2) if options.device == "cpu" else (1,):
+        for threads in sorted({1, options.threads}) if is_cpu(options) else (1,):
             name = f"{seconds} s clips, {threads} thread{'s' * (threads > 1)}"
             numbers = {"our_clips": count, "peer_clips": count, "threads": threads}
-            given = clips if options.device == "cpu" else on_device
+            given = clips if is_cpu(options) else on_device
             cases.append(
                 Case(
                     f"extractor, {name}",
@@ -121,10 +133,9 @@ def feature_cases(options: argparse.Namespace) -> list[Case]:
     return cases
 
 
-def models(options: argparse.Namespace):
+def models(options: argparse.Namespace, dtype: torch.dtype):
     """Ours and the peer's, with the same weights."""
     layers = 2 if options.quick else 12
-    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
     torch.manual_seed(0)
     given = {"num_labels": BASE_LABELS, "num_hidden_layers": layers}
     ours = modeling_ast.ASTForAudioClassification(modeling_ast.ASTConfig(**given))
@@ -133,50 +144,96 @@ def models(options: argparse.Namespace):
     return [model.to(options.device, dtype).eval() for model in (ours, peer)]
 
 
-def model_cases(options: argparse.Namespace) -> list[Case]:
+def model_cases(options: argparse.Namespace) -> Iterator[Case]:
     """The forward alone, and from waveforms to scores."""
-    ours, peer = models(options)
-    on_cpu = options.device == "cpu"
-    numbers = {"threads": os.cpu_count() or 1}
-    cases = []
-    for batch in (1, 4) if on_cpu else (1, 4, 32, 128):
-        values = torch.randn(batch, 1024, 128, device=options.device, dtype=ours.dtype)
-        cases.append(
-            Case(
-                f"forward, 1024 frames, batch {batch}",
-                partial(forward, ours, values),
-                partial(forward, peer, values),
-                batch,
-                batch,
-                multiply_adds=batch * multiply_adds(ours.config, 1024),
-                **numbers,
-            )
-        )
+    dtypes = [torch.float32] if is_cpu(options) else [torch.float16, torch.bfloat16]
+    for dtype in dtypes:
+        ours, peer = models(options, dtype)
+        yield from forward_cases(options, ours, peer)
+    yield from variant_cases(options, ours, peer)
+    yield from corpus_cases(options, ours, peer)
+
+
+def forward_case(
+    options: argparse.Namespace, title: str, model, other, batch: int, other_batch: int
+) -> Case:
+    """Two models on random frames, in batches of their own."""
+    values = [
+        torch.randn(count, 1024, 128, device=model.device, dtype=model.dtype)
+        for count in (batch, other_batch)
+    ]
+    return Case(
+        f"forward, {title}",
+        partial(forward, model, values[0]),
+        partial(forward, other, values[1]),
+        batch,
+        other_batch,
+        options.threads,
+        multiply_adds=batch * multiply_adds(model.config, 1024),
+    )
+
+
+def forward_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
+    dtype = str(ours.dtype).removeprefix("torch.")
+    for batch in (1, 4) if is_cpu(options) else (1, 4, 32, 128):
+        yield forward_case(options, f"{dtype}, batch {batch}", ours, peer, batch, batch)
+
+
+def variant_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
+    """Ours beside ours, and both compiled."""
+    yield forward_case(options, "batch 4 (peer: ours, batch 1)", ours, ours, 4, 1)
+    if not options.quick:
+        both = [torch.compile(model) for model in (ours, peer)]
+        yield forward_case(options, "batch 1, both compiled", *both, 1, 1)
+
+
+def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
     extractor = modeling_ast.ASTFeatureExtractor()
     peer_extractor = transformers.ASTFeatureExtractor()
     tagger = modeling_ast.AudioTagger(ours, extractor, num_workers=0)
-    few = (10, 1) if options.quick else (50, 6)
-    count, peer_count = few if on_cpu else (1024, 128)
+    few = (12, 1) if options.quick else (24, 3)
+    count, peer_count = few if is_cpu(options) else (2048, 256)
+    corpora = {
+        "1 s clips": [noise(1.0, seed) for seed in range(count)],
+        "10 s clips": [noise(10.0, seed) for seed in range(count // 3)],
+        "mixed 0.5-10 s": mixed(0.5, 10, count),
+        "mixed 0.5-30 s, all heard": mixed(0.5, 30, count),
+    }
     # A clip costs the peer the same whatever its length, so that a part of the clips will do.
-    peer_batch = 1 if on_cpu else 32
-    for name, clips in (
-        ("1 s clips", [noise(1.0, seed) for seed in range(count)]),
-        ("mixed 0.5-10 s", mixed(0.5, 10, count)),
-        ("mixed 0.5-30 s, all heard", mixed(0.5, 30, count)),
-    ):
-        frames = [len(clip) * 100 // RATE for clip in clips]
-        cases.append(
-            Case(
-                f"waveforms to scores, {name}",
+    heard = corpora["10 s clips"][:peer_count]
+    peers = {"": partial(classify, peer, peer_extractor, heard, 1 if is_cpu(options) else 32)}
+    if not is_cpu(options):
+        peers[" (peer: pipeline)"] = fastest_pipeline(peer, peer_extractor, heard)
+    for peer_name, call in peers.items():
+        for name, clips in corpora.items():
+            pieces = [(tagger._pieces(torch.from_numpy(clip))) for clip in clips]
+            yield Case(
+                f"waveforms to scores, {name}{peer_name}",
                 partial(tag, tagger, clips),
-                partial(classify, peer, peer_extractor, clips[:peer_count], peer_batch),
-                count,
-                peer_count,
-                multiply_adds=sum(multiply_adds(ours.config, length) for length in frames),
-                **numbers,
+                call,
+                len(clips),
+                len(heard),
+                options.threads,
+                multiply_adds=sum(
+                    multiply_adds(ours.config, piece.frames) for parts in pieces for piece in parts
+                ),
             )
+
+
+def fastest_pipeline(model, extractor, clips: list[np.ndarray]) -> Callable[[], object]:
+    """transformers' pipeline with the batch size and workers that suit this machine best."""
+    classify = transformers.pipeline(
+        "audio-classification", model=model, feature_extractor=extractor, device=model.device
+    )
+    settings = [(batch, workers) for batch in (8, 32, 128) for workers in (0, 8)]
+    calls = [
+        lambda batch=batch, workers=workers: list(
+            classify(clips, batch_size=batch, num_workers=workers, function_to_apply="sigmoid")
         )
-    return cases
+        for batch, workers in settings
+    ]
+    calls[0]()
+    return min(calls, key=lambda call: seconds_of(call, str(model.device)))
 
 
 @torch.inference_mode()
@@ -238,6 +295,7 @@ def seconds_of(call: Callable[[], object], device: str) -> float:
 
 def warm_up(call: Callable[[], object], device: str) -> tuple[float, float]:
     """Megabytes that a first call takes on top of what was there, and its seconds."""
+    gc.collect()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -246,6 +304,8 @@ def warm_up(call: Callable[[], object], device: str) -> tuple[float, float]:
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return float("nan"), seconds_of(call, device)
+    # What earlier cases left free in the heap would hide what this one takes.
+    ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")  # Linux: the peak starts anew
     before = resident_kilobytes("VmRSS")
     seconds = seconds_of(call, device)
@@ -264,7 +324,7 @@ def measure(case: Case, repetitions: int, device: str, peak_flops: float) -> Row
     short = max(our_seconds, peer_seconds) < SHORT_SECONDS
     ours, peer = [], []
     sides = [(case.ours, ours, case.our_clips), (case.peer, peer, case.peer_clips)]
-    for _ in range(repetitions * (5 if short else 1)):
+    for _ in range(repetitions * (3 if short else 1)):
         for call, times, clips in sides:
             times.append(seconds_of(call, device) / clips)
         sides.reverse()
@@ -283,15 +343,15 @@ def measure(case: Case, repetitions: int, device: str, peak_flops: float) -> Row
     )
 
 
-def matrix_peak(device: str) -> float:
+def matrix_peak(options: argparse.Namespace) -> float:
     """Operations per second of a large matrix product, at its best of several."""
-    torch.set_num_threads(os.cpu_count() or 1)
-    side = 2048 if device == "cpu" else 8192
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    a = torch.randn(side, side, device=device, dtype=dtype)
+    torch.set_num_threads(options.threads)
+    side = 2048 if is_cpu(options) else 8192
+    dtype = torch.float32 if is_cpu(options) else torch.bfloat16
+    a = torch.randn(side, side, device=options.device, dtype=dtype)
     product = partial(torch.matmul, a, a)
-    seconds_of(product, device)
-    return 2 * side**3 / min(seconds_of(product, device) for _ in range(8))
+    seconds_of(product, options.device)
+    return 2 * side**3 / min(seconds_of(product, options.device) for _ in range(8))
 
 
 HEADER = (
@@ -309,37 +369,75 @@ def line(row: Row) -> str:
     )
 
 
-def machine(device: str, peak_flops: float) -> dict[str, object]:
+def long_clips(options: argparse.Namespace) -> dict[int, float]:
+    """Seconds of one clip, heard in one piece -> peak megabytes of the forward.
+
+    One layer: memory does not depend on how many there are, and time does.
+    """
+    config = modeling_ast.ASTConfig(num_labels=BASE_LABELS, num_hidden_layers=1)
+    model = modeling_ast.ASTForAudioClassification(config).to(options.device).eval()
+    found = {}
+    for seconds in LONG_SECONDS[:2] if options.quick else LONG_SECONDS:
+        values = torch.randn(1, 100 * seconds, 128, device=options.device)
+        found[seconds], _ = warm_up(partial(forward, model, values), options.device)
+    return found
+
+
+def machine(options: argparse.Namespace, peak_flops: float) -> dict[str, object]:
     """Where the numbers come from."""
+    device = options.device
     chip = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     found = information.exists() and re.search(r"model name\s*: (.+)", information.read_text())
     return {
         "device": torch.cuda.get_device_name() if device != "cpu" else (found or [0, chip])[1],
         "cores": os.cpu_count(),
+        "threads": options.threads,
+        "load": round(os.getloadavg()[0], 1),
         "matrix_peak_gflops": round(peak_flops / 1e9),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "modeling_ast": modeling_ast.__version__,
+        "date": date.today().isoformat(),
     }
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    yield from feature_cases(options)
+    yield from model_cases(options)
+    yield import_case()
+
+
+def repetitions(options: argparse.Namespace, case: Case) -> int:
+    if options.repeat is not None:
+        return options.repeat
+    # A repetition of the import takes seconds, of which it is a fraction.
+    return 1 if options.quick and "import" in case.name else 3 if options.quick else 5
 
 
 def main() -> None:
     options = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
-    repetitions = options.repeat or (3 if options.quick else 5)
-    peak_flops = matrix_peak(options.device)
-    where = machine(options.device, peak_flops)
+    begin = time.perf_counter()
+    peak_flops = matrix_peak(options)
+    where = machine(options, peak_flops)
+    print("`python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]]) + "`:")
     print(", ".join(f"{name} {value}" for name, value in where.items()) + "\n\n" + HEADER)
     target = Path(__file__).with_name(f"run_{options.device.partition(':')[0]}.json")
-    rows = []
-    for case in [*feature_cases(options), *model_cases(options), import_case()]:
+    content = {**where, "quick": options.quick, "rows": []}
+    for case in cases(options):
         if options.only in case.name:
-            rows.append(measure(case, repetitions, options.device, peak_flops))
-            print(line(rows[-1]), flush=True)
-            content = {**where, "quick": options.quick, "rows": [asdict(row) for row in rows]}
+            row = measure(case, repetitions(options, case), options.device, peak_flops)
+            print(line(row), flush=True)
+            content["rows"].append(asdict(row))
             target.write_text(json.dumps(content, indent=2) + "\n")
+    if options.only in "long clips":
+        content["long_clips_mb"] = long_clips(options)
+        print("\nPeak memory of the forward of one clip in one piece, one layer, float32: ", end="")
+        print(", ".join(f"{s} s {mb:.0f} MB" for s, mb in content["long_clips_mb"].items()) + ".")
+        target.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"\nTook {time.perf_counter() - begin:.0f} s.")
 
 
 if __name__ == "__main__":
