@@ -1,8 +1,8 @@
 """Clips in any form a user may have them -> checked waveforms, in order, from worker processes.
 
 A worker that dies, of too little memory or of a file that crashes the decoder, is replaced, and
-nothing is lost: the clips it may have held are decoded again, and the one that kills a worker of
-its own too gets that as its error.
+nothing is lost: the clips it may have held are decoded again, one at a time, and the one that kills
+its worker then too gets that as its error.
 """
 
 from __future__ import annotations
@@ -53,14 +53,17 @@ def decode_clips(
         extractor: Of the model; says the rate and what a clip must be.
         num_workers: Processes; 0 decodes in this one. Arrays at the wanted rate always stay here:
             to be sent there and back costs more than to be checked.
+
+    Raises:
+        RuntimeError: The processes cannot begin.
     """
     if num_workers == 0:
-        for clip in named_clips(clips):
-            yield decode(clip, extractor)
+        for clip in _named_clips(clips):
+            yield _decode(clip, extractor)
         return
     workers, waiting, num_bytes = _Workers(extractor, num_workers), deque(), 0
     try:
-        for clip in named_clips(clips):
+        for clip in _named_clips(clips):
             size = _stored_bytes(clip.source)
             waiting.append((size, *workers.start(clip)))
             num_bytes += size
@@ -79,8 +82,10 @@ def decode_clips(
 
 
 def _stored_bytes(source: Any) -> int:
-    if isinstance(source, bytes):
-        return len(source)
+    if isinstance(source, tuple):
+        source, _ = source
+    if isinstance(source, bytes | np.ndarray):
+        return memoryview(source).nbytes
     if isinstance(source, str | Path):
         try:
             return os.stat(source).st_size
@@ -95,21 +100,36 @@ class _Workers:
     def __init__(self, extractor: ASTFeatureExtractor, count: int):
         self.extractor = extractor
         self.count = count
+        # Neither has a process before it gets its first clip.
         self.pool = self._new_pool(count)
-        self.spare = self._new_pool(1)  # has no process before it is needed
+        self.spare = self._new_pool(1)
+        self.have_begun = False
 
     def _new_pool(self, count: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(count, initializer=_begin_worker, initargs=(os.getpid(),))
 
+    def _begin(self) -> None:
+        """Tells workers that cannot begin from clips that kill them."""
+        try:
+            self.pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "the processes that decode ended at once; a script must tag its clips under "
+                'if __name__ == "__main__": where processes are spawned; or give num_workers=0'
+            ) from None
+        self.have_begun = True
+
     def start(self, clip: Clip) -> tuple[Clip, Future | None]:
         """Hands a clip to a worker, unless there is nothing to decode."""
         if clip.error is not None or isinstance(clip.source, np.ndarray):
-            return decode(clip, self.extractor), None
+            return _decode(clip, self.extractor), None
+        if not self.have_begun:
+            self._begin()
         try:
-            return clip, self.pool.submit(decode, clip, self.extractor)
+            return clip, self.pool.submit(_decode, clip, self.extractor)
         except BrokenProcessPool:
             self.pool = self._new_pool(self.count)
-            return clip, self.pool.submit(decode, clip, self.extractor)
+            return clip, self.pool.submit(_decode, clip, self.extractor)
 
     def finish(self, clip: Clip, future: Future | None) -> Clip:
         """Waits for a clip."""
@@ -123,16 +143,18 @@ class _Workers:
             return self._decode_alone(clip)
 
     def _decode_alone(self, clip: Clip) -> Clip:
-        try:
-            return self.spare.submit(decode, clip, self.extractor).result()
-        except BrokenProcessPool:
-            self.spare = self._new_pool(1)
-            clip.source = None
-            clip.error = (
-                f"{clip.name} killed the process that decoded it, twice: too large for the memory, "
-                f"or of a kind that crashes the decoder; cut or convert it first"
-            )
-            return clip
+        # Twice: the process may have died before, while it had nothing to do.
+        for _ in range(2):
+            try:
+                return self.spare.submit(_decode, clip, self.extractor).result()
+            except BrokenProcessPool:
+                self.spare = self._new_pool(1)
+        clip.source = None
+        clip.error = (
+            f"{clip.name} killed each process that decoded it: too large for the memory, or of a "
+            f"kind that crashes the decoder; cut or convert it first"
+        )
+        return clip
 
     def stop(self) -> None:
         for pool in (self.pool, self.spare):
@@ -154,7 +176,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def decode(clip: Clip, extractor: ASTFeatureExtractor) -> Clip:
+def _decode(clip: Clip, extractor: ASTFeatureExtractor) -> Clip:
     """Fills in the waveform or the error."""
     if clip.error is None:
         try:
@@ -177,7 +199,7 @@ def _waveform(clip: Clip, extractor: ASTFeatureExtractor) -> np.ndarray:
     return extractor._waveform(samples, clip.number).numpy()
 
 
-def named_clips(clips: Iterable[Any]) -> Iterator[Clip]:
+def _named_clips(clips: Iterable[Any]) -> Iterator[Clip]:
     """Each clip with its name, in a form that can be sent to a worker."""
     for number, given in enumerate(_undecoded(clips)):
         clip = Clip(number, f"clip {number}")

@@ -3,7 +3,7 @@
 Workers decode while the model runs. Clips wait in a window of bounded size; each batch takes the
 oldest of them and those nearest to it in length, so that little is spent on padding, the oldest
 result comes next, and memory does not grow with the number of clips. Every clip gets the scores
-that it gets alone.
+that it gets alone; one that is longer than the model's input is heard whole, in parts.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class ClipTags:
 
 class AudioTagger:
     """Tags any number of clips with an AST; see `from_pretrained` for the usual way to one.
+
+    A clip up to the length that the model was trained for (10.24 s for AudioSet) is heard in one
+    piece, a longer one in equal parts of at most that length; its scores are their mean.
 
     Args:
         model: In evaluation mode, on the device where it shall run.
@@ -125,7 +128,8 @@ class AudioTagger:
         Args:
             model: Name on the Hub, or a directory.
             device: A GPU if there is one, by default.
-            dtype: Of the weights; the checkpoint's by default.
+            dtype: Of the weights; the checkpoint's by default. A GPU is many times faster with
+                "bfloat16" than with "float32".
             kwargs: Arguments of `AudioTagger`.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")

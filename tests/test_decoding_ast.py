@@ -88,7 +88,13 @@ def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, extractor
     if multiprocessing.get_start_method() != "fork":
         pytest.skip("a worker that is not forked has not the function that kills it")
     clips = check(decode_clips(files, extractor, 2), files, bad)
-    assert f"{bad[0]} killed the process that decoded it, twice" in clips[5].error
+    assert f"{bad[0]} killed each process that decoded it" in clips[5].error
+
+
+def test_workers_that_cannot_begin(files, extractor, monkeypatch):
+    monkeypatch.setattr(decoding_ast, "_begin_worker", lambda parent: os._exit(1))
+    with pytest.raises(RuntimeError, match="give num_workers=0"):
+        list(decode_clips(files, extractor, 1))
 
 
 def test_no_more_is_read_ahead_than_fits_in_memory(files, extractor, tmp_path):
