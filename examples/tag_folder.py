@@ -138,7 +138,7 @@ class Journal:
         """Takes the finished files over; returns where the last whole line ends."""
         end = 0
         for number, line in enumerate(self.lines, 1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and _is_torn_row(line):
                 break
             row = _row(line)
             if row is None:
@@ -171,6 +171,12 @@ class Journal:
         self.done.add(row["file"])
         self.num_bad += row["error"] is not None
         self.seconds += row["seconds"] or 0.0
+
+
+def _is_torn_row(line: bytes) -> bool:
+    """Whether a last line may be cut off: what is not ours must not be."""
+    begin = b'{"file": "'
+    return line[: len(begin)] == begin[: len(line)]
 
 
 def _row(line: bytes) -> dict | None:

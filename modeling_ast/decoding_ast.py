@@ -84,8 +84,10 @@ def decode_clips(
 def _stored_bytes(source: Any) -> int:
     if isinstance(source, tuple):
         source, _ = source
-    if isinstance(source, bytes | np.ndarray):
-        return memoryview(source).nbytes
+    if isinstance(source, np.ndarray):
+        return source.nbytes
+    if isinstance(source, bytes):
+        return len(source)
     if isinstance(source, str | Path):
         try:
             return os.stat(source).st_size

@@ -240,12 +240,16 @@ class AudioTagger:
             clip.scores = clip.scores + row * piece.share  # (C,)
             clip.open_pieces -= 1
             if clip.open_pieces == 0:
-                yield clip.number, ClipTags(clip.name, clip.seconds, self._top(clip.scores))
+                yield clip.number, self._tags(clip)
 
-    def _top(self, scores: Tensor) -> dict[str, float]:
-        values, indices = scores.topk(self.top_k)
+    def _tags(self, clip: _Heard) -> ClipTags:
+        if clip.scores.isnan().any():
+            reason = f"the model gives NaN for {clip.name} in {self.model.dtype}"
+            return ClipTags(clip.name, error=f'{reason}; try "bfloat16" or "float32"')
+        values, indices = clip.scores.topk(self.top_k)
         names = self.model.config.id2label
-        return {names[index]: value for index, value in zip(indices.tolist(), values.tolist())}
+        labels = {names[index]: value for index, value in zip(indices.tolist(), values.tolist())}
+        return ClipTags(clip.name, clip.seconds, labels)
 
 
 @dataclass

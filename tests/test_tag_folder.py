@@ -300,6 +300,12 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
         assert given == status and message in err and "Traceback" not in err
         assert status == 2 or len(err.strip().splitlines()) == 1  # 2: argparse adds the usage
     assert (tmp_path / "mine.jsonl").read_text() == '{"my": "data"}\n'
+    # Nor is a line without an end taken for one that a kill tore, and cut off.
+    for text in ('{"my": "data"}', '{"file": "x"}\n{"my": '):
+        (tmp_path / "mine.jsonl").write_text(text)
+        output = ("--output", tmp_path / "mine.jsonl")
+        assert "is no row of" in run(monkeypatch, capsys, tiny_folder, sounds, *output)[2]
+        assert (tmp_path / "mine.jsonl").read_text() == text
     run(monkeypatch, capsys, tiny_folder, sounds, *good)
     given, _, err = run(monkeypatch, capsys, "another/model", sounds, *good)
     assert given == 1 and "has the tags of the model" in err and "another --output" in err

@@ -225,6 +225,14 @@ def test_softmax_dtype_and_top_k(tiny_folder):
     assert len(next(tagger([noise(0.5)])).labels) == 2
 
 
+def test_scores_that_are_no_numbers_are_an_error(tagger):
+    with torch.no_grad():
+        tagger.model.classifier.dense.bias[2] = torch.nan
+    (result,) = tagger([noise(0.5)])
+    assert "the model gives NaN for clip 0 in torch.float32; try" in result.error
+    assert not result.labels and result.seconds is None
+
+
 def test_each_bad_argument_is_named(tagger, tiny_folder):
     for given, message in [
         ({"batch_frames": 0}, "batch_frames is 0; give at least 1"),

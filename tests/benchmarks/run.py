@@ -6,8 +6,9 @@ Both sides run in this process on the same inputs, one after the other in each r
 is the median of the repetitions' ratios, with the least and the greatest. The model has the base
 size and random weights, float32 on a CPU, bfloat16 and float16 on a GPU; the peer has the same
 weights, sdpa, inference_mode and the batch that is its best. Standard output is a block of Markdown
-for README.md beside this file; the numbers go to run_<device>.json. --quick takes 2 of the 12
-layers and fewer clips, which leaves the ratios nearly as they are, and does not compile.
+for README.md beside this file; the numbers go to run_<device>.json, unless --only leaves some out.
+--quick takes 2 of the 12 layers and fewer clips, which leaves the ratios nearly as they are, and
+does not compile.
 """
 
 from __future__ import annotations
@@ -180,8 +181,11 @@ def forward_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
 
 
 def variant_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
-    """Ours beside ours, and both compiled."""
+    """Ours beside ours, in batches and in 8-bit integers, and both compiled."""
     yield forward_case(options, "batch 4 (peer: ours, batch 1)", ours, ours, 4, 1)
+    if is_cpu(options) and hasattr(modeling_ast, "quantize_int8"):
+        small = modeling_ast.quantize_int8(ours)
+        yield forward_case(options, "batch 1, int8 (peer: ours, float32)", small, ours, 1, 1)
     if not options.quick:
         both = [torch.compile(model) for model in (ours, peer)]
         yield forward_case(options, "batch 1, both compiled", *both, 1, 1)
@@ -424,19 +428,19 @@ def main() -> None:
     where = machine(options, peak_flops)
     print("`python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]]) + "`:")
     print(", ".join(f"{name} {value}" for name, value in where.items()) + "\n\n" + HEADER)
-    target = Path(__file__).with_name(f"run_{options.device.partition(':')[0]}.json")
     content = {**where, "quick": options.quick, "rows": []}
     for case in cases(options):
         if options.only in case.name:
             row = measure(case, repetitions(options, case), options.device, peak_flops)
             print(line(row), flush=True)
             content["rows"].append(asdict(row))
-            target.write_text(json.dumps(content, indent=2) + "\n")
     if options.only in "long clips":
         content["long_clips_mb"] = long_clips(options)
         print("\nPeak memory of the forward of one clip in one piece, one layer, float32: ", end="")
         print(", ".join(f"{s} s {mb:.0f} MB" for s, mb in content["long_clips_mb"].items()) + ".")
-        target.write_text(json.dumps(content, indent=2) + "\n")
+    if not options.only:
+        name = f"run_{options.device.partition(':')[0]}{'_quick' * options.quick}.json"
+        Path(__file__).with_name(name).write_text(json.dumps(content, indent=2) + "\n")
     print(f"\nTook {time.perf_counter() - begin:.0f} s.")
 
 
