@@ -111,6 +111,21 @@ def test_dtype_and_batch_frames_reach_the_tagger(tiny_folder, tmp_path):
     assert (tagger.batch_frames, tagger.num_workers) == (300, 3)
 
 
+def test_int8(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    """Scores near those of the float model, and not equal to them."""
+    outputs = tmp_path / "float.jsonl", tmp_path / "int8.jsonl"
+    arguments = (tiny_folder, sounds, "--top-k", 5, "--output")
+    run(monkeypatch, capsys, *arguments, outputs[0])
+    run(monkeypatch, capsys, *arguments, outputs[1], "--int8")
+    tables = [
+        [{entry["label"]: entry["score"] for entry in row["labels"]} for row in rows_of(output)]
+        for output in outputs
+    ]
+    assert tables[0] != tables[1]
+    for ours, theirs in zip(*tables):
+        assert ours == pytest.approx(theirs, abs=0.05)
+
+
 def test_a_torn_line_is_done_again(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
     output = tmp_path / "tags.jsonl"
     arguments = (tiny_folder, sounds, "--output", output)
@@ -291,6 +306,8 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
         ((tiny_folder, sounds, *good, "--top-k", 0), 2, "--top-k is 0"),
         ((tiny_folder, sounds, *good, "--batch-frames", 0), 2, "--batch-frames is 0"),
         ((tiny_folder, sounds, *good, "--dtype", "int3"), 2, "invalid choice: 'int3'"),
+        ((tiny_folder, sounds, *good, "--int8", "--dtype", "float16"), 2, "--int8 is for a CPU"),
+        ((tiny_folder, sounds, *good, "--int8", "--device", "cuda"), 2, "--int8 is for a CPU"),
         ((tiny_folder, sounds, "--output", tmp_path / "taken.jsonl"), 2, "which is a folder"),
         ((tiny_folder, tmp_path / "empty", *good), 1, "error: no audio file in"),
         (("nobody/nothing", sounds, *good), 1, "cannot load the model 'nobody/nothing'"),

@@ -183,7 +183,7 @@ def forward_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
 def variant_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
     """Ours beside ours, in batches and in 8-bit integers, and both compiled."""
     yield forward_case(options, "batch 4 (peer: ours, batch 1)", ours, ours, 4, 1)
-    if is_cpu(options) and hasattr(modeling_ast, "quantize_int8"):
+    if is_cpu(options):
         small = modeling_ast.quantize_int8(ours)
         yield forward_case(options, "batch 1, int8 (peer: ours, float32)", small, ours, 1, 1)
     if not options.quick:
