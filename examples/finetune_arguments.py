@@ -194,7 +194,7 @@ def read_recipe(path: str, parser: HfArgumentParser) -> dict:
     # YAML reads 1e-3 as text; argparse's own types put that right.
     return {
         name: actions[name].type(value)
-        if callable(actions[name].type) and not isinstance(value, list)
+        if callable(actions[name].type) and not isinstance(value, list | dict)
         else value
         for name, value in recipe.items()
     }

@@ -158,18 +158,13 @@ class AudioTagger:
     @torch.inference_mode()
     def logits(self, waveforms: list[Tensor]) -> Tensor:
         """Logits (B, C), float32, of waveforms (S,) of any lengths, in one batch."""
-        device = self.model.device
-        if device.type != "cpu":
-            # One asynchronous copy for all: (sum of S,), cut up again on the device.
-            lengths = [len(waveform) for waveform in waveforms]
-            joined = torch.cat(waveforms).pin_memory().to(device, non_blocking=True)
-            waveforms = list(joined.split(lengths))
         inputs = self.extractor(
             waveforms,
             sampling_rate=self.extractor.sampling_rate,
             padding="longest",
             truncation=False,
             return_tensors="pt",
+            device=self.model.device,
         )
         return self.model(**inputs).logits.float()
 

@@ -208,13 +208,17 @@ def test_mistakes_are_one_line(base, data, tmp_path, monkeypatch, capsys, change
 
 def test_a_recipe_is_read_and_the_command_line_wins(base, data, tmp_path, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("learning_rate: 1e-3\nnum_train_epochs: 7\nmax_roll: 4\noutput_dir: here\n")
+    recipe.write_text(
+        "learning_rate: 1e-3\nnum_train_epochs: 7\nmax_roll: 4\noutput_dir: here\n"
+        "lr_scheduler_kwargs: {min_lr_rate: 0.1}\n"
+    )
     arguments = ["finetune.py", "--recipe", recipe, "--model", base, "--data", data]
     monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--num_train_epochs", "2"])
     arguments = parse_arguments()
     augmentation, training = arguments.augmentation, arguments.training
     assert (training.learning_rate, training.num_train_epochs) == (1e-3, 2)
     assert augmentation.max_roll == 4 and augmentation.mixup_rate == 0
+    assert training.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
     recipe.write_text("learning_rat: 1e-3\n")
     with pytest.raises(ValueError, match=r"unknown arguments \['learning_rat'\]"):
         parse_arguments()
@@ -601,4 +605,5 @@ def test_quickstart_reaches_its_score(tmp_path):
     out = tmp_path / "quickstart"
     script = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--output_dir", str(out)]
     assert subprocess.run(script, check=False).returncode == 0
-    assert json.loads((out / "model" / "metrics.json").read_text())["eval_mAP"] >= 0.9
+    metrics = json.loads((out / "model" / "metrics.json").read_text())
+    assert metrics["average_mAP"] >= metrics["eval_mAP"] >= 0.95
