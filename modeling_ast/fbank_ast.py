@@ -148,6 +148,7 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     all_started = Barrier(threads + 1)
 
     def start() -> None:
+        torch.get_num_threads()  # A thread's first look replaces its own number by the common one.
         torch.set_num_threads(1)
         all_started.wait()
 

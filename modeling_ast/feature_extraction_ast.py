@@ -325,10 +325,12 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         counts = [count_frames(len(waveform), rate) for waveform in waveforms]
         finish = self.normalize if self.do_normalize else None
         values = waveforms[0].new_empty(len(waveforms), length, self.num_mel_bins)  # (B, T, F)
-        padding = values.new_zeros(self.num_mel_bins)  # (F,)
-        values[:, min(counts) :] = padding if finish is None else finish(padding)
         outputs = [clip_values[:count] for clip_values, count in zip(values, counts)]
         write_fbank(waveforms, outputs, rate, finish)
+        padding = values.new_zeros(self.num_mel_bins)  # (F,)
+        padding = padding if finish is None else finish(padding)
+        for clip_values, count in zip(values, counts):
+            clip_values[count:] = padding
         frames = torch.arange(length, device="cpu")  # (T,)
         mask = frames < torch.tensor(counts, device="cpu").unsqueeze(1)  # (B, T)
         return values, mask.long()
@@ -436,7 +438,12 @@ def _check_finite(x: Tensor, index: int) -> None:
 
 def _sum_is_finite(x: Tensor) -> bool:
     """Then all samples are. Otherwise they may still be, near float32's limit."""
-    return math.isfinite(x.detach().sum().item())
+    x = x.detach()
+    if not x.is_cpu:
+        return math.isfinite(x.sum().item())
+    # torch's sum would leave a thread spinning where write_fbank's are about to work.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(x.numpy().sum())
 
 
 def _existing(device: str | torch.device | int) -> torch.device:

@@ -173,6 +173,18 @@ def test_nothing_is_written_for_no_clips():
     write_fbank([], [], 16000)
 
 
+def test_a_thread_does_not_split_its_steps_further(threads):
+    seen = []
+
+    def finish(frames):
+        seen.append(torch.get_num_threads())
+        return frames
+
+    waveform = torch.zeros(500_000)
+    write_fbank([waveform], [torch.empty(3123, 128)], 16000, finish)
+    assert len(seen) > 2 and set(seen) == {1}
+
+
 def test_threads_of_others_keep_their_number(threads):
     written(torch.zeros(200_000))
     assert torch.get_num_threads() == threads
