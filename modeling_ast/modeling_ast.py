@@ -39,7 +39,7 @@ NUM_PREFIX_TOKENS = 2
 # Tokens that a layer takes at a time where no gradient is wanted, on a CPU: its widest tensors then
 # have 8 MB (base size, float32). Larger ones fall out of the cache, and malloc hands them back to
 # the system after each use: 10,000 page faults for each clip and layer, a tenth of the time.
-CPU_PIECE_TOKENS = 1280
+CPU_PIECE_TOKENS = 640
 # What from_pretrained may change: the grid then differs and its position table is refitted.
 GRID_FIELDS = ("max_length", "num_mel_bins", "frequency_stride", "time_stride")
 HUB_ARGUMENTS = (

@@ -135,13 +135,13 @@ def feature_cases(options: argparse.Namespace) -> list[Case]:
 
 
 def models(options: argparse.Namespace, dtype: torch.dtype):
-    """Ours and the peer's, with the same weights."""
+    """Ours and the peer's, with the same weights, at the same place: that alone makes 3 %."""
     layers = 2 if options.quick else 12
     torch.manual_seed(0)
     given = {"num_labels": BASE_LABELS, "num_hidden_layers": layers}
     ours = modeling_ast.ASTForAudioClassification(modeling_ast.ASTConfig(**given))
     peer = transformers.ASTForAudioClassification(transformers.ASTConfig(**given))
-    peer.load_state_dict(ours.state_dict())
+    peer.load_state_dict(ours.state_dict(), assign=True)
     return [model.to(options.device, dtype).eval() for model in (ours, peer)]
 
 
