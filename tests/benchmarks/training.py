@@ -84,6 +84,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2 of 12 layers, not compiled on cpu")
     parser.add_argument("--batch-size", type=int, metavar="N", help="2 on a CPU, 12 on a GPU")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="turns of each side (3)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="of the model (all)"
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES, help="some of them; all by default")
     return parser.parse_args()
 
@@ -173,7 +176,7 @@ def measure(
     sides: list[Side], batches: list[int], options: argparse.Namespace, peak_flops: float
 ) -> list[Row]:
     """Warms each side up, then times them in turns, each with a batch of its own size."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(options.threads)
     calls = [
         partial(step, side, *clips(batch, options.device)) for side, batch in zip(sides, batches)
     ]
@@ -240,8 +243,8 @@ def main() -> None:
     options = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
     on_cpu = options.device == "cpu"
-    peak_flops = matrix_peak(options.device)
-    where = machine(options.device, peak_flops)
+    peak_flops = matrix_peak(options)
+    where = machine(options, peak_flops)
     sides = build_sides(options)
     batch = options.batch_size or (2 if on_cpu else 12)
     rows = measure(sides, [batch] * len(sides), options, peak_flops)
