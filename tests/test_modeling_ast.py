@@ -253,9 +253,10 @@ def test_two_compiled_graphs_serve_all_lengths_and_batches(training, masked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("training", [False, True])
-def test_two_compiled_graphs_of_inductor_serve_all_lengths_and_batches(training):
-    assert_two_graphs_are_enough("inductor", training, masked=True)
+def test_two_compiled_graphs_of_inductor_serve_all_lengths_and_batches():
+    """Not in training: inductor 2.14 itself fails there on a batch of any size, for transformers'
+    AST too ("cannot determine truth value of Relational")."""
+    assert_two_graphs_are_enough("inductor", training=False, masked=True)
 
 
 class Recorder(TorchDispatchMode):
