@@ -147,18 +147,23 @@ def prepare(training: TrainingArguments) -> None:
 
 def contradiction(arguments: Arguments) -> str | None:
     """What no run could do, in one sentence."""
-    optimizer, sampling = arguments.optimizer, arguments.sampling
+    optimizer, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
     if not optimizer.published_adam and (optimizer.layer_decay, optimizer.head_rate) != (1, 1):
         return "--layer_decay and --head_rate are for --published_adam; give that too"
     if sampling.average_to is not None and sampling.average_from is None:
         return "--average_to is given without --average_from; give the first epoch too"
+    if training.max_steps < 1 and (sampling.average_from or 0) > training.num_train_epochs:
+        return (
+            f"--average_from is {sampling.average_from} but the run has --num_train_epochs "
+            f"{training.num_train_epochs:g}; lower the one or raise the other"
+        )
     if arguments.model.patch_size and not arguments.model.from_scratch:
         return "--patch_size is for --from_scratch; trained patches keep their size"
     if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
         return "--mix_whole_set is for a mixup; give --mixup_rate too"
     if mistake := contradiction_of_stream(arguments):
         return mistake
-    if optimizer.decay_first is not None and 0 < arguments.training.warmup_steps < 1:
+    if optimizer.decay_first is not None and 0 < training.warmup_steps < 1:
         return "--warmup_steps is a share of the run; with --decay_first give a number of steps"
     return None
 

@@ -129,7 +129,10 @@ def main() -> None:
 
     say("3. Fine-tuning and evaluation on held-out clips")
     recipe = ("--recipe", os.path.relpath(ROOT / "examples" / "recipes" / "demo.yaml"))
-    epochs = ("--num_train_epochs", arguments.epochs) if arguments.epochs else ()
+    epochs = ()
+    if arguments.epochs:
+        first = max(1, arguments.epochs - 5)
+        epochs = ("--num_train_epochs", arguments.epochs, "--average_from", first)
     paths = ("--model", ast, "--data", data, "--output_dir", run_folder)
     run("examples/finetune.py", *recipe, *paths, *epochs)
 

@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import time
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"no folder at {str(options.output.parent)!r} to write the output to; make it")
     if options.output.suffix == ".parquet":
         try:
-            import pyarrow  # noqa: F401 (only asked for)
+            import_module("pyarrow")
         except ImportError:
             parser.error("writing .parquet needs pyarrow; pip install pyarrow, or give a .jsonl")
     return options

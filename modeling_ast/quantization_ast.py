@@ -19,8 +19,8 @@ def quantize_int8(model: ASTPreTrainedModel) -> ASTPreTrainedModel:
     """A copy of a model for CPUs that computes with 8-bit integers; it cannot be trained or saved.
 
     Logits move by 2 to 5 % of their deviation (root mean square; tests/benchmarks/README.md). A
-    layer's input has one scale for the whole of a batch, so that the logits of a clip depend, by as
-    little, on the clips beside it.
+    layer's input has one scale for all the clips that it takes at once, so that the logits of a
+    clip depend, by as little, on the clips beside it.
 
     Args:
         model: In float32, on the CPU.

@@ -9,16 +9,13 @@ import runpy
 import sys
 from pathlib import Path
 
+import embedded_data
 import numpy as np
 import pytest
 import soundfile as sf
+from conftest import ROOT
 from datasets import Audio, DatasetDict, List, Value, load_dataset
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import embedded_data  # noqa: E402
-from embedded_data import SOUNDS, make_scene, write_data_set  # noqa: E402
+from embedded_data import SOUNDS, make_scene, write_data_set
 
 NUM_TRAIN, NUM_TEST, SECONDS, RATE = 2 * len(SOUNDS), len(SOUNDS), 1.5, 16_000
 
@@ -51,7 +48,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["embedded_data.py", *arguments])
-    runpy.run_path(str(EXAMPLES / "embedded_data.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "examples" / "embedded_data.py"), run_name="__main__")
 
 
 def test_features_and_splits_are_those_of_audioset(splits: DatasetDict) -> None:

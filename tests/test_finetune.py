@@ -171,11 +171,13 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(base, data, tmp_path
         process = start(*paths, broken, *DRAWING_RUN)
         before = {path.name for path in broken.glob("checkpoint-*")} if broken.exists() else set()
 
-        def has_moved(before=before):
-            return {path.name for path in broken.glob("checkpoint-*")} != before
-
         wait = time.monotonic() + rng.uniform(0, 1.5)
-        kills += kill_when(process, lambda: has_moved() and time.monotonic() > wait)  # noqa: B023
+
+        def has_moved(before=before, wait=wait):
+            found = {path.name for path in broken.glob("checkpoint-*")}
+            return found != before and time.monotonic() > wait
+
+        kills += kill_when(process, has_moved)
         if (broken / "metrics.json").exists():
             break
     assert kills >= 3
@@ -349,6 +351,10 @@ def test_one_folder_per_label_with_all_published_parts(base, folders, tmp_path):
     [
         (["--head_rate", "10"], "--layer_decay and --head_rate are for --published_adam"),
         (["--average_to", "3"], "--average_to is given without --average_from"),
+        (
+            ["--average_from", "9", "--num_train_epochs", "3"],
+            "--average_from is 9 but the run has --num_train_epochs 3; lower",
+        ),
         (["--patch_size", "8"], "--patch_size is for --from_scratch"),
         (["--mix_whole_set"], "--mix_whole_set is for a mixup; give --mixup_rate too"),
         (["--decay_first", "1", "--warmup_steps", "0.1"], "--warmup_steps is a share of the run"),

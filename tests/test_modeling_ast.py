@@ -313,8 +313,9 @@ def test_pieces_are_of_bounded_size(tiny_model, monkeypatch):
     layer = tiny_model.audio_spectrogram_transformer.layers[0]
     sizes = {"attention": [], "mlp": []}
     for name, taken in sizes.items():
-        hook = lambda module, args, taken=taken: taken.append(tuple(args[0].shape[:-1]))  # noqa: E731
-        getattr(layer, name).register_forward_pre_hook(hook)
+        getattr(layer, name).register_forward_pre_hook(
+            lambda module, args, taken=taken: taken.append(tuple(args[0].shape[:-1]))
+        )
     with torch.no_grad():
         tiny_model(spectrogram(5, 97))  # 38 tokens each
     assert sizes == {"attention": [(2, 38), (2, 38), (1, 38)], "mlp": [(80,), (80,), (30,)]}

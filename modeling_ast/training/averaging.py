@@ -16,11 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
 
 from ..modeling_ast import ASTForAudioClassification
-
-logger = logging.get_logger(__name__)
 
 MEAN_FILE = "weight_mean.safetensors"
 
@@ -91,7 +88,8 @@ class WeightMean:
         with safe_open(file, "pt") as content:
             types = content.metadata()
             loaded.count = int(types.pop("count"))
-            loaded._sums = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            names = content.keys()
+            loaded._sums = {name: content.get_tensor(name) for name in names}
         loaded._dtypes = {name: getattr(torch, types[name]) for name in loaded._sums}
         return loaded
 
@@ -135,11 +133,10 @@ class AverageWeightsCallback(TrainerCallback):
     Args:
         first_epoch, last_epoch: The epochs that count, from 1 on, both included; by default to the
             last. The paper takes 1 to 5 of AudioSet's 5, and 6 to 25 of balanced AudioSet's 25. An
-            epoch that `max_steps` ends early counts as one. A run that ends before the first one,
-            as a trial of a long recipe may, takes its last epoch and says so.
+            epoch that `max_steps` ends early counts as one.
         processing_class: Saved beside the model; by default the Trainer's own.
     Raises:
-        ValueError: The epochs are none.
+        ValueError: The epochs are none, or the run will not have the first one.
     Source: Gong et al. 2021, section 3.1.
     """
 
@@ -155,13 +152,10 @@ class AverageWeightsCallback(TrainerCallback):
         self._mean = WeightMean()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._first_epoch = self.first_epoch
         if self.first_epoch > state.num_train_epochs:
-            self._first_epoch = state.num_train_epochs
-            logger.warning(
+            raise ValueError(
                 f"the first epoch to average is {self.first_epoch} but the run has "
-                f"{state.num_train_epochs}: the last one alone is taken; lower first_epoch "
-                f"(--average_from) or train longer for an average"
+                f"{state.num_train_epochs}; lower first_epoch or train longer"
             )
         self._mean = WeightMean()
         if state.global_step > 0:
@@ -172,7 +166,7 @@ class AverageWeightsCallback(TrainerCallback):
         whole_epochs = int(state.epoch)
         if file.is_file():
             self._mean = WeightMean.load(file)
-        elif whole_epochs >= self._first_epoch:
+        elif whole_epochs >= self.first_epoch:
             raise ValueError(
                 f"{file} is missing, which holds the weights averaged before step "
                 f"{state.global_step}; resume from an earlier checkpoint that has it, or train "
@@ -197,7 +191,7 @@ class AverageWeightsCallback(TrainerCallback):
             self._write(args, state)
 
     def _add(self, epoch: int, model) -> None:
-        if self._first_epoch <= epoch <= self.last_epoch:
+        if self.first_epoch <= epoch <= self.last_epoch:
             self._mean.add(_plain_names(model.state_dict()))
 
     def on_save(self, args, state, control, **kwargs):
