@@ -27,7 +27,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from run import BASE_LABELS, machine, matrix_peak, multiply_adds, seconds_of, warm_up
+from cases import BASE_LABELS, multiply_adds
+from measuring import machine, matrix_peak, seconds_of, warm_up
 from torch import Tensor
 
 import modeling_ast

@@ -1,0 +1,253 @@
+"""What run.py measures: ours and the peer's call of each case."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+import torchaudio.compliance.kaldi as kaldi
+import transformers
+from measuring import Case, seconds_of
+
+import modeling_ast
+from modeling_ast.fbank_ast import fbank
+
+RATE = 16000
+BASE_LABELS = 527
+
+
+def is_cpu(options: argparse.Namespace) -> bool:
+    return options.device == "cpu"
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    samples = np.random.default_rng(seed).standard_normal(int(seconds * RATE))
+    return (0.1 * samples).astype(np.float32)
+
+
+def mixed(shortest: float, longest: float, count: int) -> list[np.ndarray]:
+    """Clips whose lengths are log-uniform, evenly over the range, in mixed order."""
+    share = (np.random.default_rng(1).permutation(count) + 0.5) / count
+    return [noise(seconds) for seconds in shortest * (longest / shortest) ** share]
+
+
+def feature_cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Extractor against extractor, and bare filterbank against torchaudio's."""
+    ours = modeling_ast.ASTFeatureExtractor()
+    peer = transformers.ASTFeatureExtractor()
+    for seconds, count in ((10, 8), (1, 32)) if is_cpu(options) else ((10, 64), (1, 512)):
+        clips = [noise(seconds, seed) for seed in range(count)]
+        for threads in sorted({1, options.threads}) if is_cpu(options) else (options.threads,):
+            where = f"{threads} thread{'s' * (threads > 1)}" if is_cpu(options) else "to the GPU"
+            calls = {
+                "extractor": extractor_calls(options, ours, peer, clips),
+                "bare fbank": fbank_calls(options, clips),
+            }
+            for name, (our_call, peer_call) in calls.items():
+                title = f"{name}, {seconds} s clips, {where}"
+                yield Case(title, our_call, peer_call, count, count, threads)
+
+
+def extractor_calls(options: argparse.Namespace, ours, peer, clips: list[np.ndarray]):
+    """Both from arrays; on a GPU the peer computes on all threads and then copies."""
+    settings = {"sampling_rate": RATE, "return_tensors": "pt"}
+    if is_cpu(options):
+        return partial(ours, clips, **settings), partial(peer, clips, **settings)
+    return (
+        partial(ours, clips, device=options.device, **settings),
+        lambda: peer(clips, **settings).to(options.device),
+    )
+
+
+def fbank_calls(options: argparse.Namespace, clips: list[np.ndarray]):
+    """Both on tensors that are on the device; on a GPU ours takes all in one pass."""
+    waveforms = [torch.from_numpy(clip).to(options.device) for clip in clips]
+    batch = torch.stack(waveforms)
+    settings = {"window_type": "hanning", "num_mel_bins": 128}
+    return (
+        lambda: [fbank(x, 128, RATE) for x in (waveforms if is_cpu(options) else [batch])],
+        lambda: [kaldi.fbank(x[None], **settings) for x in waveforms],
+    )
+
+
+def models(options: argparse.Namespace, dtype: torch.dtype):
+    """Ours and the peer's, with the same weights, at the same place: that alone makes 3 %."""
+    layers = 2 if options.quick else 12
+    torch.manual_seed(0)
+    given = {"num_labels": BASE_LABELS, "num_hidden_layers": layers}
+    ours = modeling_ast.ASTForAudioClassification(modeling_ast.ASTConfig(**given))
+    peer = transformers.ASTForAudioClassification(transformers.ASTConfig(**given))
+    peer.load_state_dict(ours.state_dict(), assign=True)
+    return [model.to(options.device, dtype).eval() for model in (ours, peer)]
+
+
+def model_cases(options: argparse.Namespace) -> Iterator[Case]:
+    """The forward alone, and from waveforms to scores."""
+    dtypes = [torch.float32] if is_cpu(options) else [torch.float16, torch.bfloat16]
+    for dtype in dtypes:
+        ours, peer = models(options, dtype)
+        yield from forward_cases(options, ours, peer)
+    yield from variant_cases(options, ours, peer)
+    yield from corpus_cases(options, ours, peer)
+
+
+def forward_case(
+    options: argparse.Namespace, title: str, model, other, batch: int, other_batch: int
+) -> Case:
+    """Two models on random frames, in batches of their own."""
+    values = [
+        torch.randn(count, 1024, 128, device=model.device, dtype=model.dtype)
+        for count in (batch, other_batch)
+    ]
+    return Case(
+        f"forward, {title}",
+        partial(forward, model, values[0]),
+        partial(forward, other, values[1]),
+        batch,
+        other_batch,
+        options.threads,
+        multiply_adds=batch * multiply_adds(model.config, 1024),
+    )
+
+
+def forward_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
+    dtype = str(ours.dtype).removeprefix("torch.")
+    for batch in (1, 4) if is_cpu(options) else (1, 4, 32, 128):
+        yield forward_case(options, f"{dtype}, batch {batch}", ours, peer, batch, batch)
+
+
+def variant_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
+    """Ours beside ours, in batches and in 8-bit integers, and both compiled."""
+    if is_cpu(options):
+        yield forward_case(options, "batch 4 (peer: ours, batch 1)", ours, ours, 4, 1)
+        small = modeling_ast.quantize_int8(ours)
+        yield forward_case(options, "batch 1, int8 (peer: ours, float32)", small, ours, 1, 1)
+    if not options.quick:
+        batch = 1 if is_cpu(options) else 32
+        both = [torch.compile(model) for model in (ours, peer)]
+        yield forward_case(options, f"batch {batch}, both compiled", *both, batch, batch)
+
+
+def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
+    """From waveforms in memory to scores, beside the peer's best ways to that."""
+    tagger = modeling_ast.AudioTagger(ours, modeling_ast.ASTFeatureExtractor(), num_workers=0)
+    few = (12, 1) if options.quick else (24, 3)
+    count, peer_count = few if is_cpu(options) else (2048, 256)
+    corpora = {
+        "1 s clips": [noise(1.0, seed) for seed in range(count)],
+        "10 s clips": [noise(10.0, seed) for seed in range(max(count // 3, peer_count))],
+        "mixed 0.5-10 s": mixed(0.5, 10, count),
+        "mixed 0.5-30 s, all heard": mixed(0.5, 30, count),
+    }
+    # A clip costs the peer the same whatever its length, so that a part of the clips will do.
+    heard = corpora["10 s clips"][:peer_count]
+    extractor = transformers.ASTFeatureExtractor()
+    if is_cpu(options):
+        peers = {"": partial(classify, peer, extractor, heard, 1)}
+    else:
+        peers = {
+            " (peer: pipeline)": fastest_pipeline(peer, extractor, heard, 0),
+            " (peer: pipeline, 8 workers)": fastest_pipeline(peer, extractor, heard, 8),
+        }
+    for peer_name, call in peers.items():
+        for name, clips in corpora.items():
+            pieces = [(tagger._pieces(torch.from_numpy(clip))) for clip in clips]
+            yield Case(
+                f"waveforms to scores, {name}{peer_name}",
+                partial(tag, tagger, clips),
+                call,
+                len(clips),
+                len(heard),
+                options.threads,
+                multiply_adds=sum(
+                    multiply_adds(ours.config, piece.frames) for parts in pieces for piece in parts
+                ),
+            )
+    if not is_cpu(options):
+        on_device = modeling_ast.ASTFeatureExtractor(device=options.device)
+        yield Case(
+            "both in the pipeline, 10 s clips",
+            fastest_pipeline(ours, on_device, heard, 0),
+            peers[" (peer: pipeline)"],
+            len(heard),
+            len(heard),
+            options.threads,
+            multiply_adds=len(heard) * multiply_adds(ours.config, 1024),
+        )
+
+
+def fastest_pipeline(
+    model, extractor, clips: list[np.ndarray], workers: int
+) -> Callable[[], object]:
+    """transformers' pipeline with the batch size that suits this machine best."""
+    classify = transformers.pipeline(
+        "audio-classification", model=model, feature_extractor=extractor, device=model.device
+    )
+    settings = {"num_workers": workers, "function_to_apply": "sigmoid"}
+    calls = [
+        lambda batch=batch: list(classify(clips, batch_size=batch, **settings))
+        for batch in (8, 32, 128)
+    ]
+    calls[0]()
+    return min(calls, key=lambda call: seconds_of(call, str(model.device)))
+
+
+@torch.inference_mode()
+def forward(model, values: torch.Tensor) -> torch.Tensor:
+    return model(values).logits
+
+
+def tag(tagger, clips: list[np.ndarray]) -> list:
+    return list(tagger(clips))
+
+
+@torch.inference_mode()
+def classify(model, extractor, clips: list[np.ndarray], batch: int) -> list:
+    """The peer at its best on a CPU, where its batches are slower per clip."""
+    scores = []
+    for start in range(0, len(clips), batch):
+        part = clips[start : start + batch]
+        inputs = extractor(part, sampling_rate=RATE, return_tensors="pt")
+        logits = model(**inputs.to(model.device, model.dtype)).logits
+        scores += logits.float().sigmoid().cpu().topk(5).values.tolist()
+    return scores
+
+
+def multiply_adds(config, frames: int) -> float:
+    """Of one clip: projections, MLP and attention of the layers, and the patches."""
+    patches = config.num_patches(frames)
+    tokens, width = patches + 2, config.hidden_size
+    weights = 4 * width**2 + 2 * width * config.intermediate_size
+    layer = tokens * weights + 2 * tokens**2 * width
+    return config.num_hidden_layers * layer + patches * 256 * width
+
+
+def import_case() -> Case:
+    """Fresh processes; each prints what its import takes after that of torch and transformers."""
+    start = "import time, torch, transformers; t = time.perf_counter(); "
+    end = "; print('took', time.perf_counter() - t)"
+    peer = "from transformers import ASTFeatureExtractor, ASTForAudioClassification, ASTConfig"
+    return Case(
+        "import, after torch and transformers (peer: its AST)",
+        lambda: import_seconds(start + "import modeling_ast" + end),
+        lambda: import_seconds(start + peer + end),
+    )
+
+
+def import_seconds(code: str) -> float:
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(re.search(r"took (\S+)", run.stdout)[1])
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    yield from feature_cases(options)
+    yield from model_cases(options)
+    if is_cpu(options):
+        yield import_case()
