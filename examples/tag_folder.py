@@ -70,7 +70,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--batch-frames",
         type=int,
         metavar="N",
-        help="frames of 10 ms in a batch (1024 on a CPU, 16384 on a GPU); fewer take less memory",
+        help="frames of 10 ms in a batch (1024 on a CPU, 32768 on a GPU); fewer take less memory",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes that decode (half the CPUs, at most 8)"

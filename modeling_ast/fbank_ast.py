@@ -13,10 +13,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache, lru_cache, partial, wraps
-from threading import Barrier
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache, wraps
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +26,27 @@ LOW_HZ = 20.0
 PREEMPHASIS = 0.97
 # The smallest power that is not read as silence; Kaldi's is float32's epsilon.
 POWER_FLOOR = torch.finfo(torch.float32).eps
-# On a CPU frames are worked off in pieces that stay in the processor's cache. Rows of a power of
-# two, as in the transposed arrays below, would compete for the same places in it.
+# Frames for each thread that a CPU works off at a time: they stay in the cores' cache. Rows of
+# a power of two, as in the transposed arrays below, would compete for the same places in it.
 CPU_PIECE_FRAMES = 500
+# More threads than these share a piece of that size, which takes 30 MB.
+MOST_PIECE_THREADS = 8
+# Where torch may have begun threads.
+_PROCESS = os.getpid()
+
+
+@contextmanager
+def living_threads() -> Iterator[None]:
+    """One thread in a forked process: those of OpenMP do not outlive the fork, and a process that
+    waits for them hangs."""
+    threads = torch.get_num_threads()
+    if os.getpid() != _PROCESS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if os.getpid() != _PROCESS:
+            torch.set_num_threads(threads)
 
 
 def frame_samples(sampling_rate: int) -> int:
@@ -114,8 +130,8 @@ def write_fbank(
 ) -> None:
     """Writes what `fbank` gives for each clip, but for the rounding of the mel product.
 
-    Frames of all clips are worked off in pieces, shared among as many threads as torch may use. The
-    values of a frame depend on it alone, bit by bit: neither on other clips nor on the threads.
+    Frames of all clips are worked off in pieces. The values of a frame depend on it alone, bit by
+    bit: neither on other clips nor on the number of threads.
 
     Args:
         waveforms: (S,) each, on the CPU, of one dtype, at least one frame long; without gradient.
@@ -123,42 +139,27 @@ def write_fbank(
         sampling_rate: In Hz.
         finish: What else is done to frames (T, F), while they are in the cache.
     """
+    if not waveforms:
+        return
     frame, hop = frame_samples(sampling_rate), hop_samples(sampling_rate)
     frames = [waveform.unfold(-1, frame, hop) for waveform in waveforms]  # (T, frame) each
     total = sum(map(len, frames))
-    count = math.ceil(total / CPU_PIECE_FRAMES)
-    size = math.ceil(total / max(1, count))
-    # Threads draw from one iterator. A list's can be shared, a generator could not.
-    pieces = iter(list(_pieces(frames, outputs, size)))
-    work = partial(_write_pieces, size, sampling_rate, finish)
-    threads = torch.get_num_threads()
-    num_workers = min(threads, count)
-    if num_workers < 2:
-        work(pieces)
-    else:
-        list(_pool(threads, os.getpid()).map(work, [pieces] * num_workers))
-
-
-@cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads that work off whole pieces: a single step on a piece is too little to be split.
-
-    A process that was forked makes its own, for of its parent's only the names are left.
-    """
-    all_started = Barrier(threads + 1)
-
-    def start() -> None:
-        torch.get_num_threads()  # A thread's first look replaces its own number by the common one.
-        torch.set_num_threads(1)
-        all_started.wait()
-
-    pool = ThreadPoolExecutor(threads, "fbank", start)
-    for _ in range(threads):
-        pool.submit(int)
-    all_started.wait()
-    # Each thread has its own number, but new threads begin with the one that was set last.
-    torch.set_num_threads(threads)
-    return pool
+    threads = min(torch.get_num_threads(), MOST_PIECE_THREADS)
+    count = math.ceil(total / (threads * CPU_PIECE_FRAMES))
+    size = math.ceil(total / count)
+    buffers = _Buffers(size, outputs[0].shape[1], sampling_rate, waveforms[0].dtype)
+    with torch.inference_mode():
+        for piece in _pieces(frames, outputs, size):
+            start = 0
+            for source, _ in piece:
+                buffers.put(source, start)
+                start += len(source)
+            values = buffers.log_mel()  # (size, F)
+            values = values if finish is None else finish(values)
+            start = 0
+            for _, target in piece:
+                target.copy_(values[start : start + len(target)])
+                start += len(target)
 
 
 def _pieces(
@@ -178,31 +179,6 @@ def _pieces(
                 piece, room = [], size
     if piece:
         yield piece
-
-
-@torch.inference_mode()
-def _write_pieces(
-    size: int,
-    sampling_rate: int,
-    finish: Callable[[Tensor], Tensor] | None,
-    pieces: Iterator[list[tuple[Tensor, Tensor]]],
-) -> None:
-    """One thread's share."""
-    buffers = None
-    for piece in pieces:
-        if buffers is None:
-            source, target = piece[0]
-            buffers = _Buffers(size, target.shape[1], sampling_rate, source.dtype)
-        start = 0
-        for source, _ in piece:
-            buffers.put(source, start)
-            start += len(source)
-        values = buffers.log_mel()  # (size, F)
-        values = values if finish is None else finish(values)
-        start = 0
-        for _, target in piece:
-            target.copy_(values[start : start + len(target)])
-            start += len(target)
 
 
 class _Buffers:
@@ -314,6 +290,7 @@ __all__ = [
     "fbank",
     "frame_samples",
     "hop_samples",
+    "living_threads",
     "mel_filters",
     "write_fbank",
 ]

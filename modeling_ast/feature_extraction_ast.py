@@ -30,7 +30,14 @@ except (ImportError, OSError, RuntimeError):
     from transformers import BatchFeature, SequenceFeatureExtractor
 
 from .configuration_ast import ASTConfig
-from .fbank_ast import count_frames, fbank, frame_samples, hop_samples, write_fbank
+from .fbank_ast import (
+    count_frames,
+    fbank,
+    frame_samples,
+    hop_samples,
+    living_threads,
+    write_fbank,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -124,6 +131,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         fields = {name: getattr(config, name) for name in shared}
         return cls(**{**fields, "min_length": config.patch_shape[1], **kwargs})
 
+    @living_threads()
     def __call__(
         self,
         raw_speech: Any,
@@ -438,12 +446,7 @@ def _check_finite(x: Tensor, index: int) -> None:
 
 def _sum_is_finite(x: Tensor) -> bool:
     """Then all samples are. Otherwise they may still be, near float32's limit."""
-    x = x.detach()
-    if not x.is_cpu:
-        return math.isfinite(x.sum().item())
-    # torch's sum would leave a thread spinning where write_fbank's are about to work.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(x.numpy().sum())
+    return math.isfinite(x.sum().item())
 
 
 def _existing(device: str | torch.device | int) -> torch.device:

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,9 +31,10 @@ SCORES = ("auto", "sigmoid", "softmax")
 # Hub checkpoints of AudioSet do not say that their labels are independent; their number does.
 AUDIOSET_CLASSES = 527
 # On a CPU the tokens of a batch stay in the cache; a GPU wants enough of them to be busy.
-CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 16384
-# The window, in batches: more pad less, hold more audio and wait longer for the first result.
-WINDOW_BATCHES = 32
+CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 32768
+# The window, in batches: more pad less, hold more audio and wait longer for the first result. The
+# first batch is taken at a quarter of it, which then grows by one with each batch.
+CPU_WINDOW_BATCHES, DEVICE_WINDOW_BATCHES = 32, 8
 # A batch costs as much as this share of a full one before its first clip: a clip that would need
 # more padding than that is better off in another batch.
 BATCH_COST = 1 / 32
@@ -60,7 +62,7 @@ class AudioTagger:
         model: In evaluation mode, on the device where it shall run.
         extractor: The model's.
         batch_frames: Frames of 10 ms in a batch, padding included; a longer clip comes alone. By
-            default 1024 on a CPU and 16384 elsewhere: 10 seconds and under 3 minutes of audio.
+            default 1024 on a CPU and 32768 elsewhere: 10 seconds and 5 minutes of audio.
         num_workers: Processes that decode; 0 decodes in this one. By default half the CPUs, at
             most 8.
         top_k: Labels of each result.
@@ -112,6 +114,7 @@ class AudioTagger:
         # Once, and not for each clip: a config is slow to ask.
         self.patch_frames, self.time_stride = model.config.patch_shape[1], model.config.time_stride
         self.most_columns = model.config.patch_grid()[1]
+        self.window_batches = CPU_WINDOW_BATCHES if on_cpu else DEVICE_WINDOW_BATCHES
         # A GPU works on one batch while the next is prepared; a CPU has nothing to wait for.
         self.batches_ahead = 0 if on_cpu else 1
 
@@ -158,15 +161,20 @@ class AudioTagger:
     @torch.inference_mode()
     def logits(self, waveforms: list[Tensor]) -> Tensor:
         """Logits (B, C), float32, of waveforms (S,) of any lengths, in one batch."""
+        rate = self.extractor.sampling_rate
         inputs = self.extractor(
             waveforms,
-            sampling_rate=self.extractor.sampling_rate,
+            sampling_rate=rate,
             padding="longest",
             truncation=False,
+            return_attention_mask=False,
             return_tensors="pt",
             device=self.model.device,
         )
-        return self.model(**inputs).logits.float()
+        # On the CPU, so that nobody has to wait for a GPU to know what is padding.
+        counts = torch.tensor([count_frames(len(waveform), rate) for waveform in waveforms])
+        mask = torch.arange(inputs.input_values.shape[1]) < counts.unsqueeze(1)  # (B, T)
+        return self.model(**inputs, attention_mask=mask).logits.float()
 
     def _in_order(self, clips: Iterable[Any]) -> Iterator[ClipTags]:
         done, expected = {}, 0
@@ -178,7 +186,7 @@ class AudioTagger:
 
     def _as_ready(self, clips: Iterable[Any]) -> Iterator[tuple[int, ClipTags]]:
         """(number, result) of each clip, in the order in which the batches end."""
-        window, launched = _Window(self.batch_frames), deque()
+        window, launched = _Window(self.batch_frames, self.window_batches), deque()
         for clip in decode_clips(clips, self.extractor, self.num_workers):
             if clip.error is not None:
                 yield clip.number, ClipTags(clip.name, error=clip.error)
@@ -224,13 +232,21 @@ class AudioTagger:
             pieces.append(_Piece(part, frames, (end - begin) / columns))
         return pieces
 
-    def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor]:
+    def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor, torch.Event | None]:
         logits = self.logits([piece.waveform for piece in batch])  # (B, C)
         scores = logits.sigmoid() if self.sigmoid else logits.softmax(-1)
-        return batch, scores
+        if not scores.is_cuda:
+            return batch, scores.cpu(), None
+        # The copy begins now: asked for later, it would wait for the next batch too.
+        copied = scores.to("cpu", non_blocking=True)
+        return batch, copied, torch.cuda.current_stream(scores.device).record_event()
 
-    def _collect(self, batch: list[_Piece], scores: Tensor) -> Iterator[tuple[int, ClipTags]]:
-        for piece, row in zip(batch, scores.cpu()):
+    def _collect(
+        self, batch: list[_Piece], scores: Tensor, copied: torch.Event | None
+    ) -> Iterator[tuple[int, ClipTags]]:
+        if copied is not None:
+            copied.synchronize()
+        for piece, row in zip(batch, scores.numpy()):
             clip = piece.clip
             clip.scores = clip.scores + row * piece.share  # (C,)
             clip.open_pieces -= 1
@@ -238,12 +254,12 @@ class AudioTagger:
                 yield clip.number, self._tags(clip)
 
     def _tags(self, clip: _Heard) -> ClipTags:
-        if clip.scores.isnan().any():
+        if np.isnan(clip.scores).any():
             reason = f"the model gives NaN for {clip.name} in {self.model.dtype}"
             return ClipTags(clip.name, error=f'{reason}; try "bfloat16" or "float32"')
-        values, indices = clip.scores.topk(self.top_k)
         names = self.model.config.id2label
-        labels = {names[index]: value for index, value in zip(indices.tolist(), values.tolist())}
+        order = np.argsort(-clip.scores, kind="stable")[: self.top_k].tolist()
+        labels = {names[index]: float(clip.scores[index]) for index in order}
         return ClipTags(clip.name, clip.seconds, labels)
 
 
@@ -255,7 +271,7 @@ class _Heard:
     name: str
     seconds: float
     open_pieces: int
-    scores: Tensor | float = 0.0  # (C,): of the pieces so far, weighted
+    scores: np.ndarray | float = 0.0  # (C,): of the pieces so far, weighted
 
 
 @dataclass
@@ -271,8 +287,10 @@ class _Piece:
 class _Window:
     """Pieces that wait: a few batches of them."""
 
-    def __init__(self, batch_frames: int):
+    def __init__(self, batch_frames: int, most_batches: int):
         self.batch_frames = batch_frames
+        self.most_batches = most_batches
+        self.wanted_batches = most_batches // 4
         self.pieces: dict[int, _Piece] = {}  # by the number of arrival, oldest first
         self.by_length: list[tuple[int, int]] = []  # (frames, number), sorted
         self.arrived = 0
@@ -280,7 +298,7 @@ class _Window:
 
     @property
     def is_full(self) -> bool:
-        return self.frames >= WINDOW_BATCHES * self.batch_frames
+        return self.frames >= self.wanted_batches * self.batch_frames
 
     def add(self, piece: _Piece) -> None:
         self.pieces[self.arrived] = piece
@@ -299,6 +317,7 @@ class _Window:
         del self.by_length[first : last + 1]
         batch = [self.pieces.pop(number) for number in numbers]
         self.frames -= sum(piece.frames for piece in batch)
+        self.wanted_batches = min(self.most_batches, self.wanted_batches + 1)
         return batch
 
     def _widened(self, first: int, last: int) -> tuple[int, int] | None:

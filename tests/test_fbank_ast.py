@@ -1,8 +1,6 @@
 """Against torchaudio's Kaldi, the reference that AST was trained on."""
 
 import math
-import multiprocessing
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -171,41 +169,6 @@ def test_what_is_finished_is_the_frames():
 
 def test_nothing_is_written_for_no_clips():
     write_fbank([], [], 16000)
-
-
-def test_a_thread_does_not_split_its_steps_further(threads):
-    seen = []
-
-    def finish(frames):
-        seen.append(torch.get_num_threads())
-        return frames
-
-    waveform = torch.zeros(500_000)
-    write_fbank([waveform], [torch.empty(3123, 128)], 16000, finish)
-    assert len(seen) > 2 and set(seen) == {1}
-
-
-def test_threads_of_others_keep_their_number(threads):
-    written(torch.zeros(200_000))
-    assert torch.get_num_threads() == threads
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == threads
-
-
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
-)
-def test_a_forked_process_has_threads_of_its_own(threads):
-    waveform = torch.randn(200_000, generator=torch.Generator().manual_seed(3))
-    expected = written(waveform)[0]
-    # Made before the fork, which the threads of torch itself do not survive.
-    target = torch.zeros(len(expected), 128).share_memory_()
-    child = multiprocessing.get_context("fork").Process(
-        target=write_fbank, args=([waveform], [target], 16000), daemon=True
-    )
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0 and torch.equal(target, expected)
 
 
 def test_gradients_after_a_first_call_in_inference_mode():

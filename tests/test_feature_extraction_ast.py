@@ -1,6 +1,7 @@
 """Against transformers' own extractor for the values, against the specification for the rest."""
 
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -354,6 +355,32 @@ def test_longest_gives_100_frames_for_each_second(extractor, seconds):
     assert inputs.input_values.shape == (1, round(100 * seconds), 128)
     real = round(100 * seconds) - 2
     assert inputs.attention_mask[0].tolist() == [1] * real + [0] * 2
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
+)
+def test_a_forked_process_does_not_wait_for_its_parents_threads(extractor):
+    """As in `datasets.map(num_proc=...)`; torch's own threads do not outlive the fork."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    clips = [noise(1_000_000), noise(16000)]
+    expected = extractor(clips, sampling_rate=RATE, return_tensors="pt", padding="longest")
+    found = torch.zeros_like(expected.input_values).share_memory_()
+    numbers = torch.zeros(2, dtype=torch.long).share_memory_()
+
+    def child():
+        numbers[0] = torch.get_num_threads()
+        inputs = extractor(clips, sampling_rate=RATE, return_tensors="pt", padding="longest")
+        numbers[1] = torch.get_num_threads()
+        found.numpy()[:] = inputs.input_values.numpy()  # numpy has no threads
+
+    process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+    process.start()
+    process.join(60)
+    torch.set_num_threads(before)
+    assert process.exitcode == 0 and torch.equal(found, expected.input_values)
+    assert numbers.tolist() == [2, 2]
 
 
 def test_padding_is_a_log_mel_of_zero(extractor):

@@ -29,6 +29,7 @@ CORE = {
     "quantization_ast": {"torch", ".modeling_ast"},
     "decoding_ast": {"numpy", "torch", ".audio_file_ast", ".feature_extraction_ast"},
     "tagging_ast": {
+        "numpy",
         ".configuration_ast",
         "torch",
         ".decoding_ast",

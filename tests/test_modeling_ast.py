@@ -11,10 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import modeling_ast.modeling_ast
 from modeling_ast import ASTConfig, ASTForAudioClassification, ASTModel
+from modeling_ast.modeling_ast import ASTPatchEmbeddings
 from modeling_ast.position_ast import resize_position_grid
 
 # float32 sums in another order over a few dozen values of size 1.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+CONVOLUTION = torch.nn.Conv2d.forward
 
 
 def spectrogram(batch, frames, bins=TINY["num_mel_bins"], seed=0):
@@ -66,6 +68,78 @@ def test_encoder_outputs_equal_transformers(tiny_model):
     torch.testing.assert_close(result.pooler_output, expected.pooler_output, **CLOSE)
     as_tuple = tiny_model.audio_spectrogram_transformer(x, return_dict=False)
     assert torch.equal(as_tuple[0], result.last_hidden_state)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("lengths", [[97] * 3, [97, 60, 16], [150, 97, 20]])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_last_layer_computes_what_the_classifier_reads(
+    tiny_model, attention, lengths, gradient
+):
+    tiny_model.set_attn_implementation(attention)
+    x = spectrogram(len(lengths), max(lengths))
+    given = {"attention_mask": mask_of(lengths, max(lengths))}
+    seen = []
+    tiny_model.base_model.layers[-1].register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.set_grad_enabled(gradient):
+        short, whole = tiny_model(x, **given), tiny_model(x, **given, output_hidden_states=True)
+        encoded = tiny_model.base_model(x, **given, prefix_only=True)
+        all_encoded = tiny_model.base_model(x, **given)
+    tokens = tiny_model.config.num_patches(max(lengths)) + 2
+    assert [states.shape[1] for states in seen] == [2, tokens, 2, tokens]
+    torch.testing.assert_close(short.logits, whole.logits, **CLOSE)
+    torch.testing.assert_close(
+        encoded.last_hidden_state, all_encoded.last_hidden_state[:, :2], **CLOSE
+    )
+    if gradient:
+        pairs = [
+            torch.autograd.grad(out.logits.square().sum(), list(tiny_model.parameters()))
+            for out in (short, whole)
+        ]
+        for ours, other in zip(*pairs, strict=True):
+            torch.testing.assert_close(ours, other, **CLOSE)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])
+def test_other_attention_takes_all_tokens_in_the_last_layer(tiny_model, monkeypatch, attention):
+    """Their masks are made for as many queries as keys."""
+    monkeypatch.setattr(tiny_model.config, "_attn_implementation_internal", attention)
+    assert not tiny_model.base_model._attends_with_key_mask()
+
+
+@pytest.mark.parametrize("patch", [(16, 16), (128, 2), (8, 24)])
+def test_patches_are_those_of_a_convolution(patch):
+    """Its gradients too, and it still is one, for whoever wraps or exports it."""
+    config = ASTConfig(patch_size=patch, frequency_stride=7, time_stride=10, hidden_size=24)
+    projection = ASTPatchEmbeddings(config).projection
+    assert isinstance(projection, torch.nn.Conv2d)
+    randomise(projection)
+    image = spectrogram(2, 64, bins=128).unsqueeze(1).mT.requires_grad_()
+    results = [forward(projection, image) for forward in (type(projection).forward, CONVOLUTION)]
+    weights = torch.randn(results[0].shape)
+    wanted = [image, *projection.parameters()]
+    gradients = [torch.autograd.grad((out * weights).sum(), wanted) for out in results]
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-5)
+    for ours, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("lengths", [[97] * 3, [97, 60, 16], [150, 97, 20]])
+def test_nobody_waits_for_a_gpu_whose_mask_is_on_the_cpu(tiny_model, lengths):
+    x, mask = spectrogram(len(lengths), max(lengths)), mask_of(lengths, max(lengths))
+    expected = tiny_model(x, attention_mask=mask).logits
+    tiny_model.cuda()
+    x = x.cuda()
+    with torch.inference_mode():
+        tiny_model(x, attention_mask=mask)  # makes the handles of the libraries
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            result = tiny_model(x, attention_mask=mask).logits
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(result.cpu(), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_base_size_has_the_papers_parameters():
@@ -278,16 +352,15 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("gradient", [False, True])
 def test_memory_is_linear_in_length(tiny_model, gradient):
     """In a padded batch too: its mask is over keys, and the fused kernel takes it as it is."""
-    frames = 3000
+    frames = 12000
     x, mask = spectrogram(2, frames), mask_of([frames, 500], frames)
     with torch.set_grad_enabled(gradient), Recorder() as recorder:
         tiny_model(x, attention_mask=mask)
     tokens = tiny_model.config.num_patches(frames) + 2
     attention = {name for name in recorder.names if "scaled_dot_product" in name}
     assert attention == {"_scaled_dot_product_flash_attention_for_cpu"}
-    # The input and the states are the largest, not tokens x tokens, of which there are 1.6 M.
-    states = 2 * tokens * TINY["intermediate_size"]
-    assert recorder.largest <= max(x.numel(), states) < tokens**2 / 4
+    # The patches are the largest, not tokens x tokens, of which there are 26 M.
+    assert recorder.largest <= 2 * tokens * TINY["patch_size"] ** 2 < tokens**2 / 4
 
 
 @pytest.mark.parametrize("piece", [1, 40, 64, 1000])

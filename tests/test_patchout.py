@@ -75,9 +75,17 @@ def test_whole_rows_and_columns_go(pair, mask):
         assert clip.tolist() == expected and len(rows) == 2 and len(columns) == 7
     assert not torch.equal(kept[0], kept[1])
     if mask is not None:
-        # The mask still says which of the tokens are audio: (60 - 16) // 7 + 1 columns were.
-        assert torch.equal(token_mask[:, 2:], whole_mask[:, 2:].gather(1, kept))
-        assert token_mask[1, 2:].sum() == 2 * 7
+        # Padding goes first: (60 - 16) // 7 + 1 columns were audio, as many are left, all audio.
+        assert whole_mask[:, 2:].gather(1, kept).all() and token_mask is None
+
+
+def test_the_mask_says_what_is_padding_among_the_kept(pair):
+    embeddings = pair[1].audio_spectrogram_transformer.embeddings
+    whole, whole_mask = embeddings.eval()(frames(), mask_of(97, 30))
+    tokens, token_mask = embeddings.train()(frames(), mask_of(97, 30))
+    kept = kept_of(tokens, whole)
+    assert torch.equal(token_mask[:, 2:], whole_mask[:, 2:].gather(1, kept))
+    assert token_mask[1, 2:].sum() == 2 * 3
 
 
 def test_padding_is_dropped_first(pair):
