@@ -246,14 +246,16 @@ def main() -> None:
     on_cpu = options.device == "cpu"
     peak_flops = matrix_peak(options)
     where = machine(options, peak_flops)
+    print(", ".join(f"{name} {value}" for name, value in where.items()) + "\n\n" + HEADER)
     sides = build_sides(options)
     batch = options.batch_size or (2 if on_cpu else 12)
     rows = measure(sides, [batch] * len(sides), options, peak_flops)
+    print("\n".join(map(line, rows)), flush=True)
     if not on_cpu:
         largest = [largest_batch(side, batch, options.device) for side in sides]
-        rows += measure(sides, largest, options, peak_flops)
-    print(", ".join(f"{name} {value}" for name, value in where.items()) + "\n\n" + HEADER)
-    print("\n".join(map(line, rows)))
+        more = measure(sides, largest, options, peak_flops)
+        print("\n".join(map(line, more)))
+        rows += more
     target = Path(__file__).with_name(f"training_{options.device.partition(':')[0]}.json")
     content = {**where, "quick": options.quick, "rows": [asdict(row) for row in rows]}
     target.write_text(json.dumps(content, indent=2) + "\n")
