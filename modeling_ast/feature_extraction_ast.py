@@ -38,6 +38,7 @@ from .fbank_ast import (
     living_threads,
     write_fbank,
 )
+from .transfer_ast import sent
 
 logger = logging.get_logger(__name__)
 
@@ -223,7 +224,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             return self(clips, sampling_rate=rate, return_tensors="pt", device="cpu")
         longest = waveforms.shape[1]
         length = self._batch_length([longest], self.padding, self.max_length, self.truncation)
-        num_samples = _sent(num_samples, waveforms.device)
+        num_samples = sent(num_samples, waveforms.device)
         waveforms = _scaled(waveforms, "waveforms are")
         values, mask = self._together(waveforms, num_samples, length)
         data = {"input_values": values}
@@ -319,7 +320,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             return self._clip_by_clip(waveforms, length)
         samples = torch.tensor([len(waveform) for waveform in waveforms])  # (B,)
         padded = _padded(waveforms, device)  # (B, S)
-        result = self._together(padded, _sent(samples, device), length)
+        result = self._together(padded, sent(samples, device), length)
         # What was on a GPU is checked once for all, and last: the host waits for the answer.
         if not come_from_cpu and not _sum_is_finite(padded):
             for index, waveform in enumerate(waveforms):
@@ -467,7 +468,7 @@ def _padded(waveforms: list[Tensor], device: torch.device) -> Tensor:
     if not all(waveform.is_cpu for waveform in waveforms):
         waveforms = [waveform.to(device) for waveform in waveforms]
     if device.type != "cuda" or waveforms[0].is_cuda or any(x.requires_grad for x in waveforms):
-        return _sent(pad_sequence(waveforms, batch_first=True), device)
+        return sent(pad_sequence(waveforms, batch_first=True), device)
     # Put together where the GPU fetches it: fresh memory, and a second copy, would take longer
     # than all else that the host does.
     longest = max(map(len, waveforms))
@@ -476,13 +477,6 @@ def _padded(waveforms: list[Tensor], device: torch.device) -> Tensor:
         row[: len(waveform)] = waveform
         row[len(waveform) :] = 0
     return padded.to(device, non_blocking=True)
-
-
-def _sent(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`. From pinned memory a GPU fetches it while the host goes on."""
-    is_pinned = x.is_cpu and device.type == "cuda"
-    x = x.pin_memory() if is_pinned else x
-    return x.to(device, non_blocking=is_pinned)
 
 
 def _convert(data: dict[str, Tensor], return_tensors: str | None) -> dict[str, Any]:

@@ -31,7 +31,9 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ast import ASTConfig
+from .packing_ast import Packing, may_pack
 from .position_ast import column_mask, draw_kept, resize_position_grid, time_positions
+from .transfer_ast import sent
 
 logger = logging.get_logger(__name__)
 
@@ -98,14 +100,15 @@ class ASTEmbeddings(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """(B, T, F) and a mask (B, T) -> tokens (B, N + 2, D) and their mask (B, N + 2).
 
-        With patchout, N is smaller while training.
+        The mask comes back on its own device, or None if it hides nothing. With patchout, N is
+        smaller while training.
         """
         rows, width = self.config.patch_grid(frames.shape[1])
         columns = None
         if frame_mask is not None:
             columns = column_mask(frame_mask, self.config.patch_shape[1], self.config.time_stride)
-            columns = None if _hides_nothing(columns) else _sent(columns, frames.device)
-            is_padding = ~_sent(frame_mask, frames.device).unsqueeze(-1)  # (B, T, 1)
+            columns = None if _hides_nothing(columns) else columns
+            is_padding = ~sent(frame_mask, frames.device).unsqueeze(-1)  # (B, T, 1)
             frames = frames.masked_fill(is_padding, self.config.padding_value)
         weight = self.patch_embeddings.projection.weight
         patches = self.patch_embeddings(frames.to(weight.dtype))  # (B, N, D)
@@ -128,6 +131,7 @@ class ASTEmbeddings(nn.Module):
     ) -> tuple[Tensor, Tensor | None, int]:
         """Drops whole rows and columns of each clip's grid: patches, column mask, rows left."""
         audible = patches.new_ones((len(patches), grid[1]), dtype=torch.bool)  # (B, Gt)
+        columns = None if columns is None else sent(columns, patches.device)
         kept = draw_kept(~(audible if columns is None else columns), self.config.patchout_time)
         is_padding = patches.new_zeros((len(patches), grid[0]), dtype=torch.bool)  # (B, Gf)
         kept_rows = draw_kept(is_padding, self.config.patchout_frequency)
@@ -147,6 +151,7 @@ class ASTEmbeddings(nn.Module):
         if columns is None:
             own = torch.full((1,), width, device=table.device)
         else:
+            columns = sent(columns, table.device)
             index = torch.arange(1, width + 1, device=columns.device)
             own = (columns * index).amax(1)  # (B,): each clip's last column
         return time_positions(table, grid, own, width)
@@ -170,24 +175,33 @@ class ASTAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | Packing | None = None,
         num_queries: int | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, N + 2, D) -> the same of the first `num_queries` tokens (Q; all by default)."""
         heads = (len(x), -1, self.config.num_attention_heads, self.head_dim)
-        q = self.q_proj(x[:, :num_queries]).view(heads).transpose(1, 2)  # (B, H, Q, Dh)
-        k = self.k_proj(x).view(heads).transpose(1, 2)  # (B, H, N + 2, Dh)
-        v = self.v_proj(x).view(heads).transpose(1, 2)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
-        dropout = self.attention_dropout if self.training else 0.0
-        x, weights = attend(
-            self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )  # (B, Q, H, Dh)
+        q = self.q_proj(first_tokens(x, attention_mask, num_queries)).view(heads)  # (B, Q, H, Dh)
+        k = self.k_proj(x).view(heads)  # (B, N + 2, H, Dh)
+        v = self.v_proj(x).view(heads)
+        if isinstance(attention_mask, Packing):
+            x, weights = attention_mask.attend(q, k, v, num_queries, self.scaling), None
+        else:
+            attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention
+            )
+            q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, Q or N + 2, Dh)
+            dropout = self.attention_dropout if self.training else 0.0
+            x, weights = attend(
+                self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            )  # (B, Q, H, Dh)
         x = x.flatten(2)  # (B, Q, D)
         return self.o_proj(x), weights
+
+
+def first_tokens(x: Tensor, mask: Tensor | Packing | None, count: int | None) -> Tensor:
+    """Each clip's first `count` tokens (all for None): (B, N + 2, D) -> (B, Q, D)."""
+    return mask.first(x, count) if isinstance(mask, Packing) else x[:, :count]
 
 
 def eager_attention(
@@ -244,7 +258,7 @@ class ASTLayer(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | Packing | None = None,
         num_queries: int | None = None,
         **kwargs,
     ) -> Tensor:
@@ -253,7 +267,7 @@ class ASTLayer(GradientCheckpointingLayer):
         if self._may_work_in_pieces(x):
             return self._in_pieces(x, attention_mask, **kwargs)
         attended, _ = self.attention(self.layernorm_before(x), attention_mask, **kwargs)
-        x = x[:, :num_queries] + self.dropout(attended)
+        x = first_tokens(x, attention_mask, num_queries) + self.dropout(attended)
         return x + self.dropout(self.mlp(self.layernorm_after(x)))
 
     def _may_work_in_pieces(self, x: Tensor) -> bool:
@@ -472,13 +486,18 @@ class ASTModel(ASTPreTrainedModel):
         self._check_shapes(input_values, attention_mask)
         frame_mask = self._frame_mask(input_values, attention_mask)
         x, token_mask = self.embeddings(input_values, frame_mask)  # (B, N + 2, D)
-        mask = self._key_mask(x, token_mask)
+        prefix_only &= self._attends_with_key_mask() and not self._are_states_wanted(kwargs)
+        if prefix_only and token_mask is not None and self._may_pack(x):
+            mask = Packing.of(token_mask, x.device)
+            x = mask.pack(x)  # (1, S, D)
+        else:
+            mask = self._key_mask(x, token_mask)
         *layers, last = self.layers
         for layer in layers:
             x = layer(x, mask, **kwargs)
-        if prefix_only and self._attends_with_key_mask() and not self._are_states_wanted(kwargs):
-            kwargs["num_queries"] = NUM_PREFIX_TOKENS
-        x = last(x, mask, **kwargs)
+        x = last(x, mask, num_queries=NUM_PREFIX_TOKENS if prefix_only else None, **kwargs)
+        if isinstance(mask, Packing):
+            x = x.view(len(input_values), NUM_PREFIX_TOKENS, -1)  # (1, 2B, D) -> (B, 2, D)
         x = self.layernorm(x)
         pooled = x[:, :NUM_PREFIX_TOKENS].mean(1)  # (B, D)
         return BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=pooled)
@@ -515,10 +534,17 @@ class ASTModel(ASTPreTrainedModel):
             return None
         if self._attends_with_key_mask():
             # A mask over keys is enough: transformers' own would be N x N for each clip.
-            return token_mask[:, None, None, :]  # (B, 1, 1, N + 2)
+            return sent(token_mask, x.device)[:, None, None, :]  # (B, 1, 1, N + 2)
         return create_bidirectional_mask(
-            config=self.config, inputs_embeds=x, attention_mask=token_mask
+            config=self.config, inputs_embeds=x, attention_mask=sent(token_mask, x.device)
         )
+
+    def _may_pack(self, x: Tensor) -> bool:
+        heads = self.config.num_attention_heads
+        is_fused = self.config._attn_implementation == "sdpa"
+        if not is_fused or self.training or is_tracing(x):
+            return False
+        return may_pack(x, x.shape[2] // heads)
 
     def _attends_with_key_mask(self) -> bool:
         return self.config._attn_implementation in ("eager", "sdpa")
@@ -531,13 +557,6 @@ class ASTModel(ASTPreTrainedModel):
 def _hides_nothing(mask: Tensor) -> bool:
     """Whether all is true. A traced graph must not depend on it and keeps the mask."""
     return not is_tracing(mask) and bool(mask.all())
-
-
-def _sent(mask: Tensor, device: torch.device) -> Tensor:
-    """`mask` on `device`; from pinned memory a GPU fetches it while the host goes on."""
-    is_pinned = mask.is_cpu and device.type == "cuda"
-    mask = mask.pin_memory() if is_pinned else mask
-    return mask.to(device, non_blocking=is_pinned)
 
 
 class ASTMLPHead(nn.Module):

@@ -11,7 +11,6 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor
-from modeling_ast.feature_extraction_ast import _sent
 
 RATE = 16000
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -220,22 +219,6 @@ def test_all_clips_go_to_the_device_in_one_copy(extractor, form):
         assert on_device[name].device.type == "meta" and on_device[name].shape == values.shape
     assert extractor(clips, device="cpu", **options).input_values.equal(expected.input_values)
     assert extractor(clips, device=torch.device("cpu"), **options).input_values.is_cpu
-
-
-def test_copies_to_a_gpu_start_from_pinned_memory(monkeypatch):
-    calls = []
-    pinned = torch.zeros(3)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned)
-    monkeypatch.setattr(
-        torch.Tensor, "to", lambda x, device, non_blocking: calls.append((x, device, non_blocking))
-    )
-    x = torch.ones(3)
-    for kind in ("cuda:0", "cpu", "mps"):
-        _sent(x, torch.device(kind))
-    (first, _, first_free), *others = calls
-    assert first is pinned and first_free
-    # Elsewhere memory could change before it is read.
-    assert all(sent is x and not free for sent, _, free in others)
 
 
 def test_the_device_is_saved_if_it_is_given(tmp_path, extractor):

@@ -38,6 +38,8 @@ DROPPED_COLUMNS = 51
 SIDES = ("peer", "ours", "patchout", "compiled")
 # The search for the largest batch ends where it is known within this share.
 BATCH_PRECISION = 1 / 16
+# Left free by the largest batch: the sides' inputs, and what a memory in pieces cannot give.
+RESERVED_BYTES = 2 * 2**30
 
 
 @dataclass
@@ -149,6 +151,7 @@ def step(side: Side, values: Tensor, labels: Tensor) -> None:
 
 def largest_batch(side: Side, start: int, device: str) -> int:
     """The largest batch that fits, found by doubling and then halving the gap."""
+    reserved = torch.empty(RESERVED_BYTES, dtype=torch.uint8, device=device)
     fits, fails = 0, None
     batch = start
     while fails is None or fails - fits > max(1, fits * BATCH_PRECISION):
@@ -157,6 +160,8 @@ def largest_batch(side: Side, start: int, device: str) -> int:
         else:
             fails = batch
         batch = 2 * fits if fails is None else (fits + fails) // 2
+    del reserved
+    torch.cuda.empty_cache()
     return fits
 
 
