@@ -575,7 +575,11 @@ class ASTMLPHead(nn.Module):
 
 
 class ASTForAudioClassification(ASTPreTrainedModel):
-    """AST with a linear head on the pooled output, for one label, several labels or regression."""
+    """AST with a linear head on the pooled output, for one label, several labels or regression.
+
+    Its last layer computes the two prefix tokens alone, for nobody reads the others: a hook there
+    sees two. Ask for `output_hidden_states` or `output_attentions`, and it computes all.
+    """
 
     # BCE does not divide by the number of items that Trainer hands over; Trainer then scales the
     # loss by the accumulation steps itself.
