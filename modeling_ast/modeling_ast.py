@@ -163,7 +163,9 @@ class ASTAttention(nn.Module):
     def __init__(self, config: ASTConfig):
         super().__init__()
         self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        # A config is slow to ask.
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // self.num_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_probs_dropout_prob
         self.is_causal = False
@@ -180,7 +182,7 @@ class ASTAttention(nn.Module):
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, N + 2, D) -> the same of the first `num_queries` tokens (Q; all by default)."""
-        heads = (len(x), -1, self.config.num_attention_heads, self.head_dim)
+        heads = (len(x), -1, self.num_heads, self.head_dim)
         q = self.q_proj(first_tokens(x, attention_mask, num_queries)).view(heads)  # (B, Q, H, Dh)
         k = self.k_proj(x).view(heads)  # (B, N + 2, H, Dh)
         v = self.v_proj(x).view(heads)
@@ -190,7 +192,9 @@ class ASTAttention(nn.Module):
             attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, eager_attention
             )
-            q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, Q or N + 2, Dh)
+            q = q.transpose(1, 2)  # (B, H, Q, Dh)
+            k = k.transpose(1, 2)  # (B, H, N + 2, Dh)
+            v = v.transpose(1, 2)
             dropout = self.attention_dropout if self.training else 0.0
             x, weights = attend(
                 self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
@@ -201,6 +205,8 @@ class ASTAttention(nn.Module):
 
 def first_tokens(x: Tensor, mask: Tensor | Packing | None, count: int | None) -> Tensor:
     """Each clip's first `count` tokens (all for None): (B, N + 2, D) -> (B, Q, D)."""
+    if count is None:
+        return x
     return mask.first(x, count) if isinstance(mask, Packing) else x[:, :count]
 
 

@@ -44,10 +44,8 @@ class Packing:
         """(B, N + 2, D) -> (1, S, D)."""
         return x.flatten(0, 1)[self.tokens].unsqueeze(0)
 
-    def first(self, x: Tensor, count: int | None) -> Tensor:
-        """Each clip's first `count` tokens: (1, S, D) -> (1, B * count, D); all for None."""
-        if count is None:
-            return x
+    def first(self, x: Tensor, count: int) -> Tensor:
+        """Each clip's first `count` tokens: (1, S, D) -> (1, B * count, D)."""
         index = self.starts[:-1].unsqueeze(1) + torch.arange(count, device=x.device)
         return x[:, index.flatten()]
 

@@ -92,7 +92,6 @@ def test_a_packing_knows_where_tokens_lie():
     assert packing.pack(x).flatten().tolist() == [0, 1, 2, 4, 5, 7, 8, 9]
     assert packing.starts.tolist() == [0, 3, 6, 8] and packing.longest == 3
     assert packing.first(packing.pack(x), 2).flatten().tolist() == [0, 1, 4, 5, 8, 9]
-    assert packing.first(x, None) is x
 
 
 def test_a_cpu_has_no_kernel_for_it():

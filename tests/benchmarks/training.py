@@ -39,7 +39,7 @@ SIDES = ("peer", "ours", "patchout", "compiled")
 # The search for the largest batch ends where it is known within this share.
 BATCH_PRECISION = 1 / 16
 # Left free by the largest batch: the sides' inputs, and what a memory in pieces cannot give.
-RESERVED_BYTES = 2 * 2**30
+RESERVED_BYTES = 8 * 2**30
 
 
 @dataclass
@@ -245,6 +245,12 @@ def line(row: Row) -> str:
     )
 
 
+def save(rows: list[Row], where: dict[str, object], options: argparse.Namespace) -> None:
+    target = Path(__file__).with_name(f"training_{options.device.partition(':')[0]}.json")
+    content = {**where, "quick": options.quick, "rows": [asdict(row) for row in rows]}
+    target.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def main() -> None:
     options = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
@@ -256,14 +262,12 @@ def main() -> None:
     batch = options.batch_size or (2 if on_cpu else 12)
     rows = measure(sides, [batch] * len(sides), options, peak_flops)
     print("\n".join(map(line, rows)), flush=True)
+    save(rows, where, options)
     if not on_cpu:
         largest = [largest_batch(side, batch, options.device) for side in sides]
         more = measure(sides, largest, options, peak_flops)
         print("\n".join(map(line, more)))
-        rows += more
-    target = Path(__file__).with_name(f"training_{options.device.partition(':')[0]}.json")
-    content = {**where, "quick": options.quick, "rows": [asdict(row) for row in rows]}
-    target.write_text(json.dumps(content, indent=2) + "\n")
+        save(rows + more, where, options)
 
 
 if __name__ == "__main__":
