@@ -117,7 +117,8 @@ def _log_mel(frames: Tensor, num_mel_bins: int, sampling_rate: int) -> Tensor:
 
 def _no_autocast(device_type: str) -> AbstractContextManager:
     """It would take the product in half precision, which loses the quiet bins."""
-    if not torch.amp.is_autocast_available(device_type):
+    # torch.compile of torch 2.11 cannot ask.
+    if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
