@@ -11,9 +11,8 @@ under torch.compile; `write_fbank` is for clips of any lengths on a CPU, and twi
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, wraps
 
 import torch
@@ -31,22 +30,6 @@ POWER_FLOOR = torch.finfo(torch.float32).eps
 CPU_PIECE_FRAMES = 500
 # More threads than these share a piece of that size, which takes 30 MB.
 MOST_PIECE_THREADS = 8
-# Where torch may have begun threads.
-_PROCESS = os.getpid()
-
-
-@contextmanager
-def living_threads() -> Iterator[None]:
-    """One thread in a forked process: those of OpenMP do not outlive the fork, and a process that
-    waits for them hangs."""
-    threads = torch.get_num_threads()
-    if os.getpid() != _PROCESS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if os.getpid() != _PROCESS:
-            torch.set_num_threads(threads)
 
 
 def frame_samples(sampling_rate: int) -> int:
@@ -63,6 +46,13 @@ def count_frames(num_samples: int, sampling_rate: int) -> int:
     """Whole frames in `num_samples` samples."""
     beyond_first = num_samples - frame_samples(sampling_rate)
     return 0 if beyond_first < 0 else 1 + beyond_first // hop_samples(sampling_rate)
+
+
+def frame_mask(num_samples: list[int], num_frames: int, sampling_rate: int) -> Tensor:
+    """(B, T), on the CPU: which of T frames are whole ones of clips with so many samples."""
+    counts = [count_frames(count, sampling_rate) for count in num_samples]
+    frames = torch.arange(num_frames, device="cpu")  # (T,)
+    return frames < torch.tensor(counts, device="cpu").unsqueeze(1)
 
 
 def fbank(waveform: Tensor, num_mel_bins: int, sampling_rate: int) -> Tensor:
@@ -123,6 +113,7 @@ def _no_autocast(device_type: str) -> AbstractContextManager:
     return torch.autocast(device_type, enabled=False)
 
 
+@torch.inference_mode()
 def write_fbank(
     waveforms: list[Tensor],
     outputs: list[Tensor],
@@ -149,18 +140,17 @@ def write_fbank(
     count = math.ceil(total / (threads * CPU_PIECE_FRAMES))
     size = math.ceil(total / count)
     buffers = _Buffers(size, outputs[0].shape[1], sampling_rate, waveforms[0].dtype)
-    with torch.inference_mode():
-        for piece in _pieces(frames, outputs, size):
-            start = 0
-            for source, _ in piece:
-                buffers.put(source, start)
-                start += len(source)
-            values = buffers.log_mel()  # (size, F)
-            values = values if finish is None else finish(values)
-            start = 0
-            for _, target in piece:
-                target.copy_(values[start : start + len(target)])
-                start += len(target)
+    for piece in _pieces(frames, outputs, size):
+        start = 0
+        for source, _ in piece:
+            buffers.put(source, start)
+            start += len(source)
+        values = buffers.log_mel()  # (size, F)
+        values = values if finish is None else finish(values)
+        start = 0
+        for _, target in piece:
+            target.copy_(values[start : start + len(target)])
+            start += len(target)
 
 
 def _pieces(
@@ -289,9 +279,9 @@ def _mel(hz: float) -> float:
 __all__ = [
     "count_frames",
     "fbank",
+    "frame_mask",
     "frame_samples",
     "hop_samples",
-    "living_threads",
     "mel_filters",
     "write_fbank",
 ]

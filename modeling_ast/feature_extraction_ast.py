@@ -11,7 +11,7 @@ import inspect
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,11 +33,12 @@ from .configuration_ast import ASTConfig
 from .fbank_ast import (
     count_frames,
     fbank,
+    frame_mask,
     frame_samples,
     hop_samples,
-    living_threads,
     write_fbank,
 )
+from .threads_ast import living_threads
 from .transfer_ast import sent
 
 logger = logging.get_logger(__name__)
@@ -85,7 +86,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
     ```
     """
 
-    model_input_names = ["input_values", "attention_mask"]  # noqa: RUF012 (transformers' form)
+    model_input_names: ClassVar[list[str]] = ["input_values", "attention_mask"]
 
     def __init__(
         self,
@@ -340,8 +341,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         padding = padding if finish is None else finish(padding)
         for clip_values, count in zip(values, counts):
             clip_values[count:] = padding
-        frames = torch.arange(length, device="cpu")  # (T,)
-        mask = frames < torch.tensor(counts, device="cpu").unsqueeze(1)  # (B, T)
+        mask = frame_mask([len(waveform) for waveform in waveforms], length, rate)  # (B, T)
         return values, mask.long()
 
     def _together(
@@ -466,17 +466,16 @@ def _existing(device: str | torch.device | int) -> torch.device:
 def _padded(waveforms: list[Tensor], device: torch.device) -> Tensor:
     """(B, S) on `device`, with zeros at the end: one copy for all clips that come from the CPU."""
     if not all(waveform.is_cpu for waveform in waveforms):
-        waveforms = [waveform.to(device) for waveform in waveforms]
-    if device.type != "cuda" or waveforms[0].is_cuda or any(x.requires_grad for x in waveforms):
-        return sent(pad_sequence(waveforms, batch_first=True), device)
-    # Put together where the GPU fetches it: fresh memory, and a second copy, would take longer
-    # than all else that the host does.
-    longest = max(map(len, waveforms))
-    padded = torch.empty(len(waveforms), longest, pin_memory=True)
-    for row, waveform in zip(padded, waveforms):
-        row[: len(waveform)] = waveform
-        row[len(waveform) :] = 0
-    return padded.to(device, non_blocking=True)
+        return pad_sequence([waveform.to(device) for waveform in waveforms], batch_first=True)
+    # Put together where a GPU fetches it: fresh memory, and a second copy, would take longer than
+    # all else that the host does.
+    is_pinned = device.type == "cuda"
+    shape = (len(waveforms), max(map(len, waveforms)))
+    padded = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=is_pinned)
+    for index, waveform in enumerate(waveforms):
+        padded[index, : len(waveform)] = waveform
+        padded[index, len(waveform) :] = 0
+    return padded.to(device, non_blocking=is_pinned)
 
 
 def _convert(data: dict[str, Tensor], return_tensors: str | None) -> dict[str, Any]:

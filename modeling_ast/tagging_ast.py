@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .configuration_ast import ASTConfig
 from .decoding_ast import Clip, decode_clips
-from .fbank_ast import count_frames, frame_samples, hop_samples
+from .fbank_ast import count_frames, frame_mask, frame_samples, hop_samples
 from .feature_extraction_ast import ASTFeatureExtractor
 from .modeling_ast import ASTForAudioClassification
 
@@ -172,8 +172,8 @@ class AudioTagger:
             device=self.model.device,
         )
         # On the CPU, so that nobody has to wait for a GPU to know what is padding.
-        counts = torch.tensor([count_frames(len(waveform), rate) for waveform in waveforms])
-        mask = torch.arange(inputs.input_values.shape[1]) < counts.unsqueeze(1)  # (B, T)
+        num_samples = [len(waveform) for waveform in waveforms]
+        mask = frame_mask(num_samples, inputs.input_values.shape[1], rate)  # (B, T)
         return self.model(**inputs, attention_mask=mask).logits.float()
 
     def _in_order(self, clips: Iterable[Any]) -> Iterator[ClipTags]:

@@ -1,7 +1,6 @@
 """Against transformers' own extractor for the values, against the specification for the rest."""
 
 import json
-import multiprocessing
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor
+from modeling_ast.feature_extraction_ast import _padded
 
 RATE = 16000
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -221,6 +221,25 @@ def test_all_clips_go_to_the_device_in_one_copy(extractor, form):
     assert extractor(clips, device=torch.device("cpu"), **options).input_values.is_cpu
 
 
+def test_clips_for_a_gpu_are_put_together_in_pinned_memory(monkeypatch):
+    pins, copies, empty = [], [], torch.empty
+
+    def unpinned(*args, pin_memory, **kwargs):
+        pins.append(pin_memory)
+        return empty(*args, **kwargs).fill_(torch.nan)
+
+    monkeypatch.setattr(torch, "empty", unpinned)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda x, device, non_blocking: copies.append(non_blocking) or x
+    )
+    clips = [torch.ones(3), 2 * torch.ones(5), torch.ones(1)]
+    expected = [[1, 1, 1, 0, 0], [2, 2, 2, 2, 2], [1, 0, 0, 0, 0]]
+    for kind in ("cuda", "cpu", "mps"):
+        assert _padded(clips, torch.device(kind)).tolist() == expected
+    # Elsewhere memory could change before it is read.
+    assert pins == copies == [True, False, False]
+
+
 def test_the_device_is_saved_if_it_is_given(tmp_path, extractor):
     assert "device" not in extractor.to_dict()
     ASTFeatureExtractor(device="cpu").save_pretrained(tmp_path)
@@ -338,32 +357,6 @@ def test_longest_gives_100_frames_for_each_second(extractor, seconds):
     assert inputs.input_values.shape == (1, round(100 * seconds), 128)
     real = round(100 * seconds) - 2
     assert inputs.attention_mask[0].tolist() == [1] * real + [0] * 2
-
-
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
-)
-def test_a_forked_process_does_not_wait_for_its_parents_threads(extractor):
-    """As in `datasets.map(num_proc=...)`; torch's own threads do not outlive the fork."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    clips = [noise(1_000_000), noise(16000)]
-    expected = extractor(clips, sampling_rate=RATE, return_tensors="pt", padding="longest")
-    found = torch.zeros_like(expected.input_values).share_memory_()
-    numbers = torch.zeros(2, dtype=torch.long).share_memory_()
-
-    def child():
-        numbers[0] = torch.get_num_threads()
-        inputs = extractor(clips, sampling_rate=RATE, return_tensors="pt", padding="longest")
-        numbers[1] = torch.get_num_threads()
-        found.numpy()[:] = inputs.input_values.numpy()  # numpy has no threads
-
-    process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
-    process.start()
-    process.join(60)
-    torch.set_num_threads(before)
-    assert process.exitcode == 0 and torch.equal(found, expected.input_values)
-    assert numbers.tolist() == [2, 2]
 
 
 def test_padding_is_a_log_mel_of_zero(extractor):

@@ -16,6 +16,8 @@ CORE = {
     "configuration_ast": {"transformers", "huggingface_hub"},
     "fbank_ast": {"numpy", "torch"},
     "position_ast": {"torch"},
+    "threads_ast": {"torch"},
+    "transfer_ast": {"torch"},
     "audio_file_ast": {"numpy", "torch", ".configuration_ast"},
     "feature_extraction_ast": {
         "numpy",
@@ -23,10 +25,10 @@ CORE = {
         "transformers",
         ".configuration_ast",
         ".fbank_ast",
+        ".threads_ast",
         ".transfer_ast",
     },
     "registration_ast": {".configuration_ast", ".feature_extraction_ast"},
-    "transfer_ast": {"torch"},
     "packing_ast": {"torch", ".transfer_ast"},
     "modeling_ast": {
         "torch",

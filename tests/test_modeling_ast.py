@@ -100,11 +100,23 @@ def test_the_last_layer_computes_what_the_classifier_reads(
             torch.testing.assert_close(ours, other, **CLOSE)
 
 
-@pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])
-def test_other_attention_takes_all_tokens_in_the_last_layer(tiny_model, monkeypatch, attention):
-    """Their masks are made for as many queries as keys."""
-    monkeypatch.setattr(tiny_model.config, "_attn_implementation_internal", attention)
-    assert not tiny_model.base_model._attends_with_key_mask()
+def test_other_attention_takes_all_tokens_in_the_last_layer(tiny_model, monkeypatch):
+    """Its mask may be made for as many queries as keys."""
+    seen = []
+
+    def attend(module, query, key, value, attention_mask, **kwargs):
+        seen.append((query.shape[2], key.shape[2]))
+        return modeling_ast.modeling_ast.eager_attention(
+            module, query, key, value, attention_mask, kwargs["scaling"]
+        )
+
+    x = spectrogram(1, 97)
+    expected = tiny_model(x).logits
+    monkeypatch.setitem(modeling_ast.modeling_ast.ALL_ATTENTION_FUNCTIONS, "other", attend)
+    monkeypatch.setattr(tiny_model.config, "_attn_implementation_internal", "other")
+    torch.testing.assert_close(tiny_model(x).logits, expected, **CLOSE)
+    tokens = tiny_model.config.num_patches(97) + 2
+    assert seen == [(tokens, tokens)] * tiny_model.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("patch", [(16, 16), (128, 2), (8, 24)])

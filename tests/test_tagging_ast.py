@@ -169,11 +169,14 @@ def test_the_window_is_bounded_and_the_oldest_comes_next(tagger):
             read += 1
             yield noise(0.03 + (seed % 17) / 10, seed=0)
 
-    ahead = given = 0
+    ahead = given = first = 0
     for given, _ in enumerate(tagger(clips()), 1):
+        first = first or read
         ahead = max(ahead, read - given)
     # 32 batches of 200 frames, of clips that have 83 frames on average.
     assert given == read == 1000 and ahead <= 200
+    # The first comes when a quarter of them is there: 1600 frames, 20 clips.
+    assert first <= 30
 
 
 def test_batches_hold_no_more_than_they_may_and_little_padding(tagger):
