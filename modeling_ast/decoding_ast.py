@@ -39,12 +39,17 @@ class Clip:
     number: int
     name: str  # the path, or "clip 3" (counted from 0)
     source: Any = None  # path, content, array, or (array, rate): what a worker can be sent
-    waveform: np.ndarray | None = None  # (S,), float32, checked, at the extractor's rate
+    # (S,), float32, checked, at the extractor's rate; between processes an array, because tensors
+    # would go through files.
+    waveform: Tensor | np.ndarray | None = None
     error: str | None = None
 
 
 def decode_clips(
-    clips: Iterable[Any], extractor: ASTFeatureExtractor, num_workers: int
+    clips: Iterable[Any],
+    extractor: ASTFeatureExtractor,
+    num_workers: int,
+    pin_memory: bool = False,
 ) -> Iterator[Clip]:
     """Decodes, resamples and checks clips; a bad one comes with its error in its place.
 
@@ -53,15 +58,16 @@ def decode_clips(
         extractor: Of the model; says the rate and what a clip must be.
         num_workers: Processes; 0 decodes in this one. Arrays at the wanted rate always stay here:
             to be sent there and back costs more than to be checked.
+        pin_memory: Put waveforms where a GPU fetches them; those of workers are not.
 
     Raises:
         RuntimeError: The processes cannot begin.
     """
     if num_workers == 0:
         for clip in _named_clips(clips):
-            yield _decode(clip, extractor)
+            yield _decode(clip, extractor, pin_memory)
         return
-    workers, waiting, num_bytes = _Workers(extractor, num_workers), deque(), 0
+    workers, waiting, num_bytes = _Workers(extractor, num_workers, pin_memory), deque(), 0
     try:
         for clip in _named_clips(clips):
             size = _stored_bytes(clip.source)
@@ -99,9 +105,10 @@ def _stored_bytes(source: Any) -> int:
 class _Workers:
     """Processes that decode, and others in their place when one dies."""
 
-    def __init__(self, extractor: ASTFeatureExtractor, count: int):
+    def __init__(self, extractor: ASTFeatureExtractor, count: int, pin_memory: bool):
         self.extractor = extractor
         self.count = count
+        self.pin_memory = pin_memory
         # Neither has a process before it gets its first clip.
         self.pool = self._new_pool(count)
         self.spare = self._new_pool(1)
@@ -124,31 +131,34 @@ class _Workers:
     def start(self, clip: Clip) -> tuple[Clip, Future | None]:
         """Hands a clip to a worker, unless there is nothing to decode."""
         if clip.error is not None or isinstance(clip.source, np.ndarray):
-            return _decode(clip, self.extractor), None
+            return _decode(clip, self.extractor, self.pin_memory), None
         if not self.have_begun:
             self._begin()
         try:
-            return clip, self.pool.submit(_decode, clip, self.extractor)
+            return clip, self.pool.submit(_decode_to_array, clip, self.extractor)
         except BrokenProcessPool:
             self.pool = self._new_pool(self.count)
-            return clip, self.pool.submit(_decode, clip, self.extractor)
+            return clip, self.pool.submit(_decode_to_array, clip, self.extractor)
 
     def finish(self, clip: Clip, future: Future | None) -> Clip:
         """Waits for a clip."""
         if future is None:
             return clip
         try:
-            return future.result()
+            clip = future.result()
         except BrokenProcessPool:
             # A death breaks all that the pool had in hand and does not say whose it was: each of
             # them is decoded again, with nothing beside it.
-            return self._decode_alone(clip)
+            clip = self._decode_alone(clip)
+        if clip.waveform is not None:
+            clip.waveform = torch.from_numpy(clip.waveform)
+        return clip
 
     def _decode_alone(self, clip: Clip) -> Clip:
         # Twice: the process may have died before, while it had nothing to do.
         for _ in range(2):
             try:
-                return self.spare.submit(_decode, clip, self.extractor).result()
+                return self.spare.submit(_decode_to_array, clip, self.extractor).result()
             except BrokenProcessPool:
                 self.spare = self._new_pool(1)
         clip.source = None
@@ -178,11 +188,19 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _decode(clip: Clip, extractor: ASTFeatureExtractor) -> Clip:
-    """Fills in the waveform or the error."""
+def _decode_to_array(clip: Clip, extractor: ASTFeatureExtractor) -> Clip:
+    """In a worker."""
+    clip = _decode(clip, extractor)
+    clip.waveform = None if clip.waveform is None else clip.waveform.numpy()
+    return clip
+
+
+def _decode(clip: Clip, extractor: ASTFeatureExtractor, pin_memory: bool = False) -> Clip:
+    """Fills in the waveform, in memory of its own, or the error."""
     if clip.error is None:
         try:
-            clip.waveform = _waveform(clip, extractor)
+            clip.waveform = _waveform(clip, extractor, copy=not pin_memory)
+            clip.waveform = clip.waveform.pin_memory() if pin_memory else clip.waveform
         # Whatever a file does to a decoder: it must not stop the others.
         except Exception as error:
             clip.error = str(error) or type(error).__name__
@@ -190,7 +208,7 @@ def _decode(clip: Clip, extractor: ASTFeatureExtractor) -> Clip:
     return clip
 
 
-def _waveform(clip: Clip, extractor: ASTFeatureExtractor) -> np.ndarray:
+def _waveform(clip: Clip, extractor: ASTFeatureExtractor, copy: bool) -> Tensor:
     samples, wanted = clip.source, extractor.sampling_rate
     if isinstance(samples, str | Path | bytes):
         samples = read_audio(samples, wanted)
@@ -198,7 +216,7 @@ def _waveform(clip: Clip, extractor: ASTFeatureExtractor) -> np.ndarray:
         samples, rate = samples
         samples = extractor._waveform(samples, clip.number).numpy()
         samples = resample(samples, rate, wanted)
-    return extractor._waveform(samples, clip.number).numpy()
+    return extractor._waveform(samples, clip.number, copy)
 
 
 def _named_clips(clips: Iterable[Any]) -> Iterator[Clip]:

@@ -320,7 +320,8 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         if device.type == "cpu" and come_from_cpu and not differentiable:
             return self._clip_by_clip(waveforms, length)
         samples = torch.tensor([len(waveform) for waveform in waveforms])  # (B,)
-        padded = _padded(waveforms, device)  # (B, S)
+        sent_waveforms = [sent(waveform, device) for waveform in waveforms]
+        padded = pad_sequence(sent_waveforms, batch_first=True)  # (B, S)
         result = self._together(padded, sent(samples, device), length)
         # What was on a GPU is checked once for all, and last: the host waits for the answer.
         if not come_from_cpu and not _sum_is_finite(padded):
@@ -461,21 +462,6 @@ def _existing(device: str | torch.device | int) -> torch.device:
             f"device is {str(device)!r} but torch finds only these here: {there}; pass one of them "
             f"as device=... or set extractor.device ({str(error).splitlines()[0]})"
         ) from error
-
-
-def _padded(waveforms: list[Tensor], device: torch.device) -> Tensor:
-    """(B, S) on `device`, with zeros at the end: one copy for all clips that come from the CPU."""
-    if not all(waveform.is_cpu for waveform in waveforms):
-        return pad_sequence([waveform.to(device) for waveform in waveforms], batch_first=True)
-    # Put together where a GPU fetches it: fresh memory, and a second copy, would take longer than
-    # all else that the host does.
-    is_pinned = device.type == "cuda"
-    shape = (len(waveforms), max(map(len, waveforms)))
-    padded = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=is_pinned)
-    for index, waveform in enumerate(waveforms):
-        padded[index, : len(waveform)] = waveform
-        padded[index, len(waveform) :] = 0
-    return padded.to(device, non_blocking=is_pinned)
 
 
 def _convert(data: dict[str, Tensor], return_tensors: str | None) -> dict[str, Any]:

@@ -113,24 +113,21 @@ class ASTEmbeddings(nn.Module):
             frames = frames.masked_fill(is_padding, self.config.padding_value)
         weight = self.patch_embeddings.projection.weight
         patches = self.patch_embeddings(frames.to(weight.dtype))  # (B, N, D)
-        prefix = torch.cat((self.cls_token, self.distillation_token), dim=1)  # (1, 2, D)
-        first, rest = self.position_embeddings.split(
-            (NUM_PREFIX_TOKENS, self.position_embeddings.shape[1] - NUM_PREFIX_TOKENS), dim=1
-        )
-        patches = patches + self._positions(rest, width, columns)
+        prefix = [x.expand(len(patches), -1, -1) for x in (self.cls_token, self.distillation_token)]
+        tokens = torch.cat((*prefix, patches), dim=1)  # (B, N + 2, D)
+        tokens = tokens + self._positions(width, columns)
         if self.training and (self.config.patchout_frequency or self.config.patchout_time):
-            patches, columns, rows = self._patchout(patches, columns, (rows, width))
-        prefix = (prefix + first).expand(len(patches), -1, -1)  # (B, 2, D)
-        tokens = torch.cat((prefix, patches), dim=1)  # (B, N + 2, D)
+            tokens, columns, rows = self._patchout(tokens, columns, (rows, width))
         if columns is not None:
             # Each row of the grid has the same columns: (B, Gt) -> (B, N) -> (B, N + 2)
             columns = F.pad(columns.repeat(1, rows), (NUM_PREFIX_TOKENS, 0), value=True)
         return self.dropout(tokens), columns
 
     def _patchout(
-        self, patches: Tensor, columns: Tensor | None, grid: tuple[int, int]
+        self, tokens: Tensor, columns: Tensor | None, grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor | None, int]:
-        """Drops whole rows and columns of each clip's grid: patches, column mask, rows left."""
+        """Drops whole rows and columns of each clip's grid: tokens, column mask, rows left."""
+        prefix, patches = tokens.split((NUM_PREFIX_TOKENS, grid[0] * grid[1]), dim=1)
         audible = patches.new_ones((len(patches), grid[1]), dtype=torch.bool)  # (B, Gt)
         columns = None if columns is None else sent(columns, patches.device)
         kept = draw_kept(~(audible if columns is None else columns), self.config.patchout_time)
@@ -142,11 +139,11 @@ class ASTEmbeddings(nn.Module):
         patches = patches.gather(1, index)
         columns = None if columns is None else columns.gather(1, kept)
         columns = None if columns is None or _hides_nothing(columns) else columns
-        return patches, columns, kept_rows.shape[1]
+        return torch.cat((prefix, patches), dim=1), columns, kept_rows.shape[1]
 
-    def _positions(self, table: Tensor, width: int, columns: Tensor | None) -> Tensor:
-        """Positions (1 or B, Gf * width, D), read from the learned `table` (1, N, D)."""
-        grid = self.config.patch_grid()
+    def _positions(self, width: int, columns: Tensor | None) -> Tensor:
+        """Positions (1 or B, Gf * width + 2, D), read from the learned table."""
+        grid, table = self.config.patch_grid(), self.position_embeddings
         if columns is None and width == grid[1]:
             return table
         if columns is None:
@@ -155,7 +152,9 @@ class ASTEmbeddings(nn.Module):
             columns = sent(columns, table.device)
             index = torch.arange(1, width + 1, device=columns.device)
             own = (columns * index).amax(1)  # (B,): each clip's last column
-        return time_positions(table, grid, own, width)
+        prefix, table = table.split((NUM_PREFIX_TOKENS, grid[0] * grid[1]), dim=1)
+        positions = time_positions(table, grid, own, width)  # (1 or B, Gf * width, D)
+        return torch.cat((prefix.expand(len(positions), -1, -1), positions), dim=1)
 
 
 class ASTAttention(nn.Module):
@@ -170,6 +169,8 @@ class ASTAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_probs_dropout_prob
         self.is_causal = False
+        # sdpa asks for it, and a module takes long to say that it has none.
+        self.num_key_value_groups = 1
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
@@ -183,7 +184,7 @@ class ASTAttention(nn.Module):
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, N + 2, D) -> the same of the first `num_queries` tokens (Q; all by default)."""
-        heads = (len(x), -1, self.num_heads, self.head_dim)
+        heads = (x.shape[0], -1, self.num_heads, self.head_dim)
         q = self.q_proj(first_tokens(x, attention_mask, num_queries)).view(heads)  # (B, Q, H, Dh)
         k = self.k_proj(x).view(heads)  # (B, N + 2, H, Dh)
         v = self.v_proj(x).view(heads)
@@ -275,8 +276,12 @@ class ASTLayer(GradientCheckpointingLayer):
         attended, _ = self.attention(
             self.layernorm_before(x), attention_mask, num_queries, **kwargs
         )
-        x = first_tokens(x, attention_mask, num_queries) + self.dropout(attended)
-        return x + self.dropout(self.mlp(self.layernorm_after(x)))
+        x = first_tokens(x, attention_mask, num_queries) + self._dropped(attended)
+        return x + self._dropped(self.mlp(self.layernorm_after(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        # A small batch waits for the host, and a module that does nothing still takes its time.
+        return self.dropout(x) if self.dropout.training else x
 
     def _may_work_in_pieces(self, x: Tensor) -> bool:
         # Other implementations return weights, which are wanted whole, or take masks of no batch.
@@ -295,9 +300,9 @@ class ASTLayer(GradientCheckpointingLayer):
             x.split(clips), masks, wanted.split(clips), out.split(clips)
         ):
             attended, _ = self.attention(self.layernorm_before(piece), mask, num_queries, **kwargs)
-            torch.add(old, self.dropout(attended), out=new)
+            torch.add(old, self._dropped(attended), out=new)
         for piece in out.flatten(0, 1).split(CPU_PIECE_TOKENS):
-            piece += self.dropout(self.mlp(self.layernorm_after(piece)))  # (tokens, D)
+            piece += self._dropped(self.mlp(self.layernorm_after(piece)))  # (tokens, D)
         return out
 
 

@@ -33,8 +33,10 @@ AUDIOSET_CLASSES = 527
 # On a CPU the tokens of a batch stay in the cache; a GPU wants enough of them to be busy.
 CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 32768
 # The window, in batches: more pad less, hold more audio and wait longer for the first result. The
-# first batch is taken at a quarter of it, which then grows by one with each batch.
+# first batch is taken at a quarter of it, which then grows with each: slowly, or a GPU would wait
+# for the clips that fill it.
 CPU_WINDOW_BATCHES, DEVICE_WINDOW_BATCHES = 32, 8
+FIRST_WINDOW, WINDOW_GROWTH = 1 / 4, 1 / 32
 # A batch costs as much as this share of a full one before its first clip: a clip that would need
 # more padding than that is better off in another batch.
 BATCH_COST = 1 / 32
@@ -158,23 +160,23 @@ class AudioTagger:
             raise TypeError(f"clips is a single {type(clips).__name__}; give a list of clips")
         return self._in_order(clips)
 
-    @torch.inference_mode()
     def logits(self, waveforms: list[Tensor]) -> Tensor:
-        """Logits (B, C), float32, of waveforms (S,) of any lengths, in one batch."""
-        rate = self.extractor.sampling_rate
-        inputs = self.extractor(
-            waveforms,
-            sampling_rate=rate,
-            padding="longest",
-            truncation=False,
-            return_attention_mask=False,
-            return_tensors="pt",
-            device=self.model.device,
-        )
+        """Logits (B, C), float32, of waveforms (S,) of any lengths, in one batch.
+
+        Raises:
+            ValueError: As the extractor, of what is no clip.
+        """
+        return self._logits([self.extractor._waveform(x, n) for n, x in enumerate(waveforms)])
+
+    @torch.inference_mode()
+    def _logits(self, waveforms: list[Tensor]) -> Tensor:
+        """The same of checked waveforms."""
+        extractor, num_samples = self.extractor, [len(waveform) for waveform in waveforms]
+        most_frames = extractor._batch_length(num_samples, "longest", extractor.max_length, False)
+        values, _ = extractor._features(waveforms, most_frames, self.model.device)  # (B, T, F)
         # On the CPU, so that nobody has to wait for a GPU to know what is padding.
-        num_samples = [len(waveform) for waveform in waveforms]
-        mask = frame_mask(num_samples, inputs.input_values.shape[1], rate)  # (B, T)
-        return self.model(**inputs, attention_mask=mask).logits.float()
+        mask = frame_mask(num_samples, most_frames, extractor.sampling_rate)  # (B, T)
+        return self.model(values, attention_mask=mask).logits.float()
 
     def _in_order(self, clips: Iterable[Any]) -> Iterator[ClipTags]:
         done, expected = {}, 0
@@ -187,7 +189,8 @@ class AudioTagger:
     def _as_ready(self, clips: Iterable[Any]) -> Iterator[tuple[int, ClipTags]]:
         """(number, result) of each clip, in the order in which the batches end."""
         window, launched = _Window(self.batch_frames, self.window_batches), deque()
-        for clip in decode_clips(clips, self.extractor, self.num_workers):
+        pin_memory = self.model.device.type == "cuda"
+        for clip in decode_clips(clips, self.extractor, self.num_workers, pin_memory):
             if clip.error is not None:
                 yield clip.number, ClipTags(clip.name, error=clip.error)
                 continue
@@ -203,9 +206,8 @@ class AudioTagger:
                 yield from self._collect(*launched.popleft())
 
     def _add(self, clip: Clip, window: _Window) -> None:
-        waveform = torch.from_numpy(clip.waveform)  # (S,)
-        pieces = self._pieces(waveform)
-        seconds = len(waveform) / self.extractor.sampling_rate
+        pieces = self._pieces(clip.waveform)
+        seconds = len(clip.waveform) / self.extractor.sampling_rate
         heard = _Heard(clip.number, clip.name, seconds, len(pieces))
         for piece in pieces:
             piece.clip = heard
@@ -233,7 +235,7 @@ class AudioTagger:
         return pieces
 
     def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor, torch.cuda.Event | None]:
-        logits = self.logits([piece.waveform for piece in batch])  # (B, C)
+        logits = self._logits([piece.waveform for piece in batch])  # (B, C)
         scores = logits.sigmoid() if self.sigmoid else logits.softmax(-1)
         if not scores.is_cuda:
             return batch, scores.cpu(), None
@@ -290,7 +292,7 @@ class _Window:
     def __init__(self, batch_frames: int, most_batches: int):
         self.batch_frames = batch_frames
         self.most_batches = most_batches
-        self.wanted_batches = most_batches // 4
+        self.wanted_batches = FIRST_WINDOW * most_batches
         self.pieces: dict[int, _Piece] = {}  # by the number of arrival, oldest first
         self.by_length: list[tuple[int, int]] = []  # (frames, number), sorted
         self.arrived = 0
@@ -317,7 +319,8 @@ class _Window:
         del self.by_length[first : last + 1]
         batch = [self.pieces.pop(number) for number in numbers]
         self.frames -= sum(piece.frames for piece in batch)
-        self.wanted_batches = min(self.most_batches, self.wanted_batches + 1)
+        grown = self.wanted_batches + WINDOW_GROWTH * self.most_batches
+        self.wanted_batches = min(self.most_batches, grown)
         return batch
 
     def _widened(self, first: int, last: int) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from modeling_ast import ASTFeatureExtractor, decoding_ast
 from modeling_ast.decoding_ast import decode_clips
@@ -64,6 +65,36 @@ def test_arrays_and_files_in_turns(files, extractor):
         samples = soundfile.read(path, dtype="float32")[0]
         for clip in clips[2 * index : 2 * index + 2]:
             np.testing.assert_array_equal(clip.waveform, samples)
+
+
+@pytest.mark.parametrize("pin_memory", [False, True])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_array_may_be_filled_again_once_it_was_read(
+    files, extractor, monkeypatch, num_workers, pin_memory
+):
+    """As by somebody who reads a stream into one buffer; files beside them must be waited for."""
+    pinned = []
+
+    def copied(x):
+        pinned.append(len(x))
+        return x.clone()
+
+    # Without a GPU there is no such memory, but it is a copy too.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", copied)
+    buffer = np.empty(RATE, np.float32)
+
+    def clips():
+        for number in range(20):
+            yield files[number]
+            buffer[:] = number / 100
+            yield buffer
+
+    decoded = list(decode_clips(clips(), extractor, num_workers, pin_memory))
+    for number, clip in enumerate(decoded[1::2]):
+        assert clip.waveform.unique().tolist() == pytest.approx([number / 100])
+    # What a worker decoded comes from another process, in memory that is not pinned.
+    assert pinned.count(RATE) == 20 * pin_memory
+    assert len(pinned) == (20 + 20 * (num_workers == 0)) * pin_memory
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(files, extractor):

@@ -406,6 +406,22 @@ def test_pieces_are_of_bounded_size(tiny_model, monkeypatch):
     assert sizes == {"attention": [(2, 38), (2, 38), (1, 38)], "mlp": [(80,), (80,), (30,)]}
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_is_that_of_its_modules(tiny_model, training):
+    """They may train alone: how far such forwards differ tells what a model does not know."""
+    found = []
+    for model in (tiny_model, theirs_like(tiny_model)):
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.train(training).p = 0.3
+        torch.manual_seed(0)
+        # With all states, so that the last layer drops as many numbers.
+        found.append(model(spectrogram(2, 97), output_hidden_states=True).logits)
+    torch.testing.assert_close(*found, **CLOSE)
+    still = tiny_model.eval()(spectrogram(2, 97)).logits
+    assert torch.allclose(found[0], still, **CLOSE) == (not training)
+
+
 def test_attention_weights_are_recorded_whole(tiny_model, monkeypatch):
     monkeypatch.setattr(modeling_ast.modeling_ast, "CPU_PIECE_TOKENS", 40)
     tiny_model.set_attn_implementation("eager")

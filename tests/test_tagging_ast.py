@@ -77,6 +77,8 @@ def test_a_batch_has_the_logits_of_each_clip_alone(tagger):
     together = tagger.logits(waveforms)
     for row, waveform in zip(together, waveforms):
         torch.testing.assert_close(row, alone(tagger, waveform), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="clip 1 holds NaN or infinity in 1 of 16000 samples"):
+        tagger.logits([torch.zeros(RATE), torch.zeros(RATE).index_fill(0, torch.tensor(7), np.nan)])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

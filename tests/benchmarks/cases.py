@@ -139,42 +139,44 @@ def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
     tagger = modeling_ast.AudioTagger(ours, modeling_ast.ASTFeatureExtractor(), num_workers=0)
     few = (12, 1) if options.quick else (24, 3)
     count, peer_count = few if is_cpu(options) else (2048, 256)
+    # A clip costs the peer the same whatever its length, so that a part of the clips will do.
+    heard = [noise(10.0, seed) for seed in range(peer_count)]
     corpora = {
         "1 s clips": [noise(1.0, seed) for seed in range(count)],
-        "10 s clips": [noise(10.0, seed) for seed in range(max(count // 3, peer_count))],
+        "10 s clips": heard * (3 if is_cpu(options) else 8),
         "mixed 0.5-10 s": mixed(0.5, 10, count),
         "mixed 0.5-30 s, all heard": mixed(0.5, 30, count),
     }
-    # A clip costs the peer the same whatever its length, so that a part of the clips will do.
-    heard = corpora["10 s clips"][:peer_count]
     extractor = transformers.ASTFeatureExtractor()
     if is_cpu(options):
-        peers = {"": partial(classify, peer, extractor, heard, 1)}
+        peers = {"": (partial(classify, peer, extractor, heard, 1), heard, list(corpora))}
     else:
+        # More clips for workers, or most of the time would be that in which they begin.
+        many, two = heard * 4, ["10 s clips", "mixed 0.5-10 s"]
+        alone = fastest_pipeline(peer, extractor, heard, 0)
         peers = {
-            " (peer: pipeline)": fastest_pipeline(peer, extractor, heard, 0),
-            " (peer: pipeline, 8 workers)": fastest_pipeline(peer, extractor, heard, 8),
+            " (peer: pipeline)": (alone, heard, list(corpora)),
+            " (peer: pipeline, 8 workers)": (fastest_pipeline(peer, extractor, many, 8), many, two),
         }
-    for peer_name, call in peers.items():
-        for name, clips in corpora.items():
-            pieces = [(tagger._pieces(torch.from_numpy(clip))) for clip in clips]
+    for peer_name, (call, peer_clips, names) in peers.items():
+        for name in names:
+            clips = corpora[name]
+            pieces = [piece for clip in clips for piece in tagger._pieces(torch.from_numpy(clip))]
             yield Case(
                 f"waveforms to scores, {name}{peer_name}",
                 partial(tag, tagger, clips),
                 call,
                 len(clips),
-                len(heard),
+                len(peer_clips),
                 options.threads,
-                multiply_adds=sum(
-                    multiply_adds(ours.config, piece.frames) for parts in pieces for piece in parts
-                ),
+                multiply_adds=sum(multiply_adds(ours.config, piece.frames) for piece in pieces),
             )
     if not is_cpu(options):
         on_device = modeling_ast.ASTFeatureExtractor(device=options.device)
         yield Case(
             "both in the pipeline, 10 s clips",
             fastest_pipeline(ours, on_device, heard, 0),
-            peers[" (peer: pipeline)"],
+            alone,
             len(heard),
             len(heard),
             options.threads,

@@ -21,8 +21,8 @@ import transformers
 
 import modeling_ast
 
-# What takes less is repeated three times as often.
-SHORT_SECONDS = 0.5
+# What takes less than the seconds is repeated so many times as often.
+OFTEN = ((0.05, 15), (0.5, 3))
 
 
 @dataclass
@@ -90,10 +90,11 @@ def measure(case: Case, repetitions: int, device: str, peak_flops: float) -> Row
     torch.set_num_threads(case.threads)
     our_memory, our_seconds = warm_up(case.ours, device)
     peer_memory, peer_seconds = warm_up(case.peer, device)
-    short = max(our_seconds, peer_seconds) < SHORT_SECONDS
+    longer = max(our_seconds, peer_seconds)
+    times_as_often = next((times for seconds, times in OFTEN if longer < seconds), 1)
     ours, peer = [], []
     sides = [(case.ours, ours, case.our_clips), (case.peer, peer, case.peer_clips)]
-    for _ in range(repetitions * (3 if short else 1)):
+    for _ in range(repetitions * times_as_often):
         for call, times, clips in sides:
             times.append(seconds_of(call, device) / clips)
         sides.reverse()
