@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import is_torchaudio_available, logging
 
 try:
@@ -39,7 +38,7 @@ from .fbank_ast import (
     write_fbank,
 )
 from .threads_ast import living_threads
-from .transfer_ast import sent
+from .transfer_ast import sent, sent_together
 
 logger = logging.get_logger(__name__)
 
@@ -320,8 +319,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         if device.type == "cpu" and come_from_cpu and not differentiable:
             return self._clip_by_clip(waveforms, length)
         samples = torch.tensor([len(waveform) for waveform in waveforms])  # (B,)
-        sent_waveforms = [sent(waveform, device) for waveform in waveforms]
-        padded = pad_sequence(sent_waveforms, batch_first=True)  # (B, S)
+        padded = sent_together(waveforms, device)  # (B, S)
         result = self._together(padded, sent(samples, device), length)
         # What was on a GPU is checked once for all, and last: the host waits for the answer.
         if not come_from_cpu and not _sum_is_finite(padded):

@@ -314,6 +314,34 @@ def test_nobody_waits_for_a_gpu(padding):
 
 @pytest.mark.gpu
 @needs_gpu
+def test_copies_beside_a_busy_gpu_are_read_before_they_are_written_over(extractor):
+    """The batches come while the GPU still computes; each takes memory that others gave back."""
+    batches = [[noise(30000 - 500 * batch, 9 * batch + n) for n in range(9)] for batch in range(20)]
+    options = {"sampling_rate": RATE, "padding": "longest", "return_tensors": "pt"}
+    expected = [extractor(clips, **options).input_values for clips in batches]
+    work, results = torch.randn(4096, 4096, device="cuda"), []
+    for clips in batches:
+        for _ in range(20):
+            work = (work @ work).clamp(-1, 1)
+        results.append(extractor(clips, device="cuda", **options).input_values)
+    for result, values in zip(results, expected):
+        torch.testing.assert_close(result.cpu(), values, atol=1e-4, rtol=0)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_gradient_comes_back_from_a_gpu(extractor):
+    gradients = []
+    for device in ("cpu", "cuda"):
+        clips = [torch.from_numpy(noise(samples)).requires_grad_() for samples in (9000, 5000)]
+        options = {"sampling_rate": RATE, "padding": "longest", "device": device}
+        extractor(clips, **options).input_values.square().sum().backward()
+        gradients += [torch.cat([clip.grad for clip in clips])]
+    torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@needs_gpu
 def test_nan_on_a_gpu_is_refused_too(extractor):
     clips, _, _ = padded_batch()
     clips[3][100] = torch.nan

@@ -2,7 +2,7 @@
 
 import torch
 
-from modeling_ast.transfer_ast import sent
+from modeling_ast.transfer_ast import sent, sent_together
 
 
 def test_copies_to_a_gpu_start_from_pinned_memory(monkeypatch):
@@ -19,3 +19,9 @@ def test_copies_to_a_gpu_start_from_pinned_memory(monkeypatch):
     assert first is pinned and first_free
     # Elsewhere memory could change before it is read.
     assert all(source is x and not free for source, _, free in others)
+
+
+def test_a_batch_has_zeros_at_the_end():
+    clips = [torch.ones(3), 2 * torch.ones(5), torch.ones(1)]
+    padded = sent_together(clips, torch.device("cpu"))
+    assert padded.tolist() == [[1, 1, 1, 0, 0], [2, 2, 2, 2, 2], [1, 0, 0, 0, 0]]

@@ -8,8 +8,9 @@ clips of 1024 frames. The sides are transformers' AST, ours, ours without half o
 turns in this process, on the same inputs; a ratio is the median of the turns' ratios, with the
 least and the greatest. On a CPU: float32, batch 2, and with --quick 2 of the 12 layers and nothing
 compiled. On a GPU: bfloat16 autocast, batch 12 as in recipes/audioset_full.yaml, then for each side
-the largest batch that fits. The table goes to standard output, the numbers to
-training_<device>.json beside this file.
+the largest batch that fits. The sides' batches then leave gaps in the memory: set
+PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True in the environment. The table goes to standard
+output, the numbers to training_<device>.json beside this file.
 """
 
 from __future__ import annotations
