@@ -115,7 +115,7 @@ class ASTEmbeddings(nn.Module):
         patches = self.patch_embeddings(frames.to(weight.dtype))  # (B, N, D)
         prefix = [x.expand(len(patches), -1, -1) for x in (self.cls_token, self.distillation_token)]
         tokens = torch.cat((*prefix, patches), dim=1)  # (B, N + 2, D)
-        tokens = tokens + self._positions(width, columns)
+        tokens += self._positions(width, columns)
         if self.training and (self.config.patchout_frequency or self.config.patchout_time):
             tokens, columns, rows = self._patchout(tokens, columns, (rows, width))
         if columns is not None:
