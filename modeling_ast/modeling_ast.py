@@ -112,9 +112,9 @@ class ASTEmbeddings(nn.Module):
             is_padding = ~sent(frame_mask, frames.device).unsqueeze(-1)  # (B, T, 1)
             frames = frames.masked_fill(is_padding, self.config.padding_value)
         weight = self.patch_embeddings.projection.weight
-        patches = self.patch_embeddings(frames.to(weight.dtype))  # (B, N, D)
-        prefix = [x.expand(len(patches), -1, -1) for x in (self.cls_token, self.distillation_token)]
-        tokens = torch.cat((*prefix, patches), dim=1)  # (B, N + 2, D)
+        prefix = [x.expand(len(frames), -1, -1) for x in (self.cls_token, self.distillation_token)]
+        # (B, N, D), and with the prefix (B, N + 2, D)
+        tokens = torch.cat((*prefix, self.patch_embeddings(frames.to(weight.dtype))), dim=1)
         tokens += self._positions(width, columns)
         if self.training and (self.config.patchout_frequency or self.config.patchout_time):
             tokens, columns, rows = self._patchout(tokens, columns, (rows, width))
