@@ -199,8 +199,7 @@ def _decode(clip: Clip, extractor: ASTFeatureExtractor, pin_memory: bool = False
     """Fills in the waveform, in memory of its own, or the error."""
     if clip.error is None:
         try:
-            clip.waveform = _waveform(clip, extractor, copy=not pin_memory)
-            clip.waveform = clip.waveform.pin_memory() if pin_memory else clip.waveform
+            clip.waveform = _waveform(clip, extractor, pin_memory)
         # Whatever a file does to a decoder: it must not stop the others.
         except Exception as error:
             clip.error = str(error) or type(error).__name__
@@ -208,7 +207,7 @@ def _decode(clip: Clip, extractor: ASTFeatureExtractor, pin_memory: bool = False
     return clip
 
 
-def _waveform(clip: Clip, extractor: ASTFeatureExtractor, copy: bool) -> Tensor:
+def _waveform(clip: Clip, extractor: ASTFeatureExtractor, pin_memory: bool) -> Tensor:
     samples, wanted = clip.source, extractor.sampling_rate
     if isinstance(samples, str | Path | bytes):
         samples = read_audio(samples, wanted)
@@ -216,7 +215,9 @@ def _waveform(clip: Clip, extractor: ASTFeatureExtractor, copy: bool) -> Tensor:
         samples, rate = samples
         samples = extractor._waveform(samples, clip.number).numpy()
         samples = resample(samples, rate, wanted)
-    return extractor._waveform(samples, clip.number, copy)
+    waveform = extractor._waveform(samples, clip.number, copy=not pin_memory)
+    # Not Tensor.pin_memory, which copies nothing that its owner has pinned already.
+    return torch.empty_like(waveform, pin_memory=True).copy_(waveform) if pin_memory else waveform
 
 
 def _named_clips(clips: Iterable[Any]) -> Iterator[Clip]:

@@ -19,6 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 for folder in ("examples", "conversion", "tests"):
     sys.path.insert(0, str(ROOT / folder))
 
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 # Odd and unequal sizes: a swapped axis or a wrong stride shows.
 TINY = {
     "hidden_size": 36,

@@ -200,7 +200,6 @@ def test_each_bad_argument_is_named():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_seed_on_the_cpu_draws_the_same_for_a_gpu():
     recipe = Augmentation(max_noise=0.1, max_roll=10)
     x = torch.randn(4, 300, 128, generator=seeded(5))

@@ -137,7 +137,6 @@ def test_patches_are_those_of_a_convolution(patch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("lengths", [[97] * 3, [97, 60, 16], [150, 97, 20]])
 def test_nobody_waits_for_a_gpu_whose_mask_is_on_the_cpu(tiny_model, lengths):
     x, mask = spectrogram(len(lengths), max(lengths)), mask_of(lengths, max(lengths))

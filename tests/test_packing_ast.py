@@ -13,7 +13,6 @@ from modeling_ast import ASTConfig, ASTForAudioClassification
 from modeling_ast.packing_ast import Packing, may_pack
 
 LENGTHS = ([97, 60, 16], [150, 97, 20, 97], [33, 97], [40, 23])
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def batch(lengths, bins=TINY["num_mel_bins"]):
@@ -99,7 +98,6 @@ def test_a_cpu_has_no_kernel_for_it():
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("where", ["cpu", "cuda"])
@@ -126,7 +124,6 @@ def test_the_kernel_gives_the_logits_of_float32(dtype, lengths, where, monkeypat
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_nobody_waits_for_a_gpu_that_packs():
     config = ASTConfig(**{**TINY, "hidden_size": 64, "num_attention_heads": 2, "num_labels": 5})
     model = ASTForAudioClassification(config).to("cuda", torch.bfloat16).eval()

@@ -254,8 +254,6 @@ def test_each_bad_argument_is_named(tagger, tiny_folder):
 
 @pytest.mark.gpu
 def test_the_gpu_gives_the_cpus_scores(tiny_folder):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     clips = [noise(seconds, seed) for seed, seconds in enumerate(LENGTHS)]
     taggers = [AudioTagger.from_pretrained(tiny_folder, name) for name in ("cpu", "cuda")]
     for ours, theirs in zip(*(tagger(clips) for tagger in taggers)):

@@ -1,7 +1,10 @@
 """A GPU fetches what it is sent while the host goes on."""
 
+from contextlib import contextmanager
+
 import torch
 
+from modeling_ast import transfer_ast
 from modeling_ast.transfer_ast import sent, sent_together
 
 
@@ -25,3 +28,38 @@ def test_a_batch_has_zeros_at_the_end():
     clips = [torch.ones(3), 2 * torch.ones(5), torch.ones(1)]
     padded = sent_together(clips, torch.device("cpu"))
     assert padded.tolist() == [[1, 1, 1, 0, 0], [2, 2, 2, 2, 2], [1, 0, 0, 0, 0]]
+
+
+def test_a_gpu_copies_a_batch_beside_its_work_and_reads_it_after(monkeypatch):
+    """Without a GPU: the order of what its streams are told."""
+    told, copy = [], torch.Tensor.copy_
+
+    class Stream:
+        def wait_stream(self, other):
+            told.append("wait")
+
+    @contextmanager
+    def inside(stream):
+        told.append("begin")
+        yield
+        told.append("end")
+
+    def copied(target, source, non_blocking):
+        told.append(f"copy {len(source)}" if non_blocking else "slow copy")
+        return copy(target, source)
+
+    def pinned(x):
+        told.append("pin")
+        return x
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(transfer_ast, "_copy_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "copy_", copied)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: told.append("record"))
+    padded = sent_together([torch.ones(3), torch.ones(5)], torch.device("cuda", 7))
+    assert padded.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert told == ["begin", "pin", "copy 3", "pin", "copy 5", "end", "wait", "record"]
