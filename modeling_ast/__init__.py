@@ -8,15 +8,16 @@ needs transformers' models is itself imported when it is first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .audio_file_ast import read_audio, resample
+from .audio import read_audio, resample
 from .configuration_ast import ASTConfig
 from .feature_extraction_ast import ASTFeatureExtractor
+from .labels import activation
 from .registration_ast import register_auto_classes
 
 if TYPE_CHECKING:
     from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
     from .quantization_ast import quantize_int8
-    from .tagging_ast import AudioTagger, ClipTags, activation
+    from .tagging import AudioTagger, ClipTags
 
 __version__ = "0.1.0"
 
@@ -40,9 +41,8 @@ _LATER = {
     "ASTForAudioClassification": "modeling_ast",
     "ASTModel": "modeling_ast",
     "ASTPreTrainedModel": "modeling_ast",
-    "AudioTagger": "tagging_ast",
-    "ClipTags": "tagging_ast",
-    "activation": "tagging_ast",
+    "AudioTagger": "tagging",
+    "ClipTags": "tagging",
     "quantize_int8": "quantization_ast",
 }
 

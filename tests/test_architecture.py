@@ -5,7 +5,8 @@ import timm
 import torch
 from architecture import find_source_grid, need, read_architecture
 from key_maps import ConversionError, rename, split_qkv
-from made_up_checkpoints import make_timm
+
+from tests.made_up_checkpoints import make_timm
 
 
 def shapes_of(name, **changes):

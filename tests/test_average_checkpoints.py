@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 from checkpoint_files import read_source
-from conftest import TINY, randomise
 from key_maps import ConversionError
-from made_up_checkpoints import run
 from safetensors.torch import load_file, save_file
 
 from modeling_ast import ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.position_ast import resize_position_grid
+from tests.conftest import TINY, randomise
+from tests.made_up_checkpoints import run
 
 POSITIONS = "audio_spectrogram_transformer.embeddings.position_embeddings"
 

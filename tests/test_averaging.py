@@ -5,7 +5,6 @@ import pytest
 import scipy.special
 import torch
 import torch.nn.functional as F
-from conftest import TINY, randomise
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,6 +20,7 @@ from modeling_ast.training.averaging import (
     average_checkpoints,
     ensemble_probabilities,
 )
+from tests.conftest import TINY, randomise
 
 
 def tiny(seed: int, **kwargs) -> ASTForAudioClassification:

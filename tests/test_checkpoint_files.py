@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_files import read_source, read_weights
-from hub_stand_in import HubStandIn
 from key_maps import ConversionError
-from made_up_checkpoints import make_transformers
 from safetensors.torch import save_file
 from transformers import DeiTModel
+
+from tests.hub_stand_in import HubStandIn
+from tests.made_up_checkpoints import make_transformers
 
 WEIGHTS = {"cls_token": torch.arange(400.0), "norm.weight": torch.ones(300)}
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import randomise
 
 from modeling_ast import (
     ASTConfig,
@@ -17,6 +16,7 @@ from modeling_ast import (
     activation,
     read_audio,
 )
+from tests.conftest import randomise
 
 RATE = 16000
 

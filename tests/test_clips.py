@@ -10,7 +10,7 @@ import soundfile as sf
 import torch
 from datasets import Audio, Dataset, Features, Value, load_dataset
 
-from modeling_ast.audio_file_ast import resample
+from modeling_ast.audio import resample
 from modeling_ast.training.clips import (
     FOLDER_FEATURES,
     BadClips,

@@ -2,10 +2,10 @@ import json
 
 import pytest
 import transformers
-from conftest import TINY
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_ast import ASTConfig
+from tests.conftest import TINY
 
 
 def test_fields_and_defaults_are_those_of_transformers():

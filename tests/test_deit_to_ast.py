@@ -9,7 +9,17 @@ import torch
 import transformers
 from checkpoint_files import read_source
 from key_maps import ConversionError
-from made_up_checkpoints import (
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_patch_embed
+from transformers import (
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DeiTModel,
+    ViTForImageClassification,
+)
+
+from modeling_ast import ASTFeatureExtractor, ASTForAudioClassification
+from tests.made_up_checkpoints import (
     SAME_INPUT,
     TOLERANCE,
     make_authors,
@@ -21,16 +31,6 @@ from made_up_checkpoints import (
     states_of_picture,
     states_of_sound,
 )
-from safetensors.torch import load_file, save_file
-from timm.layers import resample_patch_embed
-from transformers import (
-    DeiTForImageClassification,
-    DeiTForImageClassificationWithTeacher,
-    DeiTModel,
-    ViTForImageClassification,
-)
-
-from modeling_ast import ASTFeatureExtractor, ASTForAudioClassification
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

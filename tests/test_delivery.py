@@ -12,13 +12,13 @@ import delivery
 import original_to_ast
 import pytest
 import torch
-from hub_stand_in import HubStandIn
 from huggingface_hub import metadata_load
 from key_maps import ConversionError
-from made_up_checkpoints import make_timm, run
 from safetensors.torch import load_file
 
 from modeling_ast import ASTForAudioClassification
+from tests.hub_stand_in import HubStandIn
+from tests.made_up_checkpoints import make_timm, run
 
 SMALL_SOUND = ["--num-labels", 2, "--max-length", 40, "--num-mel-bins", 32]
 

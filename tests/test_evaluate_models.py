@@ -10,10 +10,10 @@ import pytest
 import soundfile
 import torch
 import transformers
-from conftest import TINY, randomise
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from tests.conftest import TINY, randomise
 
 WORDS = ["cat", "dog", "owl"]
 

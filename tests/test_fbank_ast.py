@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torchaudio.compliance.kaldi as kaldi
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_ast.fbank_ast import count_frames, fbank, mel_filters, write_fbank
+from tests.conftest import ROOT
 
 
 def reference(waveform, num_mel_bins=128, sampling_rate=16000):

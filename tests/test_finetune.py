@@ -15,7 +15,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import ROOT, randomise
 from data_sources import DataArguments, load_data, read_classes
 from embedded_data import SOUNDS, write_data_set
 from finetune_arguments import (
@@ -25,7 +24,6 @@ from finetune_arguments import (
     SamplingArguments,
     parse_arguments,
 )
-from hub_stand_in import HubStandIn
 from run_folder import Judge
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, average_precision_score
@@ -33,6 +31,8 @@ from transformers import TrainingArguments, pipeline
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, read_audio
 from modeling_ast.training import SCHEDULES, Augmentation, TrainingStream
+from tests.conftest import ROOT, randomise
+from tests.hub_stand_in import HubStandIn
 
 TINY_RUN = [
     *("--max_steps", "6", "--per_device_train_batch_size", "4"),

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY, randomise
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -22,6 +21,7 @@ from transformers import (
 
 import modeling_ast
 from modeling_ast import ASTFeatureExtractor, ASTForAudioClassification
+from tests.conftest import TINY, randomise
 
 OLD_LAYOUT_KEY = "audio_spectrogram_transformer.encoder.layer.0.attention.attention.query.weight"
 

@@ -6,10 +6,11 @@ import timm
 import torch
 import transformers
 from key_maps import ConversionError
-from made_up_checkpoints import make_authors, make_timm, make_transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import DeiTForImageClassificationWithTeacher, DeiTModel, ViTModel
+
+from tests.made_up_checkpoints import make_authors, make_timm, make_transformers
 
 
 def renamed(weights):

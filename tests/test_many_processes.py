@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
-from conftest import ROOT, randomise
 from data_sources import DataArguments, load_data
 from embedded_data import SOUNDS, write_data_set
 from pyarrow import parquet
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, read_audio
+from tests.conftest import ROOT, randomise
 
 SCRIPT = ROOT / "examples" / "finetune.py"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -5,7 +5,6 @@ import logging
 import pytest
 import torch
 import transformers
-from conftest import TINY, randomise
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,6 +12,7 @@ import modeling_ast.modeling_ast
 from modeling_ast import ASTConfig, ASTForAudioClassification, ASTModel
 from modeling_ast.modeling_ast import ASTPatchEmbeddings
 from modeling_ast.position_ast import resize_position_grid
+from tests.conftest import TINY, randomise
 
 # float32 sums in another order over a few dozen values of size 1.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers
 from key_maps import ConversionError, unwrap
-from made_up_checkpoints import TOLERANCE, make_authors, make_timm, model_of, run
 from safetensors.torch import load_file
 
 from modeling_ast import ASTFeatureExtractor, ASTForAudioClassification
+from tests.made_up_checkpoints import TOLERANCE, make_authors, make_timm, model_of, run
 
 # Patches at 1024 frames of 128 mels, by stride: the released AudioSet models.
 RELEASED = {10: 1212, 12: 850, 14: 657, 16: 512}

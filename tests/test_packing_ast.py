@@ -6,11 +6,11 @@ The kernel is a GPU's. Without one, plain attention of each clip by itself stand
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, randomise
 
 import modeling_ast.modeling_ast
 from modeling_ast import ASTConfig, ASTForAudioClassification
 from modeling_ast.packing_ast import Packing, may_pack
+from tests.conftest import TINY, randomise
 
 LENGTHS = ([97, 60, 16], [150, 97, 20, 97], [33, 97], [40, 23])
 

@@ -8,11 +8,11 @@ from itertools import combinations
 import pytest
 import torch
 import transformers
-from conftest import TINY, randomise
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_ast import ASTConfig, ASTForAudioClassification
 from modeling_ast.position_ast import draw_kept
+from tests.conftest import TINY, randomise
 
 ROWS, COLUMNS = 3, 12  # of TINY's grid: 40 mel bins by 9, 97 frames by 7
 DROPPED = {"patchout_frequency": 1, "patchout_time": 5}

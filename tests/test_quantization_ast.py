@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY
 
 from modeling_ast import ASTFeatureExtractor, AudioTagger, quantize_int8
+from tests.conftest import TINY
 
 
 def frames(count, length=97):

@@ -18,10 +18,11 @@ import soundfile
 import timm
 import torch
 import transformers
-from conftest import ROOT, randomise
 from embedded_data import CLASS_LIST, write_data_set
-from hub_stand_in import HubStandIn
 from safetensors.torch import save_file
+
+from tests.conftest import ROOT, randomise
+from tests.hub_stand_in import HubStandIn
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-import spoken_words
 import torch
-from conftest import ROOT
 from sklearn.metrics import accuracy_score
-from spoken_words import PROGRAM, RATE, TEST_VOICES, TRAIN_VOICES, WORDS, write_data_set
 
 from modeling_ast import ASTFeatureExtractor, ASTForAudioClassification, read_audio
+from tests import spoken_words
+from tests.conftest import ROOT
+from tests.spoken_words import PROGRAM, RATE, TEST_VOICES, TRAIN_VOICES, WORDS, write_data_set
 
 RECIPE = ROOT / "examples" / "recipes" / "spoken_words.yaml"
 needs_espeak = pytest.mark.skipif(

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 import tag_folder
 import torch
-from conftest import ROOT
 
 from modeling_ast import AudioTagger
+from tests.conftest import ROOT
 
 RATE = 16000
 

@@ -24,7 +24,7 @@ import torch
 from datasets import Audio, Dataset, Features, IterableDataset, Value
 from torch import Tensor
 
-from ..audio_file_ast import read_audio, resample
+from ..audio import read_audio, resample
 from ..configuration_ast import ASTConfig
 from ..fbank_ast import frame_samples
 

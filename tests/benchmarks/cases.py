@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torchaudio.compliance.kaldi as kaldi
 import transformers
-from measuring import Case, seconds_of
 
 import modeling_ast
 from modeling_ast.fbank_ast import fbank
+from tests.benchmarks.measuring import Case, seconds_of
 
 RATE = 16000
 BASE_LABELS = 527

@@ -1,6 +1,6 @@
 """Time and peak memory of the conversions at full size: base-384, 86 M parameters.
 
-    python tests/benchmarks/conversion.py
+    python -m tests.benchmarks.conversion
 
 The target is under 10 s and under 1.5 GB on 2 cores. Weights are random; each run is a process of
 its own, imports included. Needs about 5 GB on the disk of the temporary folder.

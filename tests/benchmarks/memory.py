@@ -1,6 +1,6 @@
 """Does memory stay flat? 100,000 short clips through AudioTagger, then 100,000 files of a folder.
 
-    python tests/benchmarks/memory.py [--clips 100000] [--every 5000]
+    python -m tests.benchmarks.memory [--clips 100000] [--every 5000]
 
 The model is tiny, so that it takes minutes; what could grow (queues, window, results, journal) is
 the same with any model. The files are links to twenty WAVs of different lengths. Prints Markdown:

@@ -1,6 +1,6 @@
 """Speed and memory, side by side with transformers' AST and torchaudio's Kaldi.
 
-    python tests/benchmarks/run.py [--device cuda] [--quick] [--only forward]
+    python -m tests.benchmarks.run [--device cuda] [--quick] [--only forward]
 
 Both sides run in this process on the same inputs, one after the other in each repetition; the ratio
 is the median of the repetitions' ratios, with the least and the greatest. The model has the base
@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 import transformers
-from cases import BASE_LABELS, cases, forward
-from measuring import Case, Row, machine, matrix_peak, measure, warm_up
 
 import modeling_ast
+from tests.benchmarks.cases import BASE_LABELS, cases, forward
+from tests.benchmarks.measuring import Case, Row, machine, matrix_peak, measure, warm_up
 
 LONG_SECONDS = (10, 60, 300)
 

@@ -1,6 +1,6 @@
 """Speed and memory of a training step, side by side with transformers' AST.
 
-    python tests/benchmarks/training.py [--device cuda] [--quick] [--batch-size N]
+    python -m tests.benchmarks.training [--device cuda] [--quick] [--batch-size N]
 
 A step is forward, binary cross-entropy of 527 classes, backward and Adam, for the base size and
 clips of 1024 frames. The sides are transformers' AST, ours, ours without half of its tokens
@@ -28,11 +28,11 @@ from pathlib import Path
 
 import torch
 import transformers
-from cases import BASE_LABELS, multiply_adds
-from measuring import machine, matrix_peak, seconds_of, warm_up
 from torch import Tensor
 
 import modeling_ast
+from tests.benchmarks.cases import BASE_LABELS, multiply_adds
+from tests.benchmarks.measuring import machine, matrix_peak, seconds_of, warm_up
 
 FRAMES, MEL_BINS = 1024, 128
 DROPPED_COLUMNS = 51

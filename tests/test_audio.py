@@ -9,7 +9,7 @@ import soundfile as sf
 import torch
 import torchaudio
 
-from modeling_ast.audio_file_ast import read_audio, resample
+from modeling_ast.audio import read_audio, resample
 
 
 def tone(rate: int, seconds: float = 0.5, hz: float = 440.0) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio_file_ast import read_audio, resample
+from .audio import read_audio, resample
 from .feature_extraction_ast import ASTFeatureExtractor
 
 # Clips that a worker has in hand, ahead of the model: at least, and at most if they are small. The

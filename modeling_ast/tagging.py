@@ -21,15 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .configuration_ast import ASTConfig
-from .decoding_ast import Clip, decode_clips
 from .fbank_ast import count_frames, frame_mask, frame_samples, hop_samples
 from .feature_extraction_ast import ASTFeatureExtractor
+from .labels import activation
 from .modeling_ast import ASTForAudioClassification
+from .workers import Clip, decode_clips
 
-SCORES = ("auto", "sigmoid", "softmax")
-# Hub checkpoints of AudioSet do not say that their labels are independent; their number does.
-AUDIOSET_CLASSES = 527
 # On a CPU the tokens of a batch stay in the cache; a GPU wants enough of them to be busy.
 CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 32768
 # The window, in batches: more pad less, hold more audio and wait longer for the first result. The
@@ -105,8 +102,6 @@ class AudioTagger:
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}; give at least {least}")
-        if scores not in SCORES:
-            raise ValueError(f"scores is {scores!r}; it must be one of {', '.join(SCORES)}")
         self.model = model
         self.extractor = extractor
         self.batch_frames = batch_frames
@@ -339,18 +334,4 @@ class _Window:
         return wider if fits and padding <= self.batch_frames * BATCH_COST else None
 
 
-def activation(choice: str, config: ASTConfig) -> str:
-    """What makes scores of logits: "sigmoid" (each label for itself) or "softmax" (one for all).
-
-    Args:
-        choice: One of the two, or "auto": sigmoid where the config says that a clip has several
-            labels, and for AudioSet's 527 classes, whose configs on the Hub do not say it.
-    """
-    if choice != "auto":
-        return choice
-    several = config.problem_type == "multi_label_classification"
-    untold = config.problem_type is None and config.num_labels == AUDIOSET_CLASSES
-    return "sigmoid" if several or untold else "softmax"
-
-
-__all__ = ["AudioTagger", "ClipTags", "activation"]
+__all__ = ["AudioTagger", "ClipTags"]

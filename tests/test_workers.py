@@ -1,4 +1,4 @@
-"""decoding_ast: order, deaths of workers, reading ahead. Judge: soundfile and the clips given."""
+"""workers: order, deaths of workers, reading ahead. Judge: soundfile and the clips given."""
 
 import multiprocessing
 import os
@@ -14,8 +14,8 @@ import pytest
 import soundfile
 import torch
 
-from modeling_ast import ASTFeatureExtractor, decoding_ast
-from modeling_ast.decoding_ast import decode_clips
+from modeling_ast import ASTFeatureExtractor, workers
+from modeling_ast.workers import decode_clips
 
 RATE = 16000
 
@@ -107,7 +107,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(files, extractor):
 
 
 def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, extractor, monkeypatch):
-    read_audio, bad = decoding_ast.read_audio, (files[5], files[6], files[39])
+    read_audio, bad = workers.read_audio, (files[5], files[6], files[39])
 
     def deadly(path, rate):
         if path in bad:
@@ -115,7 +115,7 @@ def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, extractor
         return read_audio(path, rate)
 
     # The workers are forked and have this too.
-    monkeypatch.setattr(decoding_ast, "read_audio", deadly)
+    monkeypatch.setattr(workers, "read_audio", deadly)
     if multiprocessing.get_start_method() != "fork":
         pytest.skip("a worker that is not forked has not the function that kills it")
     clips = check(decode_clips(files, extractor, 2), files, bad)
@@ -123,7 +123,7 @@ def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, extractor
 
 
 def test_workers_that_cannot_begin(files, extractor, monkeypatch):
-    monkeypatch.setattr(decoding_ast, "_begin_worker", lambda parent: os._exit(1))
+    monkeypatch.setattr(workers, "_begin_worker", lambda parent: os._exit(1))
     with pytest.raises(RuntimeError, match="give num_workers=0"):
         list(decode_clips(files, extractor, 1))
 
@@ -160,7 +160,7 @@ def test_workers_end_with_a_killed_caller(files):
     code = """
 import itertools, multiprocessing, sys, time
 from modeling_ast import ASTFeatureExtractor
-from modeling_ast.decoding_ast import decode_clips
+from modeling_ast.workers import decode_clips
 clips = decode_clips(itertools.cycle(sys.argv[1:]), ASTFeatureExtractor(), 2)
 next(clips)
 print(*[child.pid for child in multiprocessing.active_children()], flush=True)

@@ -1,0 +1,84 @@
+"""The command `modeling-ast`: a verb, then the arguments of that verb.
+
+Each verb is a file of this folder with a function `main(arguments) -> exit status`. It is imported
+when the verb is used, so that a verb works without the extras that the others need.
+
+Exit status: 0 done; 1 one sentence on standard error says what to mend, or some files are bad;
+2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+from .. import __version__
+from ..errors import MissingExtra, need_extra
+from .output import fail
+
+
+class Verb(NamedTuple):
+    """A verb of `modeling-ast`."""
+
+    module: str  # in this folder
+    help: str
+    extra: str = ""  # that installs what it needs beyond the core
+
+
+VERBS = {
+    "classify": Verb("classify", "name the sounds in audio files"),
+    "tag": Verb("tag", "tag every audio file of a folder"),
+    "convert-deit": Verb("convert_deit", "turn a DeiT or ViT for pictures into an AST"),
+    "convert-original": Verb("convert_original", "convert a checkpoint of the authors' own code"),
+    "average": Verb("average", "average the weights of several checkpoints"),
+    "finetune": Verb("finetune", "fine-tune an AST on a data set", "train"),
+    "evaluate": Verb("evaluate", "judge a model, or an ensemble, on held-out clips", "train"),
+    "stats": Verb("stats", "mean and deviation of a data set's log-mel values", "train"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs `modeling-ast`.
+
+    Args:
+        arguments: Those behind the command's name; by default those of this process.
+    Returns:
+        The exit status.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"modeling-ast {__version__}\n")
+        return 0
+    verb = VERBS.get(name.replace("_", "-"))
+    if verb is None:
+        sys.stderr.write(f"{usage()}\nerror: there is no verb {name!r}; take one of these\n")
+        return 2
+    try:
+        module = need_extra(f"{__name__}.{verb.module}", verb.extra, f"modeling-ast {name}")
+    except MissingExtra as error:
+        return fail(error)
+    return module.main(rest)
+
+
+def usage() -> str:
+    """The help of the command itself."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: modeling-ast VERB [arguments]     (or: python -m modeling_ast VERB ...)",
+            "",
+            *lines,
+            "",
+            "modeling-ast VERB --help shows the arguments of a verb. Flags may be written with",
+            "hyphens or underscores.",
+            "",
+        ]
+    )
+
+
+__all__ = ["VERBS", "Verb", "main", "usage"]

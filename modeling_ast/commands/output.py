@@ -1,0 +1,74 @@
+"""What all verbs share: how flags are read, how results and errors are printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub.utils import logging as hub_logging
+from transformers.utils import logging as transformers_logging
+
+from ..errors import one_line
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser whose flags may be written with underscores too: --top_k is --top-k.
+
+    Args:
+        verb: Of `modeling-ast`, for the line of usage.
+        kwargs: Of ArgumentParser.
+    """
+
+    def __init__(self, verb: str, **kwargs):
+        super().__init__(prog=f"modeling-ast {verb}", **kwargs)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+        """As ArgumentParser's, which every other way to parse calls."""
+        args = list(sys.argv[1:] if args is None else args)
+        end = args.index("--") if "--" in args else len(args)
+        flags = [_hyphened(word) for word in args[:end]]
+        return super().parse_known_args(flags + args[end:], namespace)
+
+
+def _hyphened(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def quiet_libraries() -> None:
+    """Keeps what libraries log while they load a model off the screen; warnings of ours stay."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # The retries of the Hub's client would bury the one line that says what is wrong.
+    hub_logging.set_verbosity_error()
+
+
+def fail(error: object) -> int:
+    """Prints one line on standard error and gives the exit status 1."""
+    sys.stderr.write(f"error: {one_line(error)}\n")
+    return 1
+
+
+def print_json(result: Any) -> None:
+    """Prints a result as strict JSON: what is no finite number becomes null."""
+    sys.stdout.write(json.dumps(strict(result), indent=2, ensure_ascii=False) + "\n")
+
+
+def strict(value: Any) -> Any:
+    """The value with null in the place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    return value
+
+
+__all__ = ["CommandParser", "fail", "print_json", "quiet_libraries", "strict"]

@@ -1,0 +1,51 @@
+"""How errors read: on one line, and naming what to install where an optional part is missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+def one_line(said: object) -> str:
+    """A text on one line.
+
+    Args:
+        said: An error, of whose message the first line that says anything is taken (those of
+            libraries go on for pages), or any other object, whose text is taken whole.
+    Returns:
+        The text without line breaks; an error without a message gives the name of its class.
+    """
+    if not isinstance(said, BaseException):
+        return " ".join(str(said).split())
+    lines = [" ".join(line.split()) for line in str(said).splitlines() if line.strip()]
+    return lines[0] if lines else type(said).__name__
+
+
+class MissingExtra(ImportError):
+    """An optional part of the package is not installed; the message has the line for pip."""
+
+
+def need_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Imports a module of an optional part.
+
+    Args:
+        module: Its full name.
+        extra: The extra of this package that installs it.
+        purpose: What needs it, as the subject of the message: "modeling-ast finetune".
+    Raises:
+        MissingExtra: A library of the extra is not installed. That something else fails while the
+            module is imported is not taken for this.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        own = __name__.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] == own:
+            raise
+        raise MissingExtra(
+            f"{purpose} needs {error.name}, which is not installed; install it with: "
+            f'pip install "modeling-ast[{extra}]"'
+        ) from error
+
+
+__all__ = ["MissingExtra", "need_extra", "one_line"]
