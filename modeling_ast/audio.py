@@ -1,25 +1,185 @@
-"""An audio file, or the bytes of one -> a mono waveform at the wanted rate.
+"""Whatever a user calls a clip -> a checked mono waveform at the wanted rate, or the reason.
+
+The one rule of the package: the extractor, `AudioTagger`, every command, training and its
+evaluations read a clip here. `open_clip` finds out what was given, without decoding anything, so
+that it can be sent to another process; `decode_clip` makes the waveform; `read_clip` does both.
 
 libsndfile (bundled with soundfile) decodes WAV, FLAC, OGG, Opus, MP3 and more, without ffmpeg;
 torchaudio resamples. Both are imported where they are needed: the package works without torchaudio
-as long as a file has the wanted rate already.
+as long as a clip has the wanted rate already.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .configuration_ast import ASTConfig
+from .fbank_ast import frame_samples
 
+PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
+# Ambisonics of the seventh order has so many; more than that is no audio with a channel axis.
+MOST_CHANNELS = 64
+# An array (S, channels) with more channels than these is taken for a batch of short clips.
+MOST_CHANNELS_OF_AN_ARRAY = 8
 # torchaudio's table of filters has numerator x denominator entries: 47999 -> 16000 Hz would take
 # gigabytes. The usual rates have denominators of at most 640.
 LARGEST_DENOMINATOR = 2000
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A clip before it is decoded."""
+
+    name: str  # what errors call it
+    content: str | Path | bytes | np.ndarray | Tensor | list | tuple  # a file, or samples
+    # Of samples, in Hz; None if nobody said it, and for files, which say it themselves.
+    sampling_rate: Any = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a path or the content of a file, and no samples."""
+        return isinstance(self.content, str | Path | bytes)
+
+
+def is_single_clip(given: Any) -> bool:
+    """Whether this is one clip, and not a collection of clips.
+
+    A list of numbers is one clip, so is a pair of samples and their rate, and an array (S,) or
+    (S, channels); an array (B, S) is B clips.
+    """
+    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | Mapping):
+        return True
+    if isinstance(given, np.ndarray | Tensor):
+        if given.ndim == 2:
+            return given.shape[1] <= MOST_CHANNELS_OF_AN_ARRAY < given.shape[0]
+        return given.ndim < 2 and given.dtype != object
+    if isinstance(given, list | tuple):
+        return _rate_place(given) is not None or bool(len(given) and _is_number(given[0]))
+    return _is_decoder(given) or hasattr(given, "read")
+
+
+def read_clip(clip: Any, sampling_rate: int, name: str = "the clip") -> Tensor:
+    """Reads one clip.
+
+    Args:
+        clip: The path of an audio file, its content (bytes) or an open file; samples as an array,
+            a tensor or a list of numbers, (S,), (channels, S) or (S, channels), in [-1, 1] or as
+            int16 or int32 PCM; a pair of samples and their rate, in either order; a dict with
+            "array" (or "raw") and "sampling_rate", or with "bytes" or "path"; a row of a data set
+            with such a clip in the column "audio"; an `AudioDecoder` of torchcodec.
+        sampling_rate: Wanted, in Hz. Samples without a rate of their own are taken to have it.
+        name: What errors call the clip, unless it has a path.
+    Returns:
+        (S,), float32, mono (the mean of the channels), at least one window of 25 ms. On a CPU it is
+        known to be finite. A tensor keeps its device and its gradient.
+    Raises:
+        TypeError: It is nothing of the above.
+        FileNotFoundError, ValueError: It is, but cannot be used; one sentence says why.
+        ImportError: It must be resampled and torchaudio cannot be loaded.
+    """
+    return decode_clip(open_clip(clip, name), sampling_rate)
+
+
+def open_clip(clip: Any, name: str = "the clip") -> ClipSource:
+    """Finds out what was given, as in `read_clip`; no file is opened."""
+    if isinstance(clip, Mapping) and clip.get("audio") is not None:
+        clip = clip["audio"]
+    if isinstance(clip, str | os.PathLike):
+        return ClipSource(str(clip), clip if isinstance(clip, str) else Path(clip))
+    if isinstance(clip, bytes | bytearray | memoryview):
+        return ClipSource(name, bytes(clip))
+    if _is_decoder(clip):
+        samples = clip.get_all_samples()
+        return ClipSource(name, samples.data, samples.sample_rate)
+    if isinstance(clip, Mapping):
+        return _open_mapping(clip, name)
+    if isinstance(clip, tuple) and (place := _rate_place(clip)) is not None:
+        return ClipSource(name, clip[1 - place], clip[place])
+    if isinstance(clip, np.ndarray | Tensor | list | tuple):
+        return ClipSource(name, clip)
+    if hasattr(clip, "read") and isinstance(content := clip.read(), bytes):
+        return ClipSource(name, content)
+    raise TypeError(
+        f"{name} is a {type(clip).__name__}; give a path, bytes, an array, (array, sampling rate), "
+        f'a dict with "array", "bytes" or "path", or a row with the column "audio"'
+    )
+
+
+def decode_clip(source: ClipSource, sampling_rate: int, copy: bool = False) -> Tensor:
+    """The waveform of an opened clip, as in `read_clip`.
+
+    Args:
+        copy: Whether it must have memory of its own; else it may share that of the samples given.
+    """
+    if source.is_file:
+        x = torch.from_numpy(read_audio(source.content, sampling_rate))
+        check_finite(x, source.name)
+    else:
+        x = _as_tensor(source.content, source.name, copy)
+        x = _mixed_down(scale_samples(x, f"{source.name} holds"), source.name)
+        if x.is_cpu:
+            check_finite(x, source.name)
+        if source.sampling_rate is not None:
+            x = resample(x, source.sampling_rate, sampling_rate)
+    shortest = frame_samples(sampling_rate)
+    if len(x) < shortest:
+        what = "is empty" if len(x) == 0 else f"has {len(x)} samples"
+        raise ValueError(
+            f"{source.name} {what} but one window needs {shortest} samples (25 ms at "
+            f"{sampling_rate} Hz); drop it or pad it with zeros"
+        )
+    return x
+
+
+def scale_samples(x: Tensor, what: str) -> Tensor:
+    """Samples as float32, those of int16 and int32 PCM brought to [-1, 1].
+
+    Args:
+        what: Begins the message, such as "clip 3 holds".
+    Raises:
+        ValueError: They are of a type whose scale nobody knows.
+    """
+    if x.dtype in PCM_SCALES:
+        return x.float() / PCM_SCALES[x.dtype]
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{what} {x.dtype} values, whose scale is unknown; pass floats in [-1, 1] or int16 or "
+            f"int32 PCM"
+        )
+    return x.float()
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Refuses NaN and infinity; of samples on a GPU the host waits for the answer.
+
+    Raises:
+        ValueError: There are some, as it says with their number.
+    """
+    if is_sum_finite(x):
+        return
+    bad = int((~torch.isfinite(x)).sum())
+    if bad > 0:
+        raise ValueError(
+            f"{name} holds NaN or infinity in {bad} of {len(x)} samples; all samples must be "
+            f"finite, so repair or drop the clip"
+        )
+
+
+def is_sum_finite(x: Tensor) -> bool:
+    """Then all samples are. Otherwise they may still be, near float32's limit."""
+    return math.isfinite(x.sum().item())
 
 
 def read_audio(
@@ -52,7 +212,7 @@ def read_audio(
         ) from error
     if len(samples) == 0:
         raise ValueError(f"{name} is audio of zero length; drop it or record it again")
-    return resample(samples.mean(axis=1), rate, sampling_rate)
+    return resample(_mixed_down(torch.from_numpy(samples), name), rate, sampling_rate).numpy()
 
 
 def _open(source: str | Path | bytes) -> tuple[str | bytes | io.BytesIO, str]:
@@ -77,7 +237,7 @@ def _open(source: str | Path | bytes) -> tuple[str | bytes | io.BytesIO, str]:
     return str(path) if os.name == "nt" else os.fsencode(path), repr(str(path))
 
 
-def resample(waveform: np.ndarray, given: int, wanted: int) -> np.ndarray:
+def resample(waveform: np.ndarray | Tensor, given: int, wanted: int) -> np.ndarray | Tensor:
     """Resamples by windowed-sinc interpolation.
 
     The ratio of the rates is kept exactly for all usual rates; one that needs a denominator above
@@ -85,17 +245,18 @@ def resample(waveform: np.ndarray, given: int, wanted: int) -> np.ndarray:
     less than a thousandth.
 
     Args:
-        waveform: (..., S), float32, at `given` Hz.
+        waveform: (..., S), float32, at `given` Hz, an array or a tensor.
         given, wanted: Rates, in Hz.
     Returns:
-        (..., ceil(S * wanted / given)), float32; `waveform` itself if the rates are equal.
+        (..., ceil(S * wanted / given)), float32, an array for an array and a tensor, on its device
+        and with its gradient, for a tensor; `waveform` itself if the rates are equal.
     Raises:
         ValueError: A rate is not a positive whole number.
         ImportError: The rates differ and torchaudio cannot be loaded.
     Source: torchaudio 2.11's functional.resample, with its defaults.
     """
     for rate in (given, wanted):
-        if int(rate) != rate or rate <= 0:
+        if not _is_number(rate) or not math.isfinite(rate) or int(rate) != rate or rate <= 0:
             raise ValueError(f"a sampling rate is {rate}; it must be a positive whole number of Hz")
     if given == wanted:
         return waveform
@@ -109,8 +270,90 @@ def resample(waveform: np.ndarray, given: int, wanted: int) -> np.ndarray:
             f"or give audio at {wanted} Hz"
         ) from error
     ratio = Fraction(int(given), int(wanted)).limit_denominator(LARGEST_DENOMINATOR)
+    if isinstance(waveform, Tensor):
+        return functional.resample(waveform, ratio.numerator, ratio.denominator)
     tensor = torch.from_numpy(np.ascontiguousarray(waveform))
     return functional.resample(tensor, ratio.numerator, ratio.denominator).numpy()
 
 
-__all__ = ["read_audio", "resample"]
+def _rate_place(pair: Any) -> int | None:
+    """Where the rate is in (samples, rate) or (rate, samples); None if it is no such pair."""
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        return None
+    first, second = (_is_number(part) for part in pair)
+    other = pair[1] if first else pair[0]
+    if first == second or not isinstance(other, np.ndarray | Tensor | list | tuple):
+        return None
+    return 0 if first else 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0)
+
+
+def _is_decoder(clip: Any) -> bool:
+    """torchcodec's AudioDecoder, which `datasets` gives too; torchcodec need not be installed."""
+    return hasattr(clip, "get_all_samples")
+
+
+def _open_mapping(clip: Mapping, name: str) -> ClipSource:
+    name = str(clip.get("path") or name)
+    for key in ("array", "raw"):  # of `datasets`, and of transformers' pipelines
+        if clip.get(key) is not None:
+            return ClipSource(name, clip[key], clip.get("sampling_rate"))
+    for key in ("bytes", "path"):
+        if clip.get(key) is not None:
+            return replace(open_clip(clip[key], name), name=name)
+    raise ValueError(
+        f"{name} has the keys {sorted(map(str, clip))} but none of audio, array, bytes and path "
+        f"with something in it; give one of these"
+    )
+
+
+def _as_tensor(samples: Any, name: str, copy: bool) -> Tensor:
+    if isinstance(samples, Tensor):
+        return samples.clone() if copy else samples
+    try:
+        array = np.asarray(samples)
+        if isinstance(samples, list | tuple) and array.dtype == np.float64:
+            array = array.astype(np.float32)
+        # torch knows neither other byte orders nor negative strides nor read-only memory.
+        copy = copy or not array.flags.writeable
+        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=copy)
+        return torch.from_numpy(native)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} is a {type(samples).__name__} that holds no numbers ({error}); pass audio as "
+            f"an array, a tensor or a list of floats"
+        ) from error
+
+
+def _mixed_down(x: Tensor, name: str) -> Tensor:
+    """(S,), (channels, S) or (S, channels) -> (S,), the mean of the channels."""
+    if x.ndim == 1:
+        return x
+    if x.ndim != 2 or min(x.shape) > MOST_CHANNELS:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)} but must be (samples,), (channels, samples) or "
+            f"(samples, channels) with at most {MOST_CHANNELS} channels; pick out one clip"
+        )
+    # Of the two axes the shorter one holds the channels.
+    channels = x.unbind(0 if x.shape[0] <= x.shape[1] else 1)
+    if not channels:
+        return x.flatten()  # (0,)
+    # Not x.mean(axis), which is slow over an axis of two.
+    return channels[0] if len(channels) == 1 else sum(channels) / len(channels)
+
+
+__all__ = [
+    "ClipSource",
+    "check_finite",
+    "decode_clip",
+    "is_single_clip",
+    "is_sum_finite",
+    "open_clip",
+    "read_audio",
+    "read_clip",
+    "resample",
+    "scale_samples",
+]

@@ -8,9 +8,8 @@ normalisation, as the published weights saw it.
 from __future__ import annotations
 
 import inspect
-import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +27,15 @@ except (ImportError, OSError, RuntimeError):
     is_torchaudio_available.cache_clear()
     from transformers import BatchFeature, SequenceFeatureExtractor
 
+from .audio import (
+    ClipSource,
+    check_finite,
+    decode_clip,
+    is_single_clip,
+    is_sum_finite,
+    open_clip,
+    scale_samples,
+)
 from .configuration_ast import ASTConfig
 from .fbank_ast import (
     count_frames,
@@ -43,7 +51,6 @@ from .transfer_ast import sent, sent_together
 logger = logging.get_logger(__name__)
 
 PADDINGS = ("max_length", "longest")
-PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 
 
 class ASTFeatureExtractor(SequenceFeatureExtractor):
@@ -120,7 +127,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         self.mean = mean
         self.std = std
         self.return_attention_mask = return_attention_mask
-        self.padding = _padding_name(padding)
+        self.padding = padding_name(padding)
         self.truncation = truncation
         self.min_length = min_length
         self.device = device
@@ -148,11 +155,13 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         """Turns one clip or a batch of clips into model inputs.
 
         Args:
-            raw_speech: Mono audio in [-1, 1]: a list of floats, a 1-D array or tensor, a dict
-                {"array", "sampling_rate"}, a list of any of these (lengths may differ), or a 2-D
-                array or tensor (B, S). int16 and int32 are read as PCM. Tensors keep their
-                gradient and, without `device`, stay where they are.
-            sampling_rate: Rate of `raw_speech`, in Hz; refused if it is not the model's.
+            raw_speech: A clip in any form that `audio.read_clip` takes (an array, a tensor, a list
+                of numbers, {"array", "sampling_rate"}, (array, rate), a path, the content of a
+                file, a data set's row, ...), a list of such clips of any lengths, or an array or
+                tensor (B, S). Channels are mixed down; a clip that states its own rate is
+                resampled. Tensors keep their gradient and, without `device`, stay where they are.
+            sampling_rate: Rate, in Hz, of the clips that do not state theirs; refused if it is not
+                the model's.
             return_tensors: "pt", "np", or None: a tensor for tensors, else a list of arrays.
             padding, truncation, max_length, return_attention_mask, device: Instead of the saved
                 ones; `padding=True` is "longest".
@@ -162,9 +171,9 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             1 where a frame comes from the clip. An utterance of t seconds has 100t - 2 of these.
 
         Raises:
-            ValueError: Wrong rate, more than one channel, an empty clip, one shorter than a frame
-                (25 ms), NaN or infinity, a number type without a known scale, unknown padding, a
-                device that is not there.
+            ValueError: Wrong rate, an empty clip, one shorter than a frame (25 ms), NaN or
+                infinity, a number type without a known scale, a file that cannot be decoded,
+                unknown padding, a device that is not there.
             TypeError: Unknown keyword, or something that is no audio.
         """
         if kwargs:
@@ -174,29 +183,55 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             )
         if return_tensors not in (None, "pt", "np"):
             raise ValueError(f'return_tensors is {return_tensors!r}; it must be "pt", "np" or None')
-        padding = self.padding if padding is None else _padding_name(padding)
-        truncation = self.truncation if truncation is None else truncation
-        max_length = self.max_length if max_length is None else max_length
         device = self.device if device is None else device
         device = None if device is None else _existing(device)
-        clips = _split_batch(raw_speech)
-        rates = [self._check_rate(clip, sampling_rate) for clip in clips]
-        if None in rates:
-            logger.warning_once(
-                f"ASTFeatureExtractor was not told the sampling_rate and takes the audio to be at "
-                f"{self.sampling_rate} Hz; pass sampling_rate=... to have it checked"
-            )
-        waveforms = [self._waveform(clip, index, copy=False) for index, clip in enumerate(clips)]
-        samples = [len(waveform) for waveform in waveforms]
-        length = self._batch_length(samples, padding, max_length, truncation)
-        values, mask = self._features(waveforms, length, device or waveforms[0].device)
-        data = {"input_values": values}
+        clips = [raw_speech] if is_single_clip(raw_speech) else _listed(raw_speech)
+        sources = [open_clip(clip, f"clip {index}") for index, clip in enumerate(clips)]
+        self._check_rate(sources, sampling_rate)
+        waveforms = [decode_clip(source, self.sampling_rate) for source in sources]
+        device = device or waveforms[0].device
+        inputs = self.extract(
+            waveforms, padding, truncation, max_length, return_attention_mask, device
+        )
+        if "attention_mask" in inputs:
+            inputs["attention_mask"] = sent(inputs["attention_mask"], device)
+        stay_tensors = any(isinstance(source.content, Tensor) for source in sources)
+        return_tensors = return_tensors or ("pt" if stay_tensors else None)
+        return BatchFeature(_convert(inputs.data, return_tensors))
+
+    @living_threads()
+    def extract(
+        self,
+        waveforms: list[Tensor],
+        padding: str | bool | None = None,
+        truncation: bool | None = None,
+        max_length: int | None = None,
+        return_attention_mask: bool | None = None,
+        device: torch.device | None = None,
+    ) -> BatchFeature:
+        """Model inputs of checked waveforms: what a call does after it has read the clips.
+
+        Args:
+            waveforms: (S,) each, of any lengths, as `audio.read_clip` gives them at this rate.
+            padding, truncation, max_length, return_attention_mask: As in a call.
+            device: Of `input_values`; by default that of the first waveform.
+        Returns:
+            As a call does, tensors; the mask stays on the CPU, where the model can read the
+            lengths of clips without waiting for a GPU.
+        Raises:
+            ValueError: Unknown padding; NaN or infinity in waveforms that are on a GPU.
+        """
+        padding = self.padding if padding is None else padding_name(padding)
+        num_samples = [len(waveform) for waveform in waveforms]
+        num_frames = self.num_frames(num_samples, padding, truncation, max_length)
+        device = waveforms[0].device if device is None else device
+        inputs = {"input_values": self._features(waveforms, num_frames, device)}  # (B, T, F)
         if return_attention_mask is None:
             return_attention_mask = self.return_attention_mask or padding == "longest"
         if return_attention_mask:
-            data["attention_mask"] = mask
-        stay_tensors = any(isinstance(_audio(clip), Tensor) for clip in clips)
-        return BatchFeature(_convert(data, return_tensors or ("pt" if stay_tensors else None)))
+            mask = frame_mask(num_samples, num_frames, self.sampling_rate)  # (B, T)
+            inputs["attention_mask"] = mask.long()
+        return BatchFeature(inputs)
 
     def extract_padded(self, waveforms: Tensor, num_samples: Tensor) -> BatchFeature:
         """Model inputs of a batch that is padded already, on its device, by the saved settings.
@@ -223,10 +258,9 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             rate = self.sampling_rate
             return self(clips, sampling_rate=rate, return_tensors="pt", device="cpu")
         longest = waveforms.shape[1]
-        length = self._batch_length([longest], self.padding, self.max_length, self.truncation)
         num_samples = sent(num_samples, waveforms.device)
-        waveforms = _scaled(waveforms, "waveforms are")
-        values, mask = self._together(waveforms, num_samples, length)
+        waveforms = scale_samples(waveforms, "waveforms are")
+        values, mask = self._together(waveforms, num_samples, self.num_frames([longest]))
         data = {"input_values": values}
         if self.return_attention_mask or self.padding == "longest":
             data["attention_mask"] = mask
@@ -254,99 +288,99 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             del fields["device"]
         return fields
 
-    def _check_rate(self, clip: Any, sampling_rate: int | None) -> int | None:
-        given = clip.get("sampling_rate", sampling_rate) if isinstance(clip, Mapping) else None
-        for rate in (given, sampling_rate):
-            if rate is not None and rate != self.sampling_rate:
-                raise ValueError(
-                    f"sampling_rate is {rate} Hz but the model was trained at {self.sampling_rate} "
-                    f"Hz; resample the clip first, e.g. torchaudio.functional.resample(clip, "
-                    f"{rate}, {self.sampling_rate})"
-                )
-        return given or sampling_rate
+    @property
+    def max_samples(self) -> int:
+        """Samples that `max_length` frames see: the longest clip that the model hears in one
+        piece."""
+        return self._samples_seen(self.max_length)
 
-    def _waveform(self, clip: Any, index: int, copy: bool = True) -> Tensor:
-        """One checked clip as a float32 tensor (S,); without `copy` it may share an array's memory.
-
-        What lies on a GPU is not checked for NaN yet.
-        """
-        x = _as_tensor(_audio(clip), index, copy)
-        if x.ndim == 2 and x.shape[0] == 1:
-            x = x[0]  # (S,): torchaudio's and soundfile's mono with its channel axis
-        shape = tuple(x.shape)
-        if x.ndim != 1:
-            raise ValueError(
-                f"clip {index} has shape {shape} but must be mono, (samples,); mix stereo "
-                f"down first, e.g. clip.mean(axis) over its channel axis"
-            )
-        x = _scaled(x, f"clip {index} holds")
-        shortest = frame_samples(self.sampling_rate)
-        if len(x) < shortest:
-            what = "is empty" if len(x) == 0 else f"has {len(x)} samples"
-            raise ValueError(
-                f"clip {index} {what} but one window needs {shortest} samples (25 ms at "
-                f"{self.sampling_rate} Hz); drop it or pad it with zeros"
-            )
-        if x.is_cpu:
-            _check_finite(x, index)
-        return x
-
-    def _batch_length(
-        self, samples: list[int], padding: str, max_length: int, truncation: bool | None
+    def num_frames(
+        self,
+        num_samples: Sequence[int],
+        padding: str | None = None,
+        truncation: bool | None = None,
+        max_length: int | None = None,
     ) -> int:
-        """Frames T of a batch of clips with so many samples each."""
+        """Frames T of a batch of clips with so many samples each, padding included.
+
+        Args:
+            padding, truncation, max_length: As in a call.
+        """
+        padding = self.padding if padding is None else padding
+        truncation = self.truncation if truncation is None else truncation
+        max_length = self.max_length if max_length is None else max_length
         if truncation is None:
             truncation = padding == "max_length"
-        if padding == "longest":
-            # 100 for each second: one or two more than the whole windows that Kaldi counts.
-            hop = hop_samples(self.sampling_rate)
-            counts = [self.min_length, *(count // hop for count in samples)]
+        counts = [count_frames(count, self.sampling_rate) for count in num_samples]
+        if padding == "max_length":
+            longest = max(max_length, *counts)
         else:
-            counts = [count_frames(count, self.sampling_rate) for count in samples]
-            counts.append(max_length)
-        return min(max(counts), max_length) if truncation else max(counts)
+            # 100 for each second: one or two more than the whole windows that Kaldi counts, unless
+            # the clip would then have more frames than the model has positions for.
+            hop = hop_samples(self.sampling_rate)
+            frames = (
+                min(samples // hop, max_length) if count <= max_length else samples // hop
+                for samples, count in zip(num_samples, counts)
+            )
+            longest = max(self.min_length, *frames)
+        return min(longest, max_length) if truncation else longest
 
-    def _samples_seen(self, length: int) -> int:
-        """Samples that the first `length` frames see."""
-        return (length - 1) * hop_samples(self.sampling_rate) + frame_samples(self.sampling_rate)
+    def _check_rate(self, sources: list[ClipSource], sampling_rate: int | None) -> None:
+        """Refuses another rate than the model's, of samples that do not state their own."""
+        if all(source.is_file or source.sampling_rate is not None for source in sources):
+            return
+        if sampling_rate is None:
+            logger.warning_once(
+                f"ASTFeatureExtractor was not told the sampling_rate and takes the audio to be at "
+                f"{self.sampling_rate} Hz; pass sampling_rate=... to have it checked"
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"sampling_rate is {sampling_rate} Hz but the model was trained at "
+                f"{self.sampling_rate} Hz; resample the clip first, or give it with its rate, "
+                f"(clip, {sampling_rate}), which resamples it"
+            )
 
-    def _features(
-        self, waveforms: list[Tensor], length: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """`input_values` (B, T, F) and `attention_mask` (B, T) on `device`."""
+    def _samples_seen(self, num_frames: int) -> int:
+        """Samples that the first `num_frames` frames see."""
+        beyond_first = (num_frames - 1) * hop_samples(self.sampling_rate)
+        return beyond_first + frame_samples(self.sampling_rate)
+
+    def _features(self, waveforms: list[Tensor], num_frames: int, device: torch.device) -> Tensor:
+        """`input_values` (B, T, F) on `device`."""
         come_from_cpu = all(waveform.is_cpu for waveform in waveforms)
         differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in waveforms)
         if device.type == "cpu" and come_from_cpu and not differentiable:
-            return self._clip_by_clip(waveforms, length)
+            return self._clip_by_clip(waveforms, num_frames)
         samples = torch.tensor([len(waveform) for waveform in waveforms])  # (B,)
         padded = sent_together(waveforms, device)  # (B, S)
-        result = self._together(padded, sent(samples, device), length)
+        values, _ = self._together(padded, sent(samples, device), num_frames)
         # What was on a GPU is checked once for all, and last: the host waits for the answer.
-        if not come_from_cpu and not _sum_is_finite(padded):
+        if not come_from_cpu and not is_sum_finite(padded):
             for index, waveform in enumerate(waveforms):
-                _check_finite(waveform, index)
-        return result
+                check_finite(waveform, f"clip {index}")
+        return values
 
-    def _clip_by_clip(self, waveforms: list[Tensor], length: int) -> tuple[Tensor, Tensor]:
+    def _clip_by_clip(self, waveforms: list[Tensor], num_frames: int) -> Tensor:
         """The fast way on a CPU."""
-        rate, seen = self.sampling_rate, self._samples_seen(length)
+        rate, seen = self.sampling_rate, self._samples_seen(num_frames)
         waveforms = [waveform[:seen] for waveform in waveforms]
         counts = [count_frames(len(waveform), rate) for waveform in waveforms]
         finish = self.normalize if self.do_normalize else None
-        values = waveforms[0].new_empty(len(waveforms), length, self.num_mel_bins)  # (B, T, F)
+        values = waveforms[0].new_empty(len(waveforms), num_frames, self.num_mel_bins)  # (B, T, F)
         outputs = [clip_values[:count] for clip_values, count in zip(values, counts)]
         write_fbank(waveforms, outputs, rate, finish)
         padding = values.new_zeros(self.num_mel_bins)  # (F,)
         padding = padding if finish is None else finish(padding)
         for clip_values, count in zip(values, counts):
             clip_values[count:] = padding
-        mask = frame_mask([len(waveform) for waveform in waveforms], length, rate)  # (B, T)
-        return values, mask.long()
+        return values
 
     def _together(
         self, waveforms: Tensor, num_samples: Tensor, length: int
     ) -> tuple[Tensor, Tensor]:
-        """All clips in one pass: the first `num_samples` (B,) of each of the waveforms (B, S).
+        """Values (B, T, F) and mask (B, T) of all clips in one pass: of each of the waveforms
+        (B, S) the first `num_samples` (B,).
 
         A frame that ends within the clip has seen nothing else; the others become padding. Nothing
         here reads a value from the device, which would halt the host until it is computed.
@@ -360,7 +394,12 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         return self.normalize(x) if self.do_normalize else x, is_real.long()
 
 
-def _padding_name(padding: str | bool) -> str:
+def padding_name(padding: str | bool) -> str:
+    """One of the two ways to pad, by any of its names in transformers.
+
+    Raises:
+        ValueError: It is none of them.
+    """
     name = "longest" if padding is True else getattr(padding, "value", padding)
     if name not in PADDINGS:
         raise ValueError(
@@ -370,83 +409,16 @@ def _padding_name(padding: str | bool) -> str:
     return name
 
 
-def _split_batch(raw_speech: Any) -> list[Any]:
-    """One entry for each clip, as it came."""
-    if isinstance(raw_speech, Tensor | np.ndarray):
-        if raw_speech.ndim == 2 and raw_speech.shape[1] <= 8 < raw_speech.shape[0]:
-            raise ValueError(
-                f"the array has shape {tuple(raw_speech.shape)}, which looks like (samples, "
-                f"channels) but must be (clips, samples); mix it down first: array.mean(1)"
-            )
-        return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
-    if isinstance(raw_speech, Mapping):
-        return [raw_speech]
-    if not isinstance(raw_speech, list | tuple):
+def _listed(clips: Any) -> list[Any]:
+    """The clips of a batch."""
+    if not isinstance(clips, Sequence | Tensor | np.ndarray):
         raise TypeError(
-            f"got {type(raw_speech).__name__}; pass an array, a tensor, a list of them or a dict "
-            f'{{"array": ..., "sampling_rate": ...}}; read files first, e.g. with soundfile.read'
+            f"got {type(clips).__name__}; pass a clip (an array, a tensor, a path, a dict "
+            f'{{"array": ..., "sampling_rate": ...}}, ...) or a list of clips'
         )
-    if not raw_speech:
+    if len(clips) == 0:
         raise ValueError("the list of clips is empty; pass at least one clip")
-    first = raw_speech[0]
-    is_batch = isinstance(first, Mapping | list | tuple) or getattr(first, "ndim", 0) > 0
-    return list(raw_speech) if is_batch else [raw_speech]
-
-
-def _audio(clip: Any) -> Any:
-    """The samples themselves, out of a dict of `datasets` ("array") or of a pipeline ("raw")."""
-    if not isinstance(clip, Mapping):
-        return clip
-    for key in ("array", "raw"):
-        if clip.get(key) is not None:
-            return clip[key]
-    raise ValueError(f'the dict has the keys {sorted(clip)} but must have "array", the samples')
-
-
-def _as_tensor(audio: Any, index: int, copy: bool) -> Tensor:
-    if isinstance(audio, Tensor):
-        return audio
-    try:
-        array = np.asarray(audio)
-        if isinstance(audio, list | tuple) and array.dtype == np.float64:
-            array = array.astype(np.float32)
-        # torch knows neither other byte orders nor negative strides nor read-only memory.
-        copy = copy or not array.flags.writeable
-        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=copy)
-        return torch.from_numpy(native)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"clip {index} is a {type(audio).__name__} that holds no numbers ({error}); pass mono "
-            f"audio as an array, a tensor or a list of floats"
-        ) from error
-
-
-def _scaled(x: Tensor, what: str) -> Tensor:
-    """Samples as float32, those of PCM brought to [-1, 1]."""
-    if x.dtype in PCM_SCALES:
-        return x.float() / PCM_SCALES[x.dtype]
-    if not x.is_floating_point():
-        raise ValueError(
-            f"{what} {x.dtype} values, whose scale is unknown; pass floats in [-1, 1] or int16 or "
-            f"int32 PCM"
-        )
-    return x.float()
-
-
-def _check_finite(x: Tensor, index: int) -> None:
-    if _sum_is_finite(x):
-        return
-    bad = int((~torch.isfinite(x)).sum())
-    if bad > 0:
-        raise ValueError(
-            f"clip {index} holds NaN or infinity in {bad} of {len(x)} samples; all samples "
-            f"must be finite, so repair or drop the clip"
-        )
-
-
-def _sum_is_finite(x: Tensor) -> bool:
-    """Then all samples are. Otherwise they may still be, near float32's limit."""
-    return math.isfinite(x.sum().item())
+    return list(clips)
 
 
 def _existing(device: str | torch.device | int) -> torch.device:
@@ -469,4 +441,4 @@ def _convert(data: dict[str, Tensor], return_tensors: str | None) -> dict[str, A
     return arrays if return_tensors == "np" else {name: list(a) for name, a in arrays.items()}
 
 
-__all__ = ["ASTFeatureExtractor"]
+__all__ = ["PADDINGS", "ASTFeatureExtractor", "padding_name"]

@@ -3,7 +3,11 @@
 Workers decode while the model runs. Clips wait in a window of bounded size; each batch takes the
 oldest of them and those nearest to it in length, so that little is spent on padding, the oldest
 result comes next, and memory does not grow with the number of clips. Every clip gets the scores
-that it gets alone; one that is longer than the model's input is heard whole, in parts.
+that it gets alone.
+
+Here is also the one rule of cutting and padding: a clip that is longer than the model's input is
+cut into equal parts, whose scores are averaged (`equal_parts`); each part is padded as the
+extractor's saved `padding` says, unless the caller says otherwise.
 """
 
 from __future__ import annotations
@@ -11,21 +15,25 @@ from __future__ import annotations
 import os
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
-from .fbank_ast import count_frames, frame_mask, frame_samples, hop_samples
-from .feature_extraction_ast import ASTFeatureExtractor
+from .audio import is_single_clip
+from .feature_extraction_ast import ASTFeatureExtractor, padding_name
 from .labels import activation
 from .modeling_ast import ASTForAudioClassification
 from .workers import Clip, decode_clips
+
+logger = logging.get_logger(__name__)
 
 # On a CPU the tokens of a batch stay in the cache; a GPU wants enough of them to be busy.
 CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 32768
@@ -39,6 +47,8 @@ FIRST_WINDOW, WINDOW_GROWTH = 1 / 4, 1 / 32
 BATCH_COST = 1 / 32
 # Decoding keeps up with a model on a CPU in one process or two, with a GPU in more.
 MOST_WORKERS = 8
+# Clips after which a run that pads most of what it computes says so.
+CLIPS_BEFORE_HINT = 100
 
 
 @dataclass
@@ -49,13 +59,15 @@ class ClipTags:
     seconds: float | None = None  # None in a bad clip
     labels: dict[str, float] = field(default_factory=dict)  # label -> score, highest first
     error: str | None = None  # the reason, in a bad clip
+    scores: np.ndarray | None = None  # (C,), float64: of all labels, in the model's order
 
 
 class AudioTagger:
     """Tags any number of clips with an AST; see `from_pretrained` for the usual way to one.
 
     A clip up to the length that the model was trained for (10.24 s for AudioSet) is heard in one
-    piece, a longer one in equal parts of at most that length; its scores are their mean.
+    piece, a longer one in equal parts of at most that length; its scores are their mean. They are
+    the scores that a pipeline gives for the same parts.
 
     Args:
         model: In evaluation mode, on the device where it shall run.
@@ -67,9 +79,12 @@ class AudioTagger:
         top_k: Labels of each result.
         scores: "sigmoid" (each label for itself), "softmax" (one label for all), or "auto", which
             asks the config and takes sigmoid for AudioSet's 527 classes.
+        padding: "max_length" pads each clip to the model's length, as plain transformers does;
+            "longest" to the longest clip of its batch, which takes less time for short clips and
+            gives other scores. By default what the extractor has saved.
 
     Raises:
-        ValueError: A number is too small, or `scores` is none of the three.
+        ValueError: A number is too small, or `scores` or `padding` is none of those.
 
     Example:
 
@@ -89,6 +104,7 @@ class AudioTagger:
         num_workers: int | None = None,
         top_k: int = 5,
         scores: str = "auto",
+        padding: str | None = None,
     ):
         on_cpu = model.device.type == "cpu"
         if batch_frames is None:
@@ -108,9 +124,7 @@ class AudioTagger:
         self.num_workers = num_workers
         self.top_k = min(top_k, model.config.num_labels)
         self.sigmoid = activation(scores, model.config) == "sigmoid"
-        # Once, and not for each clip: a config is slow to ask.
-        self.patch_frames, self.time_stride = model.config.patch_shape[1], model.config.time_stride
-        self.most_columns = model.config.patch_grid()[1]
+        self.padding = extractor.padding if padding is None else padding_name(padding)
         self.window_batches = CPU_WINDOW_BATCHES if on_cpu else DEVICE_WINDOW_BATCHES
         # A GPU works on one batch while the next is prepared; a CPU has nothing to wait for.
         self.batches_ahead = 0 if on_cpu else 1
@@ -142,36 +156,27 @@ class AudioTagger:
         """Tags clips as they come; a bad one does not stop the others.
 
         Args:
-            clips: Paths, contents of files (bytes), mono arrays or tensors at the model's rate,
-                {"array", "sampling_rate"}, {"bytes", "path"}, or rows of a data set whose column
-                "audio" holds one of these. A generator is read no further than the window reaches.
+            clips: Each in a form that `audio.read_clip` takes: a path, the content of a file
+                (bytes), samples, (samples, rate), {"array", "sampling_rate"}, a data set's row, ...
+                A generator is read no further than the window reaches.
         Returns:
             One result for each clip, in the order of `clips`.
         Raises:
             TypeError: `clips` is a single clip.
         """
-        single = isinstance(clips, str | Path | bytes | Mapping)
-        if single or getattr(clips, "ndim", 2) < 2:
+        if is_single_clip(clips):
             raise TypeError(f"clips is a single {type(clips).__name__}; give a list of clips")
         return self._in_order(clips)
 
-    def logits(self, waveforms: list[Tensor]) -> Tensor:
-        """Logits (B, C), float32, of waveforms (S,) of any lengths, in one batch.
-
-        Raises:
-            ValueError: As the extractor, of what is no clip.
-        """
-        return self._logits([self.extractor._waveform(x, n) for n, x in enumerate(waveforms)])
-
     @torch.inference_mode()
-    def _logits(self, waveforms: list[Tensor]) -> Tensor:
-        """The same of checked waveforms."""
-        extractor, num_samples = self.extractor, [len(waveform) for waveform in waveforms]
-        most_frames = extractor._batch_length(num_samples, "longest", extractor.max_length, False)
-        values, _ = extractor._features(waveforms, most_frames, self.model.device)  # (B, T, F)
-        # On the CPU, so that nobody has to wait for a GPU to know what is padding.
-        mask = frame_mask(num_samples, most_frames, extractor.sampling_rate)  # (B, T)
-        return self.model(values, attention_mask=mask).logits.float()
+    def logits(self, waveforms: list[Tensor]) -> Tensor:
+        """Logits (B, C), float32, of checked waveforms (S,) of any lengths, in one batch.
+
+        Args:
+            waveforms: As `audio.read_clip` gives them, each no longer than the model's input.
+        """
+        inputs = self.extractor.extract(waveforms, self.padding, device=self.model.device)
+        return self.model(**inputs).logits.float()
 
     def _in_order(self, clips: Iterable[Any]) -> Iterator[ClipTags]:
         done, expected = {}, 0
@@ -184,11 +189,16 @@ class AudioTagger:
     def _as_ready(self, clips: Iterable[Any]) -> Iterator[tuple[int, ClipTags]]:
         """(number, result) of each clip, in the order in which the batches end."""
         window, launched = _Window(self.batch_frames, self.window_batches), deque()
-        pin_memory = self.model.device.type == "cuda"
-        for clip in decode_clips(clips, self.extractor, self.num_workers, pin_memory):
+        pin_memory, lengths = self.model.device.type == "cuda", []
+        rate = self.extractor.sampling_rate
+        for clip in decode_clips(clips, rate, self.num_workers, pin_memory):
             if clip.error is not None:
                 yield clip.number, ClipTags(clip.name, error=clip.error)
                 continue
+            if len(lengths) < CLIPS_BEFORE_HINT:
+                lengths.append(len(clip.waveform))
+                if len(lengths) == CLIPS_BEFORE_HINT:
+                    self._hint_at_padding(lengths)
             self._add(clip, window)
             while window.is_full:
                 launched.append(self._launch(window.take()))
@@ -199,55 +209,58 @@ class AudioTagger:
                 launched.append(self._launch(window.take()))
             while len(launched) > (self.batches_ahead if window.pieces else 0):
                 yield from self._collect(*launched.popleft())
+        if len(lengths) < CLIPS_BEFORE_HINT:
+            self._hint_at_padding(lengths)
+
+    def _hint_at_padding(self, lengths: list[int]) -> None:
+        """Says how much time padding takes, where most of what is computed is padding."""
+        longest, rate = self.extractor.max_samples, self.extractor.sampling_rate
+        if self.padding != "max_length" or not lengths or median(lengths) >= longest / 2:
+            return
+        padded, tight = (
+            sum(
+                self.extractor.num_frames([stop - start], padding)
+                for length in lengths
+                for start, stop in equal_parts(length, longest)
+            )
+            for padding in ("max_length", "longest")
+        )
+        logger.warning(
+            f"the median clip lasts {median(lengths) / rate:.2g} s but each is padded to "
+            f'{longest / rate:.2f} s, as plain transformers does; with padding="longest" '
+            f"(--padding longest) this would be about {padded / tight:.1f} times as fast, with "
+            f"other scores"
+        )
 
     def _add(self, clip: Clip, window: _Window) -> None:
-        pieces = self._pieces(clip.waveform)
         seconds = len(clip.waveform) / self.extractor.sampling_rate
-        heard = _Heard(clip.number, clip.name, seconds, len(pieces))
-        for piece in pieces:
-            piece.clip = heard
-            window.add(piece)
-
-    def _pieces(self, waveform: Tensor) -> list[_Piece]:
-        """A clip up to the length that the model was trained for is one piece, the whole of it.
-
-        A longer one is cut into equal parts of at most that length, whose scores are averaged: as
-        one it would read interpolated positions, and its attention cost the square of its length.
-        The parts meet at the patches: together they have the patches of the whole clip.
-        """
-        rate = self.extractor.sampling_rate
-        hop, patch, stride = hop_samples(rate), self.patch_frames, self.time_stride
-        columns = max(1, 1 + (count_frames(len(waveform), rate) - patch) // stride)
-        count = -(-columns // self.most_columns)
-        cuts = [columns * number // count for number in range(count + 1)]
-        pieces = []
-        for begin, end in pairwise(cuts):
-            last_frame = (end - 1) * stride + patch - 1
-            stop = last_frame * hop + frame_samples(rate) if end < columns else len(waveform)
-            part = waveform[begin * stride * hop : stop]
-            frames = max(self.extractor.min_length, len(part) // hop)
-            pieces.append(_Piece(part, frames, (end - begin) / columns))
-        return pieces
+        parts = equal_parts(len(clip.waveform), self.extractor.max_samples)
+        heard = _Heard(clip.number, clip.name, seconds, len(parts))
+        for start, stop in parts:
+            frames = self.extractor.num_frames([stop - start], self.padding)
+            window.add(_Piece(clip.waveform[start:stop], frames, heard))
 
     def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor, torch.cuda.Event | None]:
-        logits = self._logits([piece.waveform for piece in batch])  # (B, C)
-        scores = logits.sigmoid() if self.sigmoid else logits.softmax(-1)
-        if not scores.is_cuda:
-            return batch, scores.cpu(), None
+        logits = self.logits([piece.waveform for piece in batch])  # (B, C)
+        if not logits.is_cuda:
+            return batch, logits.cpu(), None
         # The copy begins now: asked for later, it would wait for the next batch too.
-        copied = scores.to("cpu", non_blocking=True)
-        return batch, copied, torch.cuda.current_stream(scores.device).record_event()
+        copied = logits.to("cpu", non_blocking=True)
+        return batch, copied, torch.cuda.current_stream(logits.device).record_event()
 
     def _collect(
-        self, batch: list[_Piece], scores: Tensor, copied: torch.cuda.Event | None
+        self, batch: list[_Piece], logits: Tensor, copied: torch.cuda.Event | None
     ) -> Iterator[tuple[int, ClipTags]]:
         if copied is not None:
             copied.synchronize()
+        # In float64: in float32 sure predictions round to 1 and tie.
+        wide = logits.double()  # (B, C)
+        scores = wide.sigmoid() if self.sigmoid else wide.softmax(-1)
         for piece, row in zip(batch, scores.numpy()):
             clip = piece.clip
-            clip.scores = clip.scores + row * piece.share  # (C,)
-            clip.open_pieces -= 1
-            if clip.open_pieces == 0:
+            clip.scores = clip.scores + row / clip.num_parts  # (C,)
+            clip.parts_left -= 1
+            if clip.parts_left == 0:
                 yield clip.number, self._tags(clip)
 
     def _tags(self, clip: _Heard) -> ClipTags:
@@ -257,18 +270,35 @@ class AudioTagger:
         names = self.model.config.id2label
         order = np.argsort(-clip.scores, kind="stable")[: self.top_k].tolist()
         labels = {names[index]: float(clip.scores[index]) for index in order}
-        return ClipTags(clip.name, clip.seconds, labels)
+        return ClipTags(clip.name, clip.seconds, labels, scores=clip.scores)
+
+
+def equal_parts(num_samples: int, longest: int) -> list[tuple[int, int]]:
+    """Where a clip is cut: ceil(num_samples / longest) parts, equal but for rounding to a sample.
+
+    Args:
+        num_samples: Of the clip.
+        longest: Samples that the model hears at once, `ASTFeatureExtractor.max_samples`.
+    Returns:
+        (start, stop) of each part: together they are the whole clip, none is over `longest`.
+    """
+    count = max(1, -(-num_samples // longest))
+    bounds = [round(number * num_samples / count) for number in range(count + 1)]
+    return list(pairwise(bounds))
 
 
 @dataclass
 class _Heard:
-    """A clip while its pieces are in the window or with the model."""
+    """A clip while its parts are in the window or with the model."""
 
     number: int
     name: str
     seconds: float
-    open_pieces: int
-    scores: np.ndarray | float = 0.0  # (C,): of the pieces so far, weighted
+    num_parts: int
+    scores: np.ndarray | float = 0.0  # (C,): the sum over the parts so far, of their mean
+
+    def __post_init__(self):
+        self.parts_left = self.num_parts
 
 
 @dataclass
@@ -276,9 +306,8 @@ class _Piece:
     """A whole clip, or a part of one that is longer than the model's input."""
 
     waveform: Tensor  # (S,)
-    frames: int
-    share: float  # of the clip
-    clip: _Heard | None = None
+    frames: int  # padding included
+    clip: _Heard
 
 
 class _Window:
@@ -334,4 +363,4 @@ class _Window:
         return wider if fits and padding <= self.batch_frames * BATCH_COST else None
 
 
-__all__ = ["AudioTagger", "ClipTags"]
+__all__ = ["AudioTagger", "ClipTags", "equal_parts"]

@@ -1,4 +1,4 @@
-"""Clips in any form a user may have them -> checked waveforms, in order, from worker processes.
+"""Many clips -> checked waveforms, in order, decoded in worker processes beside the model.
 
 A worker that dies, of too little memory or of a file that crashes the decoder, is replaced, and
 nothing is lost: the clips it may have held are decoded again, one at a time, and the one that kills
@@ -7,24 +7,24 @@ its worker then too gets that as its error.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .audio import read_audio, resample
-from .feature_extraction_ast import ASTFeatureExtractor
+from .audio import ClipSource, decode_clip, open_clip
+from .errors import one_line
 
 # Clips that a worker has in hand, ahead of the model: at least, and at most if they are small. The
 # bytes are those of the files as stored, all together; MP3 becomes eight times as much.
@@ -38,8 +38,8 @@ class Clip:
 
     number: int
     name: str  # the path, or "clip 3" (counted from 0)
-    source: Any = None  # path, content, array, or (array, rate): what a worker can be sent
-    # (S,), float32, checked, at the extractor's rate; between processes an array, because tensors
+    source: ClipSource | None = None
+    # (S,), float32, checked, at the wanted rate; between processes an array, because tensors
     # would go through files.
     waveform: Tensor | np.ndarray | None = None
     error: str | None = None
@@ -47,27 +47,28 @@ class Clip:
 
 def decode_clips(
     clips: Iterable[Any],
-    extractor: ASTFeatureExtractor,
+    sampling_rate: int,
     num_workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Clip]:
-    """Decodes, resamples and checks clips; a bad one comes with its error in its place.
+    """Reads clips; a bad one comes with its error in its place.
 
     Args:
-        clips: As in `AudioTagger.__call__`. Read a few clips ahead, no further.
-        extractor: Of the model; says the rate and what a clip must be.
-        num_workers: Processes; 0 decodes in this one. Arrays at the wanted rate always stay here:
-            to be sent there and back costs more than to be checked.
+        clips: Each in a form that `audio.read_clip` takes. Read a few clips ahead, no further.
+        sampling_rate: Wanted, in Hz.
+        num_workers: Processes; 0 decodes in this one, and so does a daemonic process, which may
+            have no others. Samples at the wanted rate always stay here: to be sent there and back
+            costs more than to be checked.
         pin_memory: Put waveforms where a GPU fetches them; those of workers are not.
 
     Raises:
         RuntimeError: The processes cannot begin.
     """
-    if num_workers == 0:
+    if num_workers == 0 or multiprocessing.current_process().daemon:
         for clip in _named_clips(clips):
-            yield _decode(clip, extractor, pin_memory)
+            yield _decode(clip, sampling_rate, pin_memory)
         return
-    workers, waiting, num_bytes = _Workers(extractor, num_workers, pin_memory), deque(), 0
+    workers, waiting, num_bytes = _Workers(sampling_rate, num_workers, pin_memory), deque(), 0
     try:
         for clip in _named_clips(clips):
             size = _stored_bytes(clip.source)
@@ -87,16 +88,15 @@ def decode_clips(
         workers.stop()
 
 
-def _stored_bytes(source: Any) -> int:
-    if isinstance(source, tuple):
-        source, _ = source
-    if isinstance(source, np.ndarray):
-        return source.nbytes
-    if isinstance(source, bytes):
-        return len(source)
-    if isinstance(source, str | Path):
+def _stored_bytes(source: ClipSource | None) -> int:
+    content = None if source is None else source.content
+    if isinstance(content, np.ndarray | Tensor):
+        return content.nbytes
+    if isinstance(content, bytes):
+        return len(content)
+    if source is not None and source.is_file:
         try:
-            return os.stat(source).st_size
+            return os.stat(content).st_size
         except (OSError, ValueError):  # the worker will say it
             return 0
     return 0
@@ -105,8 +105,8 @@ def _stored_bytes(source: Any) -> int:
 class _Workers:
     """Processes that decode, and others in their place when one dies."""
 
-    def __init__(self, extractor: ASTFeatureExtractor, count: int, pin_memory: bool):
-        self.extractor = extractor
+    def __init__(self, sampling_rate: int, count: int, pin_memory: bool):
+        self.sampling_rate = sampling_rate
         self.count = count
         self.pin_memory = pin_memory
         # Neither has a process before it gets its first clip.
@@ -130,15 +130,22 @@ class _Workers:
 
     def start(self, clip: Clip) -> tuple[Clip, Future | None]:
         """Hands a clip to a worker, unless there is nothing to decode."""
-        if clip.error is not None or isinstance(clip.source, np.ndarray):
-            return _decode(clip, self.extractor, self.pin_memory), None
+        if clip.error is not None or self._is_decoded(clip.source):
+            return _decode(clip, self.sampling_rate, self.pin_memory), None
+        if isinstance(clip.source.content, Tensor):
+            # Tensors would go to the other process through files.
+            array = clip.source.content.detach().float().cpu().numpy()
+            clip.source = replace(clip.source, content=array)
         if not self.have_begun:
             self._begin()
         try:
-            return clip, self.pool.submit(_decode_to_array, clip, self.extractor)
+            return clip, self.pool.submit(_decode_to_array, clip, self.sampling_rate)
         except BrokenProcessPool:
             self.pool = self._new_pool(self.count)
-            return clip, self.pool.submit(_decode_to_array, clip, self.extractor)
+            return clip, self.pool.submit(_decode_to_array, clip, self.sampling_rate)
+
+    def _is_decoded(self, source: ClipSource) -> bool:
+        return not source.is_file and source.sampling_rate in (None, self.sampling_rate)
 
     def finish(self, clip: Clip, future: Future | None) -> Clip:
         """Waits for a clip."""
@@ -158,7 +165,7 @@ class _Workers:
         # Twice: the process may have died before, while it had nothing to do.
         for _ in range(2):
             try:
-                return self.spare.submit(_decode_to_array, clip, self.extractor).result()
+                return self.spare.submit(_decode_to_array, clip, self.sampling_rate).result()
             except BrokenProcessPool:
                 self.spare = self._new_pool(1)
         clip.source = None
@@ -188,34 +195,27 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _decode_to_array(clip: Clip, extractor: ASTFeatureExtractor) -> Clip:
+def _decode_to_array(clip: Clip, sampling_rate: int) -> Clip:
     """In a worker."""
-    clip = _decode(clip, extractor)
+    clip = _decode(clip, sampling_rate)
     clip.waveform = None if clip.waveform is None else clip.waveform.numpy()
     return clip
 
 
-def _decode(clip: Clip, extractor: ASTFeatureExtractor, pin_memory: bool = False) -> Clip:
+def _decode(clip: Clip, sampling_rate: int, pin_memory: bool = False) -> Clip:
     """Fills in the waveform, in memory of its own, or the error."""
     if clip.error is None:
         try:
-            clip.waveform = _waveform(clip, extractor, pin_memory)
+            clip.waveform = _waveform(clip.source, sampling_rate, pin_memory)
         # Whatever a file does to a decoder: it must not stop the others.
         except Exception as error:
-            clip.error = str(error) or type(error).__name__
+            clip.error = one_line(error)
     clip.source = None
     return clip
 
 
-def _waveform(clip: Clip, extractor: ASTFeatureExtractor, pin_memory: bool) -> Tensor:
-    samples, wanted = clip.source, extractor.sampling_rate
-    if isinstance(samples, str | Path | bytes):
-        samples = read_audio(samples, wanted)
-    elif isinstance(samples, tuple):
-        samples, rate = samples
-        samples = extractor._waveform(samples, clip.number).numpy()
-        samples = resample(samples, rate, wanted)
-    waveform = extractor._waveform(samples, clip.number, copy=not pin_memory)
+def _waveform(source: ClipSource, sampling_rate: int, pin_memory: bool) -> Tensor:
+    waveform = decode_clip(source, sampling_rate, copy=not pin_memory).detach().cpu()
     # Not Tensor.pin_memory, which copies nothing that its owner has pinned already.
     return torch.empty_like(waveform, pin_memory=True).copy_(waveform) if pin_memory else waveform
 
@@ -225,45 +225,12 @@ def _named_clips(clips: Iterable[Any]) -> Iterator[Clip]:
     for number, given in enumerate(_undecoded(clips)):
         clip = Clip(number, f"clip {number}")
         try:
-            clip.name, clip.source = _source(given, clip.name)
-        except (TypeError, ValueError) as error:
-            clip.error = str(error)
+            clip.source = open_clip(given, clip.name)
+            clip.name = clip.source.name
+        # torchcodec's decoder reads its file here.
+        except Exception as error:
+            clip.error = one_line(error)
         yield clip
-
-
-def _source(clip: Any, name: str) -> tuple[str, Any]:
-    """(name, path, content, array or (array, rate)) of whatever a user may call a clip."""
-    if isinstance(clip, Mapping) and clip.get("audio") is not None:
-        clip = clip["audio"]
-    if isinstance(clip, str | Path):
-        return str(clip), clip
-    if isinstance(clip, bytes | bytearray | memoryview):
-        return name, bytes(clip)
-    if isinstance(clip, np.ndarray | Tensor | list | tuple):
-        return name, _array(clip, name)
-    if not isinstance(clip, Mapping):
-        raise TypeError(
-            f"{name} is a {type(clip).__name__}; give a path, bytes, an array, or a row with the "
-            f'column "audio"'
-        )
-    name = str(clip.get("path") or name)
-    if clip.get("array") is not None:
-        array, rate = _array(clip["array"], name), clip.get("sampling_rate")
-        return name, array if rate is None else (array, rate)
-    source = clip.get("bytes") or clip.get("path")
-    if source is None:
-        raise ValueError(f"{name} has the keys {sorted(clip)} but neither audio, bytes nor a path")
-    return name, source
-
-
-def _array(samples: Any, name: str) -> np.ndarray:
-    if isinstance(samples, Tensor):
-        return samples.detach().cpu().numpy()
-    array = np.asarray(samples)
-    # It could not be sent to a worker, which would then be waited for in vain.
-    if array.dtype == object:
-        raise TypeError(f"{name} is a {type(samples).__name__} that holds no numbers")
-    return array
 
 
 def _undecoded(clips: Iterable[Any]) -> Iterable[Any]:

@@ -1,7 +1,8 @@
-"""read_audio and resample. Judges: the written samples, soundfile's own header, torchaudio."""
+"""What a clip is. Judges: the written samples, soundfile's own header, torchaudio."""
 
 import io
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import soundfile as sf
 import torch
 import torchaudio
 
-from modeling_ast.audio import read_audio, resample
+from modeling_ast.audio import is_single_clip, read_audio, read_clip, resample
 
 
 def tone(rate: int, seconds: float = 0.5, hz: float = 440.0) -> np.ndarray:
@@ -109,3 +110,110 @@ def test_each_bad_argument_is_named():
     for rates in ((16000, 0), (-1, 16000), (16000.5, 16000)):
         with pytest.raises(ValueError, match="must be a positive whole number of Hz"):
             resample(tone(16000), *rates)
+
+
+class Decoder:
+    """Has what torchcodec's AudioDecoder has."""
+
+    def __init__(self, samples, rate):
+        self.samples, self.rate = samples, rate
+
+    def get_all_samples(self):
+        return SimpleNamespace(data=torch.from_numpy(self.samples), sample_rate=self.rate)
+
+
+def forms_of(stereo, rate, path):
+    """One clip (channels, S) in every form, each with its rate."""
+    pcm = np.round(stereo * 2**15).astype(np.int16)
+    content = path.read_bytes()
+    return {
+        "path": path,
+        "text": str(path),
+        "bytes": content,
+        "bytearray": bytearray(content),
+        "memoryview": memoryview(content),
+        "open file": io.BytesIO(content),
+        "array and rate": (stereo, rate),
+        "rate and array": (rate, stereo),
+        "columns and rate": (stereo.T, rate),
+        "numpy's rate": (np.int64(rate), stereo),
+        "librosa's rate": (stereo, float(rate)),
+        "tensor and rate": (torch.from_numpy(stereo), rate),
+        "float64": (stereo.astype(np.float64), rate),
+        "list and rate": (stereo.tolist(), rate),
+        "gradio": (rate, pcm.T),
+        "int32": (rate, pcm.astype(np.int32) * 2**16),
+        "int16 tensor": (torch.from_numpy(pcm), rate),
+        "array dict": {"array": stereo, "sampling_rate": rate},
+        "raw dict": {"raw": stereo, "sampling_rate": rate},
+        "bytes dict": {"bytes": content, "path": "a.wav"},
+        "path dict": {"bytes": None, "path": str(path)},
+        "row": {"audio": {"array": stereo, "sampling_rate": rate, "path": None}, "label": 1},
+        "row of a path": {"audio": str(path), "label": 1},
+        "row of a decoder": {"audio": Decoder(stereo, rate)},
+        "decoder": Decoder(stereo, rate),
+    }
+
+
+FORMS = [
+    "path", "text", "bytes", "bytearray", "memoryview", "open file", "array and rate",
+    "rate and array", "columns and rate", "numpy's rate", "librosa's rate", "tensor and rate",
+    "float64", "list and rate", "gradio", "int32", "int16 tensor", "array dict", "raw dict",
+    "bytes dict", "path dict", "row", "row of a path", "row of a decoder", "decoder",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_clip_is_the_same_waveform(tmp_path, form, rate):
+    """Rounded to 16 bits: all forms can hold it."""
+    stereo = np.stack([tone(rate), tone(rate, hz=1234)])
+    stereo = (np.round(stereo * 2**15) / 2**15).astype(np.float32)
+    sf.write(tmp_path / "a.wav", stereo.T, rate, subtype="FLOAT")
+    forms = forms_of(stereo, rate, tmp_path / "a.wav")
+    assert list(forms) == FORMS
+    waveform = read_clip(forms[form], 16000)
+    mono = torch.from_numpy(stereo.mean(0))
+    expected = mono if rate == 16000 else torchaudio.functional.resample(mono, rate, 16000)
+    assert waveform.dtype == torch.float32
+    torch.testing.assert_close(waveform, expected, atol=1e-6, rtol=0)
+    assert is_single_clip(forms[form])
+
+
+def test_what_is_one_clip_and_what_are_many():
+    one = [0.0] * 9000, (0.0, 0.5), np.zeros(9000), torch.zeros(9000), np.zeros((9000, 2))
+    assert all(map(is_single_clip, one))
+    many = [], ["a.wav"], ("a.wav", "b.wav"), [np.zeros(9000)], np.zeros((2, 9000)), iter([])
+    assert not any(map(is_single_clip, many))
+
+
+def test_reasons_are_one_sentence_each(tmp_path):
+    short, nan = np.zeros(399, np.float32), np.full(9000, np.nan, np.float32)
+    sf.write(tmp_path / "nan.wav", nan, 16000, subtype="FLOAT")
+    sf.write(tmp_path / "short.wav", short, 16000)
+    for clip, error, message in [
+        (short, ValueError, "dog has 399 samples but one window needs 400"),
+        ((np.zeros(1000, np.float32), 48000), ValueError, "dog has 334 samples"),
+        (tmp_path / "short.wav", ValueError, "short.wav has 399 samples"),
+        (tmp_path / "nan.wav", ValueError, "nan.wav holds NaN or infinity in 9000 of 9000"),
+        (np.zeros(0), ValueError, "dog is empty but one window needs 400"),
+        (np.zeros((2, 0)), ValueError, "dog is empty"),
+        (np.zeros((0, 2)), ValueError, "dog is empty"),
+        (nan, ValueError, "dog holds NaN or infinity in 9000 of 9000"),
+        ((nan, 48000), ValueError, "dog holds NaN or infinity in 9000 of 9000"),
+        (np.zeros((100, 100)), ValueError, r"shape \(100, 100\) .* at most 64 channels"),
+        (np.float32(1), TypeError, "dog is a float32; give a path, bytes, an array"),
+        (np.zeros(()), ValueError, r"dog has shape \(\)"),
+        ([0, 1, 0, 1], ValueError, "dog holds torch.int64 values, whose scale is unknown"),
+        ({"path": None, "bytes": None}, ValueError, r"dog has the keys \['bytes', 'path'\] but"),
+        ({"path": 3.5}, TypeError, "3.5 is a float; give a path"),
+        ({"bytes": 5}, TypeError, "dog is a int"),
+        ({3: 4}, ValueError, r"dog has the keys \['3'\]"),
+        (io.StringIO("text"), TypeError, "dog is a StringIO"),
+        ((np.zeros(9000), "fast"), TypeError, "dog is a tuple that holds no numbers"),
+        ({"array": np.zeros(9000), "sampling_rate": "fast"}, ValueError, "rate is fast; it must"),
+        ((np.zeros(9000), float("nan")), ValueError, "rate is nan; it must be a positive whole"),
+    ]:
+        with pytest.raises(error, match=message) as caught:
+            read_clip(clip, 16000, "dog")
+        assert "\n" not in str(caught.value), clip

@@ -1,21 +1,18 @@
-"""classify.py as a person runs it; one process for each group, imports are slow."""
+"""modeling-ast classify as a person runs it, in this process: imports are slow."""
 
 import json
-import sys
 
-import classify
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from modeling_ast import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTForAudioClassification,
-    activation,
     read_audio,
 )
+from modeling_ast.commands import main
 from tests.conftest import randomise
 
 RATE = 16000
@@ -34,16 +31,10 @@ def audioset_like(tmp_path):
     return folder
 
 
-def run(monkeypatch, capsys, *arguments):
-    """(exit status, standard output, standard error) of the script."""
-    monkeypatch.setattr(sys, "argv", ["classify.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        classify.main()
-    out, err = capsys.readouterr()
-    status = end.value.code
-    if isinstance(status, str):  # what sys.exit(message) prints
-        status, err = 1, err + status
-    return status, out, err
+def run(capsys, *arguments):
+    """(exit status, standard output, standard error) of the command."""
+    status = main(["classify", *map(str, arguments)])
+    return status, *capsys.readouterr()
 
 
 def write(path, seconds, rate=RATE, channels=1, seed=0):
@@ -52,9 +43,9 @@ def write(path, seconds, rate=RATE, channels=1, seed=0):
     return path
 
 
-def test_scores_are_the_models(audioset_like, tmp_path, monkeypatch, capsys):
+def test_scores_are_the_models(audioset_like, tmp_path, capsys):
     path = write(tmp_path / "a.wav", 1.5)
-    status, out, _ = run(monkeypatch, capsys, audioset_like, path, "--json", "--top-k", 527)
+    status, out, _ = run(capsys, audioset_like, path, "--json", "--top-k", 527)
     assert status == 0
     (row,) = json.loads(out)
     assert row["file"] == str(path) and row["seconds"] == 1.5
@@ -69,37 +60,7 @@ def test_scores_are_the_models(audioset_like, tmp_path, monkeypatch, capsys):
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("choice", "problem", "name"),
-    [
-        ("auto", None, "sigmoid"),
-        ("auto", "single_label_classification", "softmax"),
-        ("auto", "multi_label_classification", "sigmoid"),
-        ("softmax", "multi_label_classification", "softmax"),
-    ],
-)
-def test_kind_of_scores(choice, problem, name):
-    config = ASTConfig(num_labels=527, problem_type=problem)
-    assert activation(choice, config) == name
-    assert activation("auto", ASTConfig(num_labels=35)) == "softmax"
-
-
-def test_a_long_file_is_heard_whole(audioset_like, tmp_path):
-    path = write(tmp_path / "long.wav", 5.0)
-    model, extractor = classify.load(str(audioset_like), "cpu")
-    waveform = read_audio(path)
-    parts = [waveform[:32000], waveform[32000:64000], waveform[64000:]]
-    inputs = extractor(parts, sampling_rate=RATE, return_tensors="pt")
-    with torch.no_grad():
-        rows = model(**inputs).logits.sigmoid()
-    expected = (rows * torch.tensor([[2.0], [2.0], [1.0]])).sum(0) / 5
-    result = classify.classify(str(path), model, extractor)
-    for label, score in result.scores.items():
-        index = model.config.label2id[label]
-        assert score == pytest.approx(expected[index].item(), abs=1e-6)
-
-
-def test_formats_rates_and_channels(audioset_like, tmp_path, monkeypatch, capsys):
+def test_formats_rates_and_channels(audioset_like, tmp_path, capsys):
     files = [
         write(tmp_path / "stereo.wav", 1, 44100, 2),
         write(tmp_path / "a.flac", 1, 48000),
@@ -107,9 +68,7 @@ def test_formats_rates_and_channels(audioset_like, tmp_path, monkeypatch, capsys
         write(tmp_path / "a.mp3", 1, 44100),
         write(tmp_path / "telephone.wav", 1, 8000),
     ]
-    status, out, err = run(
-        monkeypatch, capsys, audioset_like, *files, "--plot", tmp_path / "out.png"
-    )
+    status, out, err = run(capsys, audioset_like, *files, "--plot", tmp_path / "out.png")
     assert status == 0 and "error" not in err
     for path in files:
         assert f"{path} (1.0" in out
@@ -117,9 +76,7 @@ def test_formats_rates_and_channels(audioset_like, tmp_path, monkeypatch, capsys
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
 
 
-def test_bad_files_are_one_line_each_and_the_others_are_classified(
-    audioset_like, tmp_path, monkeypatch, capsys
-):
+def test_bad_files_are_one_line_each_and_the_others_are_classified(audioset_like, tmp_path, capsys):
     good = write(tmp_path / "good.wav", 1)
     text, empty = tmp_path / "notes.wav", tmp_path / "empty.wav"
     text.write_text("this is no audio")
@@ -130,7 +87,7 @@ def test_bad_files_are_one_line_each_and_the_others_are_classified(
     nan = tmp_path / "nan.wav"
     soundfile.write(nan, np.full(RATE, np.nan), RATE, subtype="FLOAT")
     bad = [text, empty, short, silent, nan, tmp_path / "missing.wav", tmp_path]
-    status, out, err = run(monkeypatch, capsys, audioset_like, *bad, good)
+    status, out, err = run(capsys, audioset_like, *bad, good)
     assert status == 1
     assert f"{good} (1.00 s)" in out
     lines = [line for line in err.replace("\r", "\n").splitlines() if "error:" in line]
@@ -139,17 +96,46 @@ def test_bad_files_are_one_line_each_and_the_others_are_classified(
         assert line.startswith(f"error: {path}: ")
 
 
-def test_a_missing_model_is_one_line(tmp_path, monkeypatch, capsys):
+def test_a_missing_model_is_one_line(tmp_path, capsys):
     path = write(tmp_path / "a.wav", 1)
     for name in ("nobody/nothing", str(tmp_path)):
-        status, out, err = run(monkeypatch, capsys, name, path)
+        status, out, err = run(capsys, name, path)
         assert status == 1 and not out
         assert f"cannot load the model {name!r}" in err and "Traceback" not in err
         assert len(err.strip().splitlines()) == 1
 
 
-def test_unwritable_picture_is_one_line(audioset_like, tmp_path, monkeypatch, capsys):
+def test_unwritable_picture_is_one_line(audioset_like, tmp_path, capsys):
     path = write(tmp_path / "a.wav", 1)
     target = tmp_path / "no such folder" / "out.png"
-    status, out, err = run(monkeypatch, capsys, audioset_like, path, "--plot", target)
+    status, out, err = run(capsys, audioset_like, path, "--plot", target)
     assert status == 1 and f"cannot draw {target}" in err and "1.00 s" in out
+
+
+def test_json_has_every_file_in_order(audioset_like, tmp_path, capsys):
+    good = write(tmp_path / "good.wav", 1)
+    (tmp_path / "notes.wav").write_text("this is no audio")
+    files = [tmp_path / "notes.wav", good, tmp_path / "missing.wav"]
+    status, out, err = run(capsys, audioset_like, *files, "--json", "--top_k", 2)
+    rows = json.loads(out)
+    assert status == 1 and [row["file"] for row in rows] == [str(path) for path in files]
+    assert [sorted(row) for row in rows] == [
+        ["error", "file"],
+        ["file", "labels", "seconds"],
+        ["error", "file"],
+    ]
+    assert len(rows[1]["labels"]) == 2 and "no file at" in rows[2]["error"]
+    assert err.count("error: ") == 2
+
+
+def test_wrong_usage_is_2(audioset_like, tmp_path, capsys):
+    path = write(tmp_path / "a.wav", 1)
+    for flags, message in [
+        (("--top-k", "0"), "--top-k is 0; give at least 1"),
+        (("--padding", "short"), "invalid choice: 'short'"),
+        (("--int8", "--dtype", "float16"), "--int8 is for a CPU"),
+        (("--no-such-flag",), "unrecognized arguments: --no-such-flag"),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            main(["classify", str(audioset_like), str(path), *flags])
+        assert end.value.code == 2 and message in capsys.readouterr().err

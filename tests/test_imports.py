@@ -12,47 +12,41 @@ import modeling_ast
 from tests.conftest import ROOT
 
 STANDARD = set(sys.stdlib_module_names)
-CORE = {
-    "configuration_ast": {"transformers", "huggingface_hub"},
-    "fbank_ast": {"numpy", "torch"},
-    "position_ast": {"torch"},
-    "threads_ast": {"torch"},
-    "transfer_ast": {"torch"},
-    "audio": {"numpy", "torch", ".configuration_ast"},
-    "feature_extraction_ast": {
-        "numpy",
-        "torch",
-        "transformers",
-        ".configuration_ast",
-        ".fbank_ast",
-        ".threads_ast",
-        ".transfer_ast",
-    },
-    "registration_ast": {".configuration_ast", ".feature_extraction_ast"},
-    "packing_ast": {"torch", ".transfer_ast"},
-    "modeling_ast": {
-        "torch",
-        "transformers",
-        ".configuration_ast",
-        ".packing_ast",
-        ".position_ast",
-        ".transfer_ast",
-    },
-    "quantization_ast": {"torch", ".modeling_ast"},
-    "workers": {"numpy", "torch", ".audio", ".feature_extraction_ast"},
-    "errors": set(),
-    "labels": {".configuration_ast"},
-    "tagging": {
-        "numpy",
-        "torch",
-        ".labels",
-        ".workers",
-        ".fbank_ast",
-        ".feature_extraction_ast",
-        ".modeling_ast",
-    },
+PACKAGE = ROOT / "modeling_ast"
+# Arrows go one way: a file may import those before it, and nothing behind it.
+FLAT_FILES = [
+    "errors",
+    "configuration_ast",
+    "threads_ast",
+    "transfer_ast",
+    "position_ast",
+    "fbank_ast",
+    "packing_ast",
+    "labels",
+    "audio",
+    "feature_extraction_ast",
+    "modeling_ast",
+    "registration_ast",
+    "quantization_ast",
+    "workers",
+    "tagging",
+    "tag_files",
+    "plotting",
+    "__init__",
+]
+# So may a folder, those before it and all the flat files.
+FOLDERS = ["conversion", "training", "commands"]
+# What may be imported when a file of the room is: the core's dependencies, and those of an extra.
+CORE_LIBRARIES = {"numpy", "torch", "transformers", "huggingface_hub", "safetensors", "tqdm"}
+LIBRARIES = {
+    "": CORE_LIBRARIES,
+    "conversion": CORE_LIBRARIES | {"yaml"},
+    "training": CORE_LIBRARIES
+    | {"datasets", "evaluate", "accelerate", "sklearn", "yaml", "matplotlib"},
+    "commands": CORE_LIBRARIES | {"yaml"},
 }
 FORBIDDEN_NAMES = {"ast", "datasets", "evaluate", "wandb", "utils"}
+PACKAGE_FILES = sorted(PACKAGE.rglob("*.py"))
 PYTHON_FILES = sorted(
     path
     for folder in ("modeling_ast", "conversion", "examples", "tests")
@@ -60,53 +54,70 @@ PYTHON_FILES = sorted(
 )
 
 
-def module_level_imports(path):
-    """Names that importing the file imports: `torch`, `.sibling`."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+def imports(path, everywhere=False):
+    """(dots, module, name) of what a file imports, at its top or anywhere in it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from ((0, alias.name, "") for alias in node.names)
         if isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "").split(".")[0]
+            yield from ((node.level, node.module or "", alias.name) for alias in node.names)
 
 
-def all_imports(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "").split(".")[0]
+def own_imports(path):
+    """Files of the package, from its root, that a file of it imports, also inside functions."""
+    here = path.parent.relative_to(PACKAGE).parts
+    for dots, module, name in imports(path, everywhere=True):
+        if dots:
+            base = here[: len(here) - dots + 1]
+            yield (*base, *module.split(".")) if module else (*base, name)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "modeling_ast").glob("[!_]*.py")), ids=lambda path: path.stem
-)
-def test_core_files_import_only_what_they_may(path):
-    imported = set(module_level_imports(path)) - STANDARD
-    assert imported <= CORE[path.stem]
+@pytest.mark.parametrize("path", PACKAGE_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_go_one_way(path):
+    room, *inside = path.relative_to(PACKAGE).with_suffix("").parts
+    for target, *_ in own_imports(path):
+        if target in FOLDERS:
+            assert inside or room == "__main__", f"{path} imports {target}"
+            assert room == "__main__" or FOLDERS.index(target) <= FOLDERS.index(room), target
+        elif not inside and room != "__main__" and target in FLAT_FILES:
+            assert FLAT_FILES.index(target) < FLAT_FILES.index(room), target
 
 
-def test_the_core_never_imports_training():
-    for path in (ROOT / "modeling_ast").glob("*.py"):
-        assert ".training" not in set(all_imports(path)), path.name
+def test_every_file_has_its_place():
+    flat = {path.stem for path in PACKAGE.glob("*.py")} - {"__main__"}
+    folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
+    assert flat == set(FLAT_FILES) and folders == set(FOLDERS)
+
+
+@pytest.mark.parametrize("path", PACKAGE_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_import_the_libraries_of_their_room(path):
+    room, *inside = path.relative_to(PACKAGE).with_suffix("").parts
+    libraries = {module.split(".")[0] for dots, module, _ in imports(path) if not dots}
+    assert libraries - STANDARD <= LIBRARIES[room if inside else ""]
+
+
+def test_no_private_name_is_imported():
+    for path in PYTHON_FILES:
+        for dots, module, name in imports(path, everywhere=True):
+            ours = dots or module.split(".")[0] in ("modeling_ast", "tests")
+            private = name.startswith("_") and not name.startswith("__")
+            assert not (ours and private), f"{path} imports {name}"
 
 
 def test_nobody_imports_torchaudio_at_module_level():
-    for folder in ("modeling_ast", "conversion", "examples"):
-        for path in (ROOT / folder).rglob("*.py"):
-            assert "torchaudio" not in set(module_level_imports(path)), path
+    for path in PYTHON_FILES:
+        if "tests" not in path.parts:
+            assert "torchaudio" not in {module.split(".")[0] for _, module, _ in imports(path)}
 
 
-def test_the_package_never_imports_scripts():
-    scripts = {path.stem for name in ("conversion", "examples") for path in (ROOT / name).glob("*")}
-    for path in (ROOT / "modeling_ast").rglob("*.py"):
-        assert not scripts & set(all_imports(path)), path
-
-
-def test_examples_import_public_names_only():
-    for path in (ROOT / "examples").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modeling_ast"):
-                assert node.module in ("modeling_ast", "modeling_ast.training"), path.name
+def test_no_script_is_imported_by_its_bare_name():
+    scripts = {
+        path.stem for name in ("conversion", "examples") for path in (ROOT / name).glob("*.py")
+    }
+    for path in PYTHON_FILES:
+        for dots, module, _ in imports(path, everywhere=True):
+            assert dots or module.split(".")[0] not in scripts, path
 
 
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.name)

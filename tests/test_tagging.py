@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from modeling_ast import AudioTagger, read_audio
+from modeling_ast.tagging import equal_parts
 
 RATE = 16000
 
@@ -23,7 +24,13 @@ def noise(seconds, seed=0, rate=RATE):
 def tagger(tiny_folder):
     """Batches of two seconds, so that ten clips need many."""
     return AudioTagger.from_pretrained(
-        tiny_folder, "cpu", batch_frames=200, num_workers=0, top_k=5, scores="sigmoid"
+        tiny_folder,
+        "cpu",
+        batch_frames=200,
+        num_workers=0,
+        top_k=5,
+        scores="sigmoid",
+        padding="longest",
     )
 
 
@@ -45,27 +52,16 @@ def as_logits(tagger, result):
     return scores.logit().float()
 
 
+# Samples that the model's 97 frames see.
+LONGEST = 96 * 160 + 400
+
+
 def in_parts(tagger, waveform):
-    """Scores (C,) of one clip. Beyond the model's 97 frames those of equal parts, averaged: each
-    part is cut out of the frames of the whole clip, at patches, of which no part may have more
-    than the model has positions for."""
-    config = tagger.model.config
-    inputs = tagger.extractor(
-        waveform, sampling_rate=RATE, padding="longest", return_tensors="pt", truncation=False
-    )
-    frames = inputs.input_values[:, : int(inputs.attention_mask.sum())]  # (1, T, F)
-    columns = (frames.shape[1] - 16) // 7 + 1
-    positions = (config.max_length - 16) // 7 + 1
-    if columns <= positions:
-        return alone(tagger, waveform).sigmoid()
-    count = math.ceil(columns / positions)
-    bounds = [columns * part // count for part in range(count + 1)]
-    total = 0.0
-    for begin, end in itertools.pairwise(bounds):
-        with torch.no_grad():
-            logits = tagger.model(frames[:, 7 * begin : 7 * (end - 1) + 16]).logits[0]
-        total = total + logits.sigmoid() * (end - begin)
-    return total / columns
+    """Scores (C,) of one clip: the mean over its equal parts."""
+    count = math.ceil(len(waveform) / LONGEST)
+    bounds = np.round(np.linspace(0, len(waveform), count + 1)).astype(int)
+    parts = [waveform[start:stop] for start, stop in itertools.pairwise(bounds)]
+    return torch.stack([alone(tagger, part).double().sigmoid() for part in parts]).mean(0)
 
 
 # 0.03 s is less than a patch; 1.1 s and more is longer than the position table (0.97 s).
@@ -77,8 +73,6 @@ def test_a_batch_has_the_logits_of_each_clip_alone(tagger):
     together = tagger.logits(waveforms)
     for row, waveform in zip(together, waveforms):
         torch.testing.assert_close(row, alone(tagger, waveform), atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="clip 1 holds NaN or infinity in 1 of 16000 samples"):
-        tagger.logits([torch.zeros(RATE), torch.zeros(RATE).index_fill(0, torch.tensor(7), np.nan)])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -92,9 +86,11 @@ def test_results_are_those_of_each_clip_alone_and_in_order(tagger, num_workers, 
         assert result.error is None and result.seconds == len(waveform) / RATE
         assert list(result.labels.values()) == sorted(result.labels.values(), reverse=True)
         # The logarithm of 1 - score magnifies float32's rounding; the logits are compared above.
+        expected = in_parts(tagger, waveform)
         torch.testing.assert_close(
-            as_logits(tagger, result), in_parts(tagger, waveform).logit(), atol=1e-4, rtol=1e-4
+            as_logits(tagger, result), expected.logit().float(), atol=1e-4, rtol=1e-4
         )
+        np.testing.assert_allclose(result.scores, expected, atol=1e-5)
 
 
 def test_every_form_of_a_clip(tagger, tmp_path):
@@ -114,13 +110,16 @@ def test_every_form_of_a_clip(tagger, tmp_path):
         waveform.tolist(),
         {"array": waveform},
         {"array": samples.mean(1), "sampling_rate": 44100},
+        (samples, 44100),
+        (44100, samples),
+        {"array": samples.T, "sampling_rate": 44100},
         {"bytes": path.read_bytes(), "path": "from a data set"},
         {"path": str(path), "bytes": None},
         {"audio": {"array": waveform, "sampling_rate": RATE}, "label": 3},
     ]
     results = [*tagger(clips), *tagger(rows)]
-    assert [result.error for result in results] == [None] * 12
-    assert results[0].name == str(path) and results[8].name == "from a data set"
+    assert [result.error for result in results] == [None] * 15
+    assert results[0].name == str(path) and results[11].name == "from a data set"
     for result in results:
         assert result.labels == pytest.approx(results[3].labels, abs=1e-5)
 
@@ -133,7 +132,7 @@ def test_bad_clips_have_a_reason_and_stop_nothing(tagger, tmp_path):
         tmp_path / "missing.wav",
         noise(0.01),
         np.full(RATE, np.nan),
-        np.zeros((RATE, 2)),
+        np.zeros((RATE, 2, 3)),
         {"array": noise(0.5), "sampling_rate": -1},
         {"label": 3},
         None,
@@ -198,25 +197,69 @@ def test_batches_hold_no_more_than_they_may_and_little_padding(tagger):
     assert padded < 1.15 * real
 
 
+@pytest.mark.parametrize("num_samples", [1, 400, LONGEST - 1, LONGEST, LONGEST + 1, 2 * LONGEST])
+@pytest.mark.parametrize("more", [0, 1, 12345, 45 * RATE])
+def test_equal_parts_are_the_whole_clip(num_samples, more):
+    num_samples += more
+    parts = equal_parts(num_samples, LONGEST)
+    assert len(parts) == math.ceil(num_samples / LONGEST)
+    assert parts[0][0] == 0 and parts[-1][1] == num_samples
+    assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(parts))
+    lengths = [stop - start for start, stop in parts]
+    assert max(lengths) <= LONGEST and max(lengths) - min(lengths) <= 1
+
+
 def test_a_clip_beyond_the_trained_length_is_heard_in_parts_all_of_it(tagger):
-    """The parts have the patches of the whole clip, and none has more than there are positions."""
     waveform = noise(2.57)
-    pieces = tagger._pieces(torch.from_numpy(waveform))
-    assert len(pieces) == 3 and sum(piece.share for piece in pieces) == pytest.approx(1)
-    patches = [tagger.model.config.patch_grid(piece.frames)[1] for piece in pieces]
-    assert max(patches) <= tagger.model.config.patch_grid()[1] + 1  # one of padding at the end
-    assert len(pieces[-1].waveform) + 2 * 7 * 160 * 12 == pytest.approx(len(waveform), rel=0.1)
+    assert tagger.extractor.max_samples == LONGEST and math.ceil(len(waveform) / LONGEST) == 3
     (result,) = tagger([waveform])
-    expected = in_parts(tagger, waveform)
-    for label, score in result.labels.items():
-        index = tagger.model.config.label2id[label]
-        assert score == pytest.approx(expected[index].item(), abs=1e-5)
+    np.testing.assert_allclose(result.scores, in_parts(tagger, waveform), atol=1e-5)
     # Every second counts: a change anywhere, at a seam too, changes the scores.
     for second in np.arange(0.05, 2.5, 0.1):
         changed = waveform.copy()
         changed[int(second * RATE) :][:160] += 0.5
         (other,) = tagger([changed])
         assert other.labels != pytest.approx(result.labels, abs=1e-6), second
+
+
+def test_padding_is_the_saved_one_unless_another_is_given(tiny_folder, caplog):
+    clip = noise(0.3)
+    model = AudioTagger.from_pretrained(tiny_folder, "cpu", num_workers=0)
+    tight = AudioTagger.from_pretrained(tiny_folder, "cpu", num_workers=0, padding="longest")
+    assert (model.padding, tight.padding) == ("max_length", "longest")
+    scores = []
+    for padding in ("max_length", "longest"):
+        inputs = model.extractor(clip, sampling_rate=RATE, padding=padding, return_tensors="pt")
+        with torch.no_grad():
+            scores.append(model.model(**inputs).logits[0].softmax(-1))
+    assert (scores[0] - scores[1]).abs().max() > 1e-3
+    for tagger, expected in zip((model, tight), scores):
+        (result,) = tagger([clip])
+        np.testing.assert_allclose(result.scores, expected, atol=1e-6)
+    model.extractor.padding = "longest"
+    assert AudioTagger(model.model, model.extractor).padding == "longest"
+
+
+@pytest.mark.parametrize(("padding", "seconds"), [("max_length", 0.2), ("longest", 0.2)])
+@pytest.mark.parametrize("count", [3, 250])
+def test_one_line_says_what_padding_costs(tagger, caplog, padding, seconds, count):
+    tagger.padding = padding
+    list(tagger([noise(seconds)] * count))
+    lines = [record.getMessage() for record in caplog.records]
+    if padding == "longest":
+        assert not lines
+        return
+    (line,) = lines
+    # 97 frames in the place of 20.
+    assert "the median clip lasts 0.2 s but each is padded to 0.98 s" in line
+    assert "about 4.8 times as fast" in line
+
+
+def test_no_line_where_padding_costs_little(tagger, caplog):
+    tagger.padding = "max_length"
+    list(tagger([noise(0.6)] * 3))
+    list(tagger([]))
+    assert not caplog.records
 
 
 def test_softmax_dtype_and_top_k(tiny_folder):
@@ -244,6 +287,7 @@ def test_each_bad_argument_is_named(tagger, tiny_folder):
         ({"num_workers": -1}, "num_workers is -1; give at least 0"),
         ({"top_k": 0}, "top_k is 0; give at least 1"),
         ({"scores": "logits"}, "scores is 'logits'; it must be one of auto"),
+        ({"padding": "short"}, "padding is 'short'; it must be"),
     ]:
         with pytest.raises(ValueError, match=message):
             AudioTagger(tagger.model, tagger.extractor, **given)

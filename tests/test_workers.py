@@ -14,15 +14,10 @@ import pytest
 import soundfile
 import torch
 
-from modeling_ast import ASTFeatureExtractor, workers
+from modeling_ast import audio, workers
 from modeling_ast.workers import decode_clips
 
 RATE = 16000
-
-
-@pytest.fixture
-def extractor():
-    return ASTFeatureExtractor()
 
 
 @pytest.fixture
@@ -48,19 +43,19 @@ def check(clips, files, bad=()):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_every_clip_in_order(files, extractor, num_workers):
-    check(decode_clips(files, extractor, num_workers), files)
+def test_every_clip_in_order(files, num_workers):
+    check(decode_clips(files, RATE, num_workers), files)
 
 
-def test_no_clips_at_all(extractor):
-    assert [list(decode_clips([], extractor, count)) for count in (0, 2)] == [[], []]
+def test_no_clips_at_all():
+    assert [list(decode_clips([], RATE, count)) for count in (0, 2)] == [[], []]
 
 
-def test_arrays_and_files_in_turns(files, extractor):
+def test_arrays_and_files_in_turns(files):
     given = []
     for path in files:
         given += [path, soundfile.read(path, dtype="float32")[0]]
-    clips = list(decode_clips(given, extractor, 2))
+    clips = list(decode_clips(given, RATE, 2))
     for index, path in enumerate(files):
         samples = soundfile.read(path, dtype="float32")[0]
         for clip in clips[2 * index : 2 * index + 2]:
@@ -69,9 +64,7 @@ def test_arrays_and_files_in_turns(files, extractor):
 
 @pytest.mark.parametrize("pin_memory", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_array_may_be_filled_again_once_it_was_read(
-    files, extractor, monkeypatch, num_workers, pin_memory
-):
+def test_an_array_may_be_filled_again_once_it_was_read(files, monkeypatch, num_workers, pin_memory):
     """As by somebody who reads a stream into one buffer; files beside them must be waited for."""
     pinned, empty_like = [], torch.empty_like
 
@@ -89,7 +82,7 @@ def test_an_array_may_be_filled_again_once_it_was_read(
             buffer[:] = number / 100
             yield buffer
 
-    decoded = list(decode_clips(clips(), extractor, num_workers, pin_memory))
+    decoded = list(decode_clips(clips(), RATE, num_workers, pin_memory))
     for number, clip in enumerate(decoded[1::2]):
         assert clip.waveform.unique().tolist() == pytest.approx([number / 100])
     # What a worker decoded comes from another process, in memory that is not pinned.
@@ -97,8 +90,8 @@ def test_an_array_may_be_filled_again_once_it_was_read(
     assert len(pinned) == (20 + 20 * (num_workers == 0)) * pin_memory
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_lost(files, extractor):
-    clips = decode_clips(files * 20, extractor, 2)
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(files):
+    clips = decode_clips(files * 20, RATE, 2)
     before = list(islice(clips, 3))
     killed = multiprocessing.active_children()
     assert len(killed) == 2
@@ -106,8 +99,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(files, extractor):
     check([*before, *clips], files * 20)
 
 
-def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, extractor, monkeypatch):
-    read_audio, bad = workers.read_audio, (files[5], files[6], files[39])
+def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, monkeypatch):
+    read_audio, bad = audio.read_audio, (files[5], files[6], files[39])
 
     def deadly(path, rate):
         if path in bad:
@@ -115,20 +108,20 @@ def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, extractor
         return read_audio(path, rate)
 
     # The workers are forked and have this too.
-    monkeypatch.setattr(workers, "read_audio", deadly)
+    monkeypatch.setattr(audio, "read_audio", deadly)
     if multiprocessing.get_start_method() != "fork":
         pytest.skip("a worker that is not forked has not the function that kills it")
-    clips = check(decode_clips(files, extractor, 2), files, bad)
+    clips = check(decode_clips(files, RATE, 2), files, bad)
     assert f"{bad[0]} killed each process that decoded it" in clips[5].error
 
 
-def test_workers_that_cannot_begin(files, extractor, monkeypatch):
+def test_workers_that_cannot_begin(files, monkeypatch):
     monkeypatch.setattr(workers, "_begin_worker", lambda parent: os._exit(1))
     with pytest.raises(RuntimeError, match="give num_workers=0"):
-        list(decode_clips(files, extractor, 1))
+        list(decode_clips(files, RATE, 1))
 
 
-def test_no_more_is_read_ahead_than_fits_in_memory(files, extractor, tmp_path):
+def test_no_more_is_read_ahead_than_fits_in_memory(files, tmp_path):
     for size, most in ((None, 64), (2**25, 2)):
         read = 0
 
@@ -143,13 +136,13 @@ def test_no_more_is_read_ahead_than_fits_in_memory(files, extractor, tmp_path):
                     os.truncate(path, size)
                 yield path
 
-        for given, _ in enumerate(decode_clips(clips(), extractor, 1), 1):
+        for given, _ in enumerate(decode_clips(clips(), RATE, 1), 1):
             assert read - given <= most
         assert given == read == 300
 
 
-def test_workers_end_with_a_caller_that_stops_early(files, extractor):
-    clips = decode_clips(files * 10, extractor, 2)
+def test_workers_end_with_a_caller_that_stops_early(files):
+    clips = decode_clips(files * 10, RATE, 2)
     next(clips)
     clips.close()
     assert not multiprocessing.active_children()
@@ -159,9 +152,8 @@ def test_workers_end_with_a_caller_that_stops_early(files, extractor):
 def test_workers_end_with_a_killed_caller(files):
     code = """
 import itertools, multiprocessing, sys, time
-from modeling_ast import ASTFeatureExtractor
 from modeling_ast.workers import decode_clips
-clips = decode_clips(itertools.cycle(sys.argv[1:]), ASTFeatureExtractor(), 2)
+clips = decode_clips(itertools.cycle(sys.argv[1:]), 16000, 2)
 next(clips)
 print(*[child.pid for child in multiprocessing.active_children()], flush=True)
 for clip in clips:
@@ -183,3 +175,35 @@ for clip in clips:
     while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_alive, workers))
+
+
+def test_a_daemonic_process_decodes_by_itself(files):
+    """Such a process, as of multiprocessing.Pool, may have no others."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        lengths = pool.apply(lengths_of, (files, 2))
+    assert lengths == [400 + 100 * number for number in range(40)]
+
+
+def lengths_of(files, num_workers):
+    assert multiprocessing.current_process().daemon
+    return [len(clip.waveform) for clip in decode_clips(files, RATE, num_workers)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_tensors_that_must_be_resampled_reach_a_worker(num_workers):
+    x = torch.linspace(-1, 1, 8000)
+    forms = [x, x.double(), x.bfloat16(), (torch.stack([x, x]) * 2**14).short()]
+    forms.append(x.clone().requires_grad_())
+    clips = list(decode_clips([(form, 8000) for form in forms], RATE, num_workers))
+    assert [clip.error for clip in clips] == [None] * 5
+    assert all(len(clip.waveform) == 16000 for clip in clips)
+    torch.testing.assert_close(clips[1].waveform, clips[0].waveform, atol=1e-6, rtol=0)
+
+
+def test_a_decoder_that_breaks_is_that_clips_reason(files):
+    class Broken:
+        def get_all_samples(self):
+            raise RuntimeError("Could not open input file\nand a long story")
+
+    clips = list(decode_clips([files[0], Broken(), files[1]], RATE, 0))
+    assert [clip.error for clip in clips] == [None, "Could not open input file", None]

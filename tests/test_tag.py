@@ -1,20 +1,18 @@
-"""tag_folder.py as a person runs it, and as the machine kills it."""
+"""modeling-ast tag as a person runs it, and as the machine kills it."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import soundfile
-import tag_folder
 import torch
 
 from modeling_ast import AudioTagger
-from tests.conftest import ROOT
+from modeling_ast.commands import main, model_flags, tag
 
 RATE = 16000
 
@@ -42,27 +40,22 @@ def sounds(tmp_path):
 ORDER = ["a/broken.mp3", "a/d é.ogg", "a/deep/c.FLAC", "a/e.wav", "b.wav", "z.wav"]
 
 
-def run(monkeypatch, capsys, *arguments):
-    """(exit status, standard output, standard error) of the script, in this process."""
-    monkeypatch.setattr(sys, "argv", ["tag_folder.py", *map(str, arguments), "--workers", "0"])
-    with pytest.raises(SystemExit) as end:
-        tag_folder.main()
-    out, err = capsys.readouterr()
-    status = end.value.code
-    if isinstance(status, str):  # what sys.exit(message) prints
-        status, err = 1, err + status
-    return status, out, err
+def run(capsys, *arguments):
+    """(exit status, standard output, standard error) of the command, in this process."""
+    try:
+        status = main(["tag", *map(str, arguments), "--workers", "0"])
+    except SystemExit as end:  # argparse
+        status = end.code
+    return status, *capsys.readouterr()
 
 
 def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_folder_as_jsonl(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+def test_a_folder_as_jsonl(tiny_folder, sounds, tmp_path, capsys):
     output = tmp_path / "tags.jsonl"
-    status, out, err = run(
-        monkeypatch, capsys, tiny_folder, sounds, "--output", output, "--top-k", 3
-    )
+    status, out, err = run(capsys, tiny_folder, sounds, "--output", output, "--top-k", 3)
     assert status == 1 and "6 files, 2 of them bad" in out and "audio-h/min" in err
     rows = rows_of(output)
     assert [row["file"] for row in rows] == ORDER
@@ -83,7 +76,7 @@ def test_parquet_and_only_new_files_the_second_time(
     output = tmp_path / "tags.parquet"
     (sounds / os.fsdecode(b"not\xffutf.wav")).write_bytes((sounds / "b.wav").read_bytes())
     arguments = (tiny_folder, sounds, "--output", output)
-    assert run(monkeypatch, capsys, *arguments)[0] == 1
+    assert run(capsys, *arguments)[0] == 1
     first = parquet.read_table(output).to_pylist()
     assert [row["file"] for row in first] == [*ORDER[:5], "not\ufffdutf.wav", "z.wav"]
     assert first[5]["labels"] == first[4]["labels"]
@@ -92,31 +85,68 @@ def test_parquet_and_only_new_files_the_second_time(
     )
     (sounds / "z.wav").unlink()
     write(sounds / "new.wav", 0.4)
-    assert run(monkeypatch, capsys, *arguments)[0] == 1
+    assert run(capsys, *arguments)[0] == 1
     second = parquet.read_table(output).to_pylist()
     assert second[:-1] == first and second[-1]["file"] == "new.wav"
     # Nothing new: not even the model is needed.
-    monkeypatch.setattr(tag_folder, "load", None)
-    assert run(monkeypatch, capsys, *arguments)[0] == 1
+    monkeypatch.setattr(tag, "load_tagger", None)
+    assert run(capsys, *arguments)[0] == 1
     assert parquet.read_table(output).to_pylist() == second
 
 
-def test_dtype_and_batch_frames_reach_the_tagger(tiny_folder, tmp_path):
-    options = [str(tiny_folder), str(tmp_path), "--output", str(tmp_path / "t.jsonl")]
-    tagger = tag_folder.load(tag_folder.parse_arguments(options))
-    assert tagger.model.dtype == torch.float32
-    options += ["--dtype", "bfloat16", "--batch-frames", "300", "--workers", "3"]
-    tagger = tag_folder.load(tag_folder.parse_arguments(options))
-    assert tagger.model.dtype == torch.bfloat16
+def test_flags_reach_the_tagger(tiny_folder, tmp_path):
+    def load(*flags):
+        paths = [str(tiny_folder), str(tmp_path), "--output", str(tmp_path / "t.jsonl")]
+        options = tag.parse_arguments([*paths, *flags])
+        return model_flags.load_tagger(
+            options, batch_frames=options.batch_frames, num_workers=options.workers
+        )
+
+    tagger = load()
+    assert tagger.model.dtype == torch.float32 and tagger.padding == "max_length"
+    tagger = load(
+        "--dtype", "bfloat16", "--batch_frames", "300", "--workers=3", "--padding=longest"
+    )
+    assert tagger.model.dtype == torch.bfloat16 and tagger.padding == "longest"
     assert (tagger.batch_frames, tagger.num_workers) == (300, 3)
+    assert load("--scores", "softmax").sigmoid is False
 
 
-def test_int8(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+def test_rows_of_another_padding_are_not_mixed(tiny_folder, sounds, tmp_path, capsys):
+    output = tmp_path / "tags.jsonl"
+    run(capsys, tiny_folder, sounds, "--output", output)
+    assert {row["padding"] for row in rows_of(output)} == {"max_length"}
+    write(sounds / "new.wav", 0.4)
+    before = output.read_bytes()
+    flags = ("--output", output, "--padding", "longest")
+    status, _, err = run(capsys, tiny_folder, sounds, *flags)
+    assert status == 1 and "--padding max_length" in err and output.read_bytes() == before
+    # Rows of version 0.1, which always padded to the longest.
+    output.write_text(
+        "".join(
+            json.dumps({key: row[key] for key in row if key != "padding"}) + "\n"
+            for row in rows_of(output)
+        )
+    )
+    assert "with the padding 'longest'" in run(capsys, tiny_folder, sounds, "--output", output)[2]
+    assert run(capsys, tiny_folder, sounds, *flags)[0] == 1  # two files are bad
+    assert rows_of(output)[-1]["file"] == "new.wav"
+
+
+def test_the_summary_as_json(tiny_folder, sounds, tmp_path, capsys):
+    output = tmp_path / "tags.jsonl"
+    status, out, _ = run(capsys, tiny_folder, sounds, "--output", output, "--json")
+    result = json.loads(out)
+    assert status == 1 and (result["output"], result["files"], result["bad"]) == (str(output), 6, 2)
+    assert result["hours"] == pytest.approx((0.5 + 0.7 + 0.9 + 1.2) / 3600)
+
+
+def test_int8(tiny_folder, sounds, tmp_path, capsys):
     """Scores near those of the float model, and not equal to them."""
     outputs = tmp_path / "float.jsonl", tmp_path / "int8.jsonl"
     arguments = (tiny_folder, sounds, "--top-k", 5, "--output")
-    run(monkeypatch, capsys, *arguments, outputs[0])
-    run(monkeypatch, capsys, *arguments, outputs[1], "--int8")
+    run(capsys, *arguments, outputs[0])
+    run(capsys, *arguments, outputs[1], "--int8")
     tables = [
         [{entry["label"]: entry["score"] for entry in row["labels"]} for row in rows_of(output)]
         for output in outputs
@@ -126,46 +156,76 @@ def test_int8(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
         assert ours == pytest.approx(theirs, abs=0.05)
 
 
-def test_a_torn_line_is_done_again(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+def test_a_torn_line_is_done_again(tiny_folder, sounds, tmp_path, capsys):
     output = tmp_path / "tags.jsonl"
     arguments = (tiny_folder, sounds, "--output", output)
-    run(monkeypatch, capsys, *arguments)
+    run(capsys, *arguments)
     whole = rows_of(output)
     content = output.read_bytes()
     output.write_bytes(content[: content.rindex(b'"seconds"', 0, -300)])
-    run(monkeypatch, capsys, *arguments)
+    run(capsys, *arguments)
     again = rows_of(output)
     assert [row["file"] for row in again] == [row["file"] for row in whole]
 
 
-def test_killed_and_resumed_nothing_is_lost_or_repeated(tiny_folder, tmp_path, monkeypatch, capsys):
-    folder, output = tmp_path / "many", tmp_path / "tags.jsonl"
+# The command, which stops for ever once it has written ten rows, and says so.
+STOPS_AFTER_TEN_ROWS = """
+import sys, time
+from modeling_ast import tag_files
+from modeling_ast.commands import main
+add = tag_files.Journal.add
+def add_and_stop(journal, *row):
+    add(journal, *row)
+    if len(journal.done) == 10:
+        print("ten rows", flush=True)
+        time.sleep(3600)
+tag_files.Journal.add = add_and_stop
+sys.exit(main(["tag", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def many_sounds(tmp_path):
+    """Forty files, of which the names tell the number."""
+    folder = tmp_path / "many"
     write(folder / "0.wav", 0.4)
-    content = (folder / "0.wav").read_bytes()
-    for number in range(1, 600):
-        (folder / f"{number}.wav").write_bytes(content)
-    arguments = [tiny_folder, folder, "--output", output, "--device", "cpu"]
-    command = [sys.executable, ROOT / "examples" / "tag_folder.py", *arguments, "--workers", "1"]
-    deadline = time.monotonic() + 50
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and time.monotonic() < deadline:
-            if output.exists() and output.stat().st_size > 2000:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.005)
-    assert process.returncode == -signal.SIGKILL
-    before = output.read_bytes()
-    before = before[: before.rindex(b"\n") + 1]
-    assert 0 < before.count(b"\n") < 600
-    status, _, err = run(monkeypatch, capsys, *arguments)
+    for number in range(1, 40):
+        os.link(folder / "0.wav", folder / f"{number}.wav")
+    return folder
+
+
+def interrupted(arguments, kill):
+    """(status, standard error, process group) of the command, on which `kill` is called."""
+    command = [sys.executable, "-c", STOPS_AFTER_TEN_ROWS, *map(str, arguments)]
+    # A session of its own: as in a terminal, all its processes get a signal to the group.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == "ten rows\n"
+        kill(process)
+        _, err = process.communicate()
+    return process.returncode, err, process.pid
+
+
+def check_resumed(capsys, arguments, output, before):
+    """The same command does what is missing, and nothing else."""
+    status, _, err = run(capsys, *arguments)
     assert status == 0, err
-    after = output.read_bytes()
-    assert after.startswith(before)
+    assert output.read_bytes().startswith(before)
     names = [row["file"] for row in rows_of(output)]
-    assert len(names) == 600 and set(names) == {f"{number}.wav" for number in range(600)}
+    assert len(names) == 40 and set(names) == {f"{number}.wav" for number in range(40)}
 
 
-def test_hostile_names_and_links(tiny_folder, tmp_path, monkeypatch, capsys):
+def test_killed_and_resumed_nothing_is_lost_or_repeated(tiny_folder, many_sounds, tmp_path, capsys):
+    output = tmp_path / "tags.jsonl"
+    arguments = [tiny_folder, many_sounds, "--output", output, "--device", "cpu"]
+    status, _, _ = interrupted([*arguments, "--workers", 1], lambda process: process.kill())
+    before = output.read_bytes()
+    assert status == -signal.SIGKILL and before.count(b"\n") == 10
+    check_resumed(capsys, arguments, output, before)
+
+
+def test_hostile_names_and_links(tiny_folder, tmp_path, capsys):
     """Each name comes once, as it is on the disk; what is no file says so; no link leads round."""
     folder, output = tmp_path / "sounds", tmp_path / "tags.jsonl"
     names = ["line\nbreak.wav", os.fsdecode(b"\xff\xfe.wav"), "deep/er/quote\"'.WAV", "-x.wav"]
@@ -178,7 +238,7 @@ def test_hostile_names_and_links(tiny_folder, tmp_path, monkeypatch, capsys):
     (folder / "folder.wav").mkdir()
     os.mkfifo(folder / "pipe.wav")
     (folder / "empty.wav").touch()
-    status, _, _ = run(monkeypatch, capsys, tiny_folder, folder, "--output", output)
+    status, _, _ = run(capsys, tiny_folder, folder, "--output", output)
     rows = {row["file"]: row["error"] for row in rows_of(output)}
     assert status == 1 and len(rows_of(output)) == 7
     assert [name for name, error in rows.items() if error is None] == sorted(names)
@@ -198,27 +258,27 @@ def test_a_folder_that_cannot_be_listed_is_told(tiny_folder, sounds, tmp_path, m
     (sounds / "a" / "broken.mp3").unlink()
     (sounds / "z.wav").unlink()
     output = tmp_path / "tags.jsonl"
-    status, out, err = run(monkeypatch, capsys, tiny_folder, sounds, "--output", output)
+    status, out, err = run(capsys, tiny_folder, sounds, "--output", output)
     assert status == 1 and "3 files, 0 of them bad" in out
     assert "error: cannot list" in err and "deep': Permission denied" in err
 
 
 def test_files_that_go_during_the_run_are_bad(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
-    find = tag_folder.audio_files
+    find = tag.audio_files
 
     def vanishing(folder):
         found = find(folder)
         (folder / "b.wav").unlink()
         return found
 
-    monkeypatch.setattr(tag_folder, "audio_files", vanishing)
+    monkeypatch.setattr(tag, "audio_files", vanishing)
     output = tmp_path / "tags.jsonl"
-    run(monkeypatch, capsys, tiny_folder, sounds, "--output", output)
+    run(capsys, tiny_folder, sounds, "--output", output)
     rows = rows_of(output)
     assert [row["file"] for row in rows] == ORDER and "no file at" in rows[4]["error"]
 
 
-def test_two_runs_on_one_output(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+def test_two_runs_on_one_output(tiny_folder, sounds, tmp_path, capsys):
     pytest.importorskip("fcntl", reason="Windows has other locks")
     output = tmp_path / "tags.jsonl"
     code = """
@@ -233,11 +293,11 @@ sys.stdin.read()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as other:
         assert other.stdout.readline() == b"locked\n"
-        status, _, err = run(monkeypatch, capsys, *arguments)
+        status, _, err = run(capsys, *arguments)
         assert status == 1 and "another process is writing it" in err
         assert len(err.strip().splitlines()) == 1 and output.read_bytes() == b""
         other.stdin.close()
-    assert "6 files, 2 of them bad" in run(monkeypatch, capsys, *arguments)[1]
+    assert "6 files, 2 of them bad" in run(capsys, *arguments)[1]
 
 
 def test_a_full_disk(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
@@ -250,12 +310,12 @@ def test_a_full_disk(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
     try:
-        status, _, err = run(monkeypatch, capsys, *arguments)
+        status, _, err = run(capsys, *arguments)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1 and "error: [Errno 28] No space left on device" in err
     assert "the same command goes on from here" in err and output.stat().st_size == 700
-    run(monkeypatch, capsys, *arguments)
+    run(capsys, *arguments)
     assert [row["file"] for row in rows_of(output)] == ORDER
 
     def fail(*_):
@@ -263,35 +323,21 @@ def test_a_full_disk(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(parquet.ParquetWriter, "write_table", fail)
     output = tmp_path / "tags.parquet"
-    status, _, err = run(monkeypatch, capsys, tiny_folder, sounds, "--output", output)
+    status, _, err = run(capsys, tiny_folder, sounds, "--output", output)
     assert status == 1 and "No space left" in err and not list(tmp_path.glob("*.p*"))
 
 
-def test_ctrl_c_stops_all_processes_and_goes_on(tiny_folder, tmp_path, monkeypatch, capsys):
-    folder, output = tmp_path / "many", tmp_path / "tags.jsonl"
-    write(folder / "0.wav", 0.4)
-    for number in range(1, 400):
-        os.link(folder / "0.wav", folder / f"{number}.wav")
-    arguments = [tiny_folder, folder, "--output", output, "--device", "cpu"]
-    command = [sys.executable, ROOT / "examples" / "tag_folder.py", *arguments, "--workers", "2"]
-    # A session of its own: as in a terminal, all its processes get the signal.
-    with subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        deadline = time.monotonic() + 50
-        while process.poll() is None and time.monotonic() < deadline:
-            if output.exists() and output.stat().st_size > 2000:
-                os.killpg(process.pid, signal.SIGINT)
-                break
-            time.sleep(0.005)
-        _, err = process.communicate()
-    assert process.returncode == 1 and "Traceback" not in err
-    assert err.splitlines()[-1].startswith("stopped after ")
+def test_ctrl_c_stops_all_processes_and_goes_on(tiny_folder, many_sounds, tmp_path, capsys):
+    output = tmp_path / "tags.jsonl"
+    arguments = [tiny_folder, many_sounds, "--output", output, "--device", "cpu"]
+    status, err, group = interrupted(
+        [*arguments, "--workers", 2], lambda process: os.killpg(process.pid, signal.SIGINT)
+    )
+    assert status == 1 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("stopped after 10 files; the same command goes on")
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
-    assert run(monkeypatch, capsys, *arguments)[0] == 0
-    names = [row["file"] for row in rows_of(output)]
-    assert sorted(names) == sorted(f"{number}.wav" for number in range(400))
+        os.killpg(group, 0)
+    check_resumed(capsys, arguments, output, output.read_bytes())
 
 
 def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
@@ -313,7 +359,7 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
         (("nobody/nothing", sounds, *good), 1, "cannot load the model 'nobody/nothing'"),
         ((tiny_folder, sounds, "--output", tmp_path / "mine.jsonl"), 1, "line 1 of"),
     ]:
-        given, _, err = run(monkeypatch, capsys, *arguments)
+        given, _, err = run(capsys, *arguments)
         assert given == status and message in err and "Traceback" not in err
         assert status == 2 or len(err.strip().splitlines()) == 1  # 2: argparse adds the usage
     assert (tmp_path / "mine.jsonl").read_text() == '{"my": "data"}\n'
@@ -321,14 +367,14 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
     for text in ('{"my": "data"}', '{"file": "x"}\n{"my": '):
         (tmp_path / "mine.jsonl").write_text(text)
         output = ("--output", tmp_path / "mine.jsonl")
-        assert "is no row of" in run(monkeypatch, capsys, tiny_folder, sounds, *output)[2]
+        assert "is no row of" in run(capsys, tiny_folder, sounds, *output)[2]
         assert (tmp_path / "mine.jsonl").read_text() == text
-    run(monkeypatch, capsys, tiny_folder, sounds, *good)
-    given, _, err = run(monkeypatch, capsys, "another/model", sounds, *good)
+    run(capsys, tiny_folder, sounds, *good)
+    given, _, err = run(capsys, "another/model", sounds, *good)
     assert given == 1 and "has the tags of the model" in err and "another --output" in err
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    given, _, err = run(monkeypatch, capsys, tiny_folder, sounds, "--output", "tags.parquet")
-    assert given == 2 and "needs pyarrow" in err
+    given, _, err = run(capsys, tiny_folder, sounds, "--output", "tags.parquet")
+    assert given == 1 and "needs pyarrow" in err and 'pip install "modeling-ast[train]"' in err
 
 
 def test_stopped_by_hand_or_without_memory(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
@@ -344,7 +390,7 @@ def test_stopped_by_hand_or_without_memory(tiny_folder, sounds, tmp_path, monkey
         def fail(*_, error=error):
             raise error
 
-        monkeypatch.setattr(tag_folder, "tag", fail)
+        monkeypatch.setattr(tag, "tag_files", fail)
         output = tmp_path / "tags.jsonl"
-        status, _, err = run(monkeypatch, capsys, tiny_folder, sounds, "--output", output)
+        status, _, err = run(capsys, tiny_folder, sounds, "--output", output)
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1

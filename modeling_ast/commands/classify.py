@@ -1,0 +1,91 @@
+"""`modeling-ast classify MODEL FILE...` names the sounds in audio files.
+
+FILE is WAV, FLAC, OGG, Opus or MP3 of any rate and any number of channels. A bad file is named on
+one line of standard error, the others are classified; the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tqdm.auto import tqdm
+
+from ..errors import MissingExtra, one_line
+from ..plotting import draw_tags
+from ..tagging import ClipTags
+from .model_flags import add_model_flags, check_model_flags, load_tagger
+from .output import CommandParser, fail, print_json
+
+BAR_WIDTH = 20
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = CommandParser(
+        "classify",
+        description="Name the sounds in audio files with an AST checkpoint.",
+        epilog="A file over the model's length (10.24 s for AudioSet) is cut into equal parts; its "
+        "scores are the mean over the parts. Put -- before names that begin with a hyphen.",
+    )
+    add_model_flags(parser)
+    parser.add_argument("files", metavar="FILE", nargs="+", help="WAV, FLAC, OGG, Opus or MP3")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='print a list of {"file", "seconds", "labels"}, or {"file", "error"} for a bad file',
+    )
+    parser.add_argument("--plot", metavar="PNG", help="draw spectrograms and labels to this file")
+    options = parser.parse_args(arguments)
+    check_model_flags(parser, options)
+    return options
+
+
+def table(results: list[ClipTags]) -> str:
+    """Labels and scores for reading."""
+    lines = []
+    for result in results:
+        lines.append(f"{result.name} ({result.seconds:.2f} s)")
+        for label, score in result.labels.items():
+            bar = "█" * round(BAR_WIDTH * score)
+            lines.append(f"  {score:6.3f}  {bar:<{BAR_WIDTH}}  {label}")
+    return "\n".join(lines)
+
+
+def row(result: ClipTags) -> dict:
+    """Labels and scores for programs."""
+    if result.error is not None:
+        return {"file": result.name, "error": result.error}
+    labels = [{"label": label, "score": score} for label, score in result.labels.items()]
+    return {"file": result.name, "seconds": round(result.seconds, 3), "labels": labels}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Classifies each file."""
+    options = parse_arguments(arguments)
+    try:
+        # A few files are decoded before other processes would have begun.
+        tagger = load_tagger(options, num_workers=0)
+    except (OSError, ValueError, RuntimeError) as error:
+        return fail(f"cannot load the model {options.model!r}: {one_line(error)}")
+    results = []
+    silent = True if len(options.files) < 2 else None  # None: where nobody is looking
+    bar = tqdm(tagger(options.files), total=len(options.files), unit="file", disable=silent)
+    for result in bar:
+        results.append(result)
+        if result.error is not None:
+            tqdm.write(f"error: {result.name}: {result.error}", file=sys.stderr)
+    good = [result for result in results if result.error is None]
+    if options.json:
+        print_json([row(result) for result in results])
+    elif good:
+        sys.stdout.write(table(good) + "\n")
+    if good and options.plot:
+        try:
+            draw_tags(good, tagger.extractor, options.plot)
+        except (OSError, ValueError, MissingExtra) as error:
+            return fail(f"cannot draw {options.plot}: {one_line(error)}")
+    return 0 if len(good) == len(results) else 1
+
+
+__all__ = ["main", "parse_arguments"]

@@ -1,0 +1,80 @@
+"""The flags that say which model gives the scores and how, the same for all verbs."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..feature_extraction_ast import PADDINGS
+from ..labels import SCORES
+from ..quantization_ast import quantize_int8
+from ..tagging import AudioTagger
+from .output import quiet_libraries
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ON_CPU = (None, "cpu")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """MODEL, and the flags that change its scores or its speed."""
+    parser.add_argument("model", metavar="MODEL", help="checkpoint on the Hub, or a directory")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="labels of a clip (5)")
+    parser.add_argument(
+        "--scores",
+        choices=SCORES,
+        default="auto",
+        help="sigmoid: each label for itself; softmax: one label for all. auto asks the config and "
+        "takes sigmoid for AudioSet's 527 classes, whose configs do not say it",
+    )
+    parser.add_argument(
+        "--padding",
+        choices=PADDINGS,
+        help="max_length: each clip is padded to the model's length, as plain transformers does; "
+        "longest: only to the longest clip of its batch, faster for short clips, with other "
+        "scores (default: what the checkpoint has saved, max_length for most)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="of the weights; auto: the checkpoint's (a GPU is many times faster with bfloat16)",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="on a CPU: 8-bit integers in the linear layers, faster, scores a little off",
+    )
+
+
+def check_model_flags(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends with wrong usage where values are impossible or contradict each other."""
+    if options.top_k < 1:
+        parser.error(f"--top-k is {options.top_k}; give at least 1")
+    if options.int8 and (options.dtype not in ("auto", "float32") or options.device not in ON_CPU):
+        parser.error("--int8 is for a CPU and float32; leave --device and --dtype out")
+
+
+def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
+    """The tagger that the flags describe.
+
+    Args:
+        kwargs: Further arguments of `AudioTagger`.
+    Raises:
+        OSError, ValueError, RuntimeError: The model cannot be loaded.
+    """
+    quiet_libraries()
+    tagger = AudioTagger.from_pretrained(
+        options.model,
+        "cpu" if options.int8 else options.device,
+        "float32" if options.int8 else options.dtype,
+        top_k=options.top_k,
+        scores=options.scores,
+        padding=options.padding,
+        **kwargs,
+    )
+    if options.int8:
+        tagger.model = quantize_int8(tagger.model)
+    return tagger
+
+
+__all__ = ["add_model_flags", "check_model_flags", "load_tagger"]

@@ -1,0 +1,134 @@
+"""`modeling-ast tag MODEL FOLDER --output tags.parquet` tags every audio file of a folder.
+
+The output has a row for each file: file (relative to FOLDER), seconds, labels with scores, error,
+model, padding. It is .jsonl, to which each result is appended as it comes, or .parquet, which is
+written at the end from such a .jsonl beside it. If it is interrupted, run the same command again:
+it resumes, and tags files that are new. A bad file is a row with the reason (delete the row from
+the .jsonl to have the file tried again); the exit status is then 1. Links to folders are not
+followed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from ..errors import MissingExtra, need_extra, one_line
+from ..tag_files import AUDIO_NAMES, Journal, audio_files, tag_files, write_parquet
+from .model_flags import add_model_flags, check_model_flags, load_tagger
+from .output import CommandParser, fail, print_json
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line and refuses what cannot work, before hours of work."""
+    parser = CommandParser(
+        "tag",
+        description="Tag every audio file of a folder with an AST checkpoint.",
+        epilog="If it is interrupted, run the same command again: it resumes. A file over the "
+        "model's length is cut into equal parts; its scores are the mean over the parts.",
+    )
+    add_model_flags(parser)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="searched with all in it")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, required=True, help="tags.parquet or tags.jsonl"
+    )
+    parser.add_argument(
+        "--batch-frames",
+        type=int,
+        metavar="N",
+        help="frames of 10 ms in a batch (1024 on a CPU, 32768 on a GPU); fewer take less memory",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that decode (half the CPUs, at most 8)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the last line as JSON")
+    options = parser.parse_args(arguments)
+    check_model_flags(parser, options)
+    if options.batch_frames is not None and options.batch_frames < 1:
+        parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
+    if options.workers is not None and options.workers < 0:
+        parser.error(f"--workers is {options.workers}; give 0 or more")
+    if not options.folder.is_dir():
+        parser.error(f"no folder at {str(options.folder)!r}; check the path")
+    if options.output.suffix not in (".parquet", ".jsonl"):
+        parser.error(
+            f"--output is {str(options.output)!r}; its name must end in .parquet or .jsonl"
+        )
+    if options.output.is_dir():
+        parser.error(f"--output is {str(options.output)!r}, which is a folder; give another name")
+    if not options.output.parent.is_dir():
+        parser.error(f"no folder at {str(options.output.parent)!r} to write the output to; make it")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Tags the folder."""
+    options = parse_arguments(arguments)
+    files, unlisted = audio_files(options.folder)
+    for error in unlisted:
+        sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
+    if not files:
+        return fail(f"no audio file in {options.folder}; names must end in one of {AUDIO_NAMES}")
+    path = options.output.with_suffix(".jsonl")
+    try:
+        if options.output.suffix == ".parquet":
+            need_extra("pyarrow", "train", "writing .parquet")
+        journal = Journal(path, options.model)
+    except MissingExtra as error:
+        return fail(f"{error}; or give a .jsonl")
+    except (OSError, ValueError) as error:
+        return fail(f"cannot go on with {path}: {one_line(error)}")
+    try:
+        if not journal.done.issuperset(files):
+            status = _tag_missing(options, files, journal)
+            if status:
+                return status
+        if options.output.suffix == ".parquet":
+            write_parquet(path, options.output)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"stopped after {len(journal.done)} files; the same command goes on from here\n"
+        )
+        return 1
+    except torch.OutOfMemoryError as error:
+        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
+    # A full disk, mostly.
+    except (OSError, RuntimeError) as error:
+        return fail(f"{one_line(error)}; the same command goes on from here")
+    _report(options, journal)
+    return 1 if journal.num_bad or unlisted else 0
+
+
+def _tag_missing(options: argparse.Namespace, files: list[str], journal: Journal) -> int:
+    """Tags the files that are not in the journal; an exit status, 0 if all went well."""
+    try:
+        tagger = load_tagger(
+            options, batch_frames=options.batch_frames, num_workers=options.workers
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        return fail(f"cannot load the model {options.model!r}: {one_line(error)}")
+    try:
+        journal.use_padding(tagger.padding)
+    except ValueError as error:
+        return fail(error)
+    tag_files(tagger, options.folder, files, journal)
+    return 0
+
+
+def _report(options: argparse.Namespace, journal: Journal) -> None:
+    output = os.fsencode(options.output).decode(errors="replace")
+    hours = journal.seconds / 3600
+    if options.json:
+        counts = {"files": len(journal.done), "bad": journal.num_bad, "hours": hours}
+        return print_json({"output": output, **counts})
+    sys.stdout.write(
+        f"{output}: {len(journal.done)} files, {journal.num_bad} of them bad, {hours:.2f} hours of "
+        f"audio\n"
+    )
+
+
+__all__ = ["main", "parse_arguments"]

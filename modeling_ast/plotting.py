@@ -1,0 +1,51 @@
+"""Pictures of what a model hears; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .audio import read_clip
+from .errors import need_extra
+from .fbank_ast import count_frames
+from .feature_extraction_ast import ASTFeatureExtractor
+from .tagging import ClipTags, equal_parts
+
+
+def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str | Path) -> None:
+    """Draws a row for each file: the spectrogram of its first part, and its labels.
+
+    Args:
+        results: Of files, which are read again; none of them bad.
+        path: Of the picture; its suffix says the format.
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        OSError, ValueError: A file is gone, or the picture cannot be written.
+    """
+    need_extra("matplotlib", "train", "a picture").use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        len(results),
+        2,
+        figsize=(10, 2.6 * len(results)),
+        width_ratios=(3, 2),
+        squeeze=False,
+        layout="constrained",
+    )
+    rate = extractor.sampling_rate
+    for (left, right), result in zip(axes, results):
+        waveform = read_clip(result.name, rate)  # (S,)
+        start, stop = equal_parts(len(waveform), extractor.max_samples)[0]
+        frames = extractor.extract([waveform[start:stop]]).input_values[0]  # (T, F)
+        shown = frames[: count_frames(stop - start, rate)]
+        extent = (0, len(shown) / 100, 0, shown.shape[1])
+        left.imshow(shown.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
+        left.set(title=Path(result.name).name, xlabel="seconds", ylabel="mel bin")
+        labels, scores = zip(*reversed(result.labels.items()))
+        right.barh(labels, scores, color="tab:orange")
+        right.set(xlim=(0, 1), xlabel="score")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+__all__ = ["draw_tags"]
