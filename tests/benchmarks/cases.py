@@ -16,6 +16,7 @@ import transformers
 
 import modeling_ast
 from modeling_ast.fbank_ast import fbank
+from modeling_ast.tagging import equal_parts
 from tests.benchmarks.measuring import Case, seconds_of
 
 RATE = 16000
@@ -136,7 +137,11 @@ def variant_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
 
 def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
     """From waveforms in memory to scores, beside the peer's best ways to that."""
-    tagger = modeling_ast.AudioTagger(ours, modeling_ast.ASTFeatureExtractor(), num_workers=0)
+    extractors = modeling_ast.ASTFeatureExtractor(), transformers.ASTFeatureExtractor()
+    taggers = {
+        padding: modeling_ast.AudioTagger(ours, extractors[0], num_workers=0, padding=padding)
+        for padding in ("longest", "max_length")
+    }
     few = (12, 1) if options.quick else (24, 3)
     count, peer_count = few if is_cpu(options) else (2048, 256)
     # A clip costs the peer the same whatever its length, so that a part of the clips will do.
@@ -147,29 +152,35 @@ def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
         "mixed 0.5-10 s": mixed(0.5, 10, count),
         "mixed 0.5-30 s, all heard": mixed(0.5, 30, count),
     }
-    extractor = transformers.ASTFeatureExtractor()
     if is_cpu(options):
-        peers = {"": (partial(classify, peer, extractor, heard, 1), heard, list(corpora))}
+        peers = {"": (partial(classify, peer, extractors[1], heard, 1), heard, list(corpora))}
     else:
         # More clips for workers, or most of the time would be that in which they begin.
         many, two = heard * 4, ["10 s clips", "mixed 0.5-10 s"]
-        alone = fastest_pipeline(peer, extractor, heard, 0)
+        alone = fastest_pipeline(peer, extractors[1], heard, 0)
         peers = {
             " (peer: pipeline)": (alone, heard, list(corpora)),
-            " (peer: pipeline, 8 workers)": (fastest_pipeline(peer, extractor, many, 8), many, two),
+            " (peer: pipeline, 8 workers)": (
+                fastest_pipeline(peer, extractors[1], many, 8),
+                many,
+                two,
+            ),
         }
     for peer_name, (call, peer_clips, names) in peers.items():
-        for name in names:
-            clips = corpora[name]
-            pieces = [piece for clip in clips for piece in tagger._pieces(torch.from_numpy(clip))]
+        # The default padding, which costs each clip the same: of one corpus only.
+        default = [("max_length", "1 s clips")] if "1 s clips" in names else []
+        for padding, name in [*(("longest", name) for name in names), *default]:
+            clips, tagger = corpora[name], taggers[padding]
             yield Case(
-                f"waveforms to scores, {name}{peer_name}",
+                f"waveforms to scores, {name}, padding {padding}{peer_name}",
                 partial(tag, tagger, clips),
                 call,
                 len(clips),
                 len(peer_clips),
                 options.threads,
-                multiply_adds=sum(multiply_adds(ours.config, piece.frames) for piece in pieces),
+                multiply_adds=sum(
+                    multiply_adds(ours.config, frames) for frames in frames_heard(tagger, clips)
+                ),
             )
     if not is_cpu(options):
         on_device = modeling_ast.ASTFeatureExtractor(device=options.device)
@@ -182,6 +193,14 @@ def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
             options.threads,
             multiply_adds=len(heard) * multiply_adds(ours.config, 1024),
         )
+
+
+def frames_heard(tagger, clips: list[np.ndarray]) -> Iterator[int]:
+    """Frames of each part of each clip, padding included."""
+    extractor = tagger.extractor
+    for clip in clips:
+        for start, stop in equal_parts(len(clip), extractor.max_samples):
+            yield extractor.num_frames([stop - start], tagger.padding)
 
 
 def fastest_pipeline(

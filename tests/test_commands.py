@@ -1,0 +1,86 @@
+"""The dispatcher of modeling-ast, and what all verbs share."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from modeling_ast import __version__, commands
+from modeling_ast.commands import main
+from modeling_ast.commands.output import CommandParser, print_json
+
+
+def test_the_command_shows_its_verbs(capsys):
+    for arguments in ([], ["--help"], ["-h"], ["help"]):
+        assert main(arguments) == 0
+        out = capsys.readouterr().out
+        assert all(f"\n  {verb} " in out for verb in commands.VERBS)
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"modeling-ast {__version__}\n"
+
+
+def test_an_unknown_verb_is_wrong_usage(capsys):
+    assert main(["tagg"]) == 2
+    err = capsys.readouterr().err
+    assert "error: there is no verb 'tagg'" in err and "convert-deit" in err
+
+
+@pytest.mark.parametrize("verb", commands.VERBS)
+def test_each_verb_has_its_help(verb, capsys):
+    for name in (verb, verb.replace("-", "_")):
+        with pytest.raises(SystemExit) as end:
+            main([name, "--help"])
+        assert end.value.code == 0
+        assert f"usage: modeling-ast {verb} " in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("verb", ["finetune", "evaluate", "stats"])
+def test_a_missing_extra_is_one_line(verb, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("modeling_ast.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, f"modeling_ast.commands.{verb}", raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert main([verb, "--help"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: modeling-ast {verb} needs datasets, which is not installed; install it with: "
+        f'pip install "modeling-ast[train]"\n'
+    )
+
+
+def test_python_m_runs_the_command():
+    command = [sys.executable, "-m", "modeling_ast", "--version"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == f"modeling-ast {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--top-k", "3", "a_b", "--flag"],
+        ["--top_k", "3", "a_b", "--flag"],
+        ["--top_k=3", "a_b", "--flag"],
+        ["a_b", "--flag", "--top-k=3"],
+    ],
+)
+def test_hyphens_and_underscores(words):
+    parser = CommandParser("test")
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--flag", action="store_true")
+    parser.add_argument("names", nargs="+")
+    options = parser.parse_args(words)
+    assert (options.top_k, options.names, options.flag) == (3, ["a_b"], True)
+    assert parser.parse_args(["--top_k=2", "--", "--a_b"]).names == ["--a_b"]
+
+
+def test_json_is_strict(capsys):
+    print_json({"a": float("nan"), 3: [float("inf"), 1.5, (2, "é")], "b": None})
+    out = capsys.readouterr().out
+    assert json.loads(out, parse_constant=pytest.fail) == {
+        "a": None,
+        "3": [None, 1.5, [2, "é"]],
+        "b": None,
+    }

@@ -1,0 +1,43 @@
+"""Errors on one line, and missing extras."""
+
+import sys
+
+import pytest
+
+from modeling_ast.errors import MissingExtra, need_extra, one_line
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (ValueError("first\nsecond"), "first"),
+        (ValueError("\n \n  after  blank lines \n"), "after blank lines"),
+        (ValueError(), "ValueError"),
+        (KeyError("name"), "'name'"),
+        ("a name\nwith a break\tand tabs", "a name with a break and tabs"),
+        ("", ""),
+        (3.5, "3.5"),
+    ],
+)
+def test_one_line(said, line):
+    assert one_line(said) == line
+
+
+def test_a_module_that_is_there_is_given():
+    assert need_extra("json", "train", "nothing") is sys.modules["json"]
+
+
+def test_a_missing_library_names_the_line_for_pip(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra) as caught:
+        need_extra("matplotlib.pyplot", "train", "a picture")
+    assert str(caught.value) == (
+        "a picture needs matplotlib, which is not installed; install it with: "
+        'pip install "modeling-ast[train]"'
+    )
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_missing_library():
+    with pytest.raises(ModuleNotFoundError) as caught:
+        need_extra("modeling_ast.no_such_file", "train", "a test")
+    assert not isinstance(caught.value, MissingExtra)
