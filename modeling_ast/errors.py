@@ -43,8 +43,8 @@ def need_extra(module: str, extra: str, purpose: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] == own:
             raise
         raise MissingExtra(
-            f"{purpose} needs {error.name}, which is not installed; install it with: "
-            f'pip install "modeling-ast[{extra}]"'
+            f"{purpose} needs {error.name.partition('.')[0]}, which is not installed; install it "
+            f'with: pip install "modeling-ast[{extra}]"'
         ) from error
 
 
