@@ -27,7 +27,7 @@ from transformers import DeiTConfig, DeiTModel, pipeline
 
 from modeling_ast import read_audio
 
-ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = Path(__file__).resolve().parent
 # Small enough for minutes on two cores: two seconds, the length of the embedded clips, 64 mel bins,
 # and patches that do not overlap.
 INPUT = {"--max-length": 200, "--num-mel-bins": 64, "--frequency-stride": 16, "--time-stride": 16}
@@ -55,15 +55,17 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def run(script: str, *arguments: object) -> None:
-    """Prints and runs one of the project's scripts; stops with its status if it fails."""
-    words = [script, *map(str, arguments)]
-    sys.stdout.write(f"$ python {shlex.join(words)}\n")
+def run(*words: object) -> None:
+    """Prints and runs a command of this package, or a script; ends where it fails."""
+    words = [str(word) for word in words]
+    shown = words if words[0] == "modeling-ast" else ["python", *words]
+    sys.stdout.write(f"$ {shlex.join(shown)}\n")
     sys.stdout.flush()
-    command = [sys.executable, str(ROOT / script), *words[1:]]
-    status = subprocess.run(command, check=False).returncode
+    # With this Python, whether or not its commands are on the PATH.
+    rest = ["-m", "modeling_ast", *words[1:]] if words[0] == "modeling-ast" else words
+    status = subprocess.run([sys.executable, *rest], check=False).returncode
     if status:
-        sys.exit(f"error: {script} ended with status {status}; its message is above")
+        sys.exit(f"error: {words[0]} ended with status {status}; its message is above")
 
 
 def make_tiny_deit(folder: Path) -> Path:
@@ -114,7 +116,7 @@ def main() -> None:
 
     say("1. An embedded data set in AudioSet's format")
     sizes = ("--num-train", arguments.num_train, "--num-test", arguments.num_test)
-    run("examples/embedded_data.py", data, *sizes)
+    run(os.path.relpath(EXAMPLES / "embedded_data.py"), data, *sizes)
 
     say("2. A DeiT becomes an AST")
     source = arguments.deit
@@ -125,16 +127,15 @@ def main() -> None:
             "(facebook/deit-base-distilled-patch16-384 is the paper's)."
         )
     labels = ("--label-csv", data / "class_labels_indices.csv")
-    run("conversion/deit_to_ast.py", source, ast, *chain(*INPUT.items()), *labels)
+    run("modeling-ast", "convert-deit", source, ast, *chain(*INPUT.items()), *labels)
 
     say("3. Fine-tuning and evaluation on held-out clips")
-    recipe = ("--recipe", os.path.relpath(ROOT / "examples" / "recipes" / "demo.yaml"))
     epochs = ()
     if arguments.epochs:
         first = max(1, arguments.epochs - 5)
-        epochs = ("--num_train_epochs", arguments.epochs, "--average_from", first)
-    paths = ("--model", ast, "--data", data, "--output_dir", run_folder)
-    run("examples/finetune.py", *recipe, *paths, *epochs)
+        epochs = ("--num-train-epochs", arguments.epochs, "--average-from", first)
+    paths = ("--model", ast, "--data", data, "--output-dir", run_folder)
+    run("modeling-ast", "finetune", "--recipe", "demo", *paths, *epochs)
 
     say("4. The model hears a held-out WAV, through transformers' pipeline")
     wav = out / "clip.wav"
@@ -145,7 +146,7 @@ def main() -> None:
         mark = "<- in the clip" if row["label"] in truth else ""
         sys.stdout.write(f"  {row['score']:.3f}  {row['label']:<14} {mark}\n")
     sys.stdout.write(f"  (in the clip: {', '.join(truth)})\n")
-    run("examples/classify.py", run_folder, wav, "--plot", out / "clip.png")
+    run("modeling-ast", "classify", run_folder, wav, "--plot", out / "clip.png")
 
     score = json.loads((run_folder / "metrics.json").read_text())["eval_mAP"]
     say(f"Done in {time.monotonic() - begin:.0f} s: held-out mAP {score:.3f}")
