@@ -12,10 +12,11 @@ extractor's saved `padding` says, unless the caller says otherwise.
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import logging
 
@@ -287,6 +289,35 @@ def equal_parts(num_samples: int, longest: int) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
+def mean_logits(logits: Tensor, num_parts: Sequence[int], sigmoid: bool) -> Tensor:
+    """Logits of whole clips: those whose scores are the mean of the scores of the parts.
+
+    For code that wants logits, such as a loss or Trainer's `compute_metrics`; `AudioTagger`
+    averages the scores themselves.
+
+    Args:
+        logits: (P, C), of the parts of all clips, one clip after the other.
+        num_parts: Of each clip; they add up to P.
+        sigmoid: Whether the scores are sigmoids; else they are softmaxes.
+    Returns:
+        (B, C), in the dtype of `logits`; a clip of one part keeps its own. From softmaxes they are
+        log-probabilities.
+    """
+    rows = []
+    for parts in logits.split(list(num_parts)):  # (parts of one clip, C)
+        if len(parts) == 1:
+            rows.append(parts[0])
+            continue
+        # In logarithms, and in float64: sure scores would round to 1.
+        wide = parts.double()
+        if sigmoid:
+            row = F.logsigmoid(wide).logsumexp(0) - F.logsigmoid(-wide).logsumexp(0)
+        else:
+            row = wide.log_softmax(-1).logsumexp(0) - math.log(len(parts))
+        rows.append(row.to(logits.dtype))
+    return torch.stack(rows)
+
+
 @dataclass
 class _Heard:
     """A clip while its parts are in the window or with the model."""
@@ -363,4 +394,4 @@ class _Window:
         return wider if fits and padding <= self.batch_frames * BATCH_COST else None
 
 
-__all__ = ["AudioTagger", "ClipTags", "equal_parts"]
+__all__ = ["AudioTagger", "ClipTags", "equal_parts", "mean_logits"]

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from modeling_ast import AudioTagger, read_audio
-from modeling_ast.tagging import equal_parts
+from modeling_ast.tagging import equal_parts, mean_logits
 
 RATE = 16000
 
@@ -207,6 +207,25 @@ def test_equal_parts_are_the_whole_clip(num_samples, more):
     assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(parts))
     lengths = [stop - start for start, stop in parts]
     assert max(lengths) <= LONGEST and max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("sigmoid", [True, False])
+@pytest.mark.parametrize("scale", [1, 60])
+def test_logits_of_clips_have_the_mean_scores_of_their_parts(sigmoid, scale):
+    """Also where a float32 score would be 1."""
+    logits = scale * torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    num_parts = [1, 3, 4, 1]
+    found = mean_logits(logits, num_parts, sigmoid)
+
+    def score(x):
+        return x.double().sigmoid() if sigmoid else x.double().softmax(-1)
+
+    expected = torch.stack([score(parts).mean(0) for parts in logits.split(num_parts)])
+    torch.testing.assert_close(score(found), expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(found[[0, 3]], logits[[0, 8]]) and torch.isfinite(found).all()
+    if sigmoid:
+        below = torch.stack([score(-parts).mean(0) for parts in logits.split(num_parts)])
+        torch.testing.assert_close(score(-found), below, atol=1e-6, rtol=1e-5)
 
 
 def test_a_clip_beyond_the_trained_length_is_heard_in_parts_all_of_it(tagger):
