@@ -29,8 +29,8 @@ BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, re.MULTILINE | re.D
 INSTALLS = "python3 -m venv"
 # What makes a command short enough for a test; everything else is as printed.
 SHORTER = {
-    "examples/embedded_data.py": "--num-train 32 --num-test 28 --seconds 1",
-    "examples/finetune.py": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
+    "embedded_data.py": "--num-train 32 --num-test 28 --seconds 1",
+    "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
 }
 RUNNER = """
 import json, os, runpy, sys
@@ -40,7 +40,10 @@ for kind, text in json.load(open("commands.json")):
             exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
         else:
             sys.argv, sys.path[0] = text, os.path.dirname(text[0])
-            runpy.run_path(text[0], run_name="__main__")
+            if text[0] == "modeling-ast":
+                runpy.run_module("modeling_ast", run_name="__main__")
+            else:
+                runpy.run_path(text[0], run_name="__main__")
     except SystemExit as end:
         assert not end.code, (text, end.code)
     print("RAN", json.dumps(text), flush=True)
@@ -57,8 +60,10 @@ def commands():
             if line.startswith(INSTALLS):
                 continue
             words = shlex.split(line)
-            assert words[0] == "python", line
-            yield kind, words[1:] + shlex.split(SHORTER.get(words[1], ""))
+            assert words[0] in ("python", "modeling-ast"), line
+            name = words[1].rpartition("/")[2]
+            words = words[1:] if words[0] == "python" else words
+            yield kind, words + shlex.split(SHORTER.get(name, ""))
 
 
 def authors_weights():
@@ -149,14 +154,13 @@ def test_the_setup_lines_name_extras_that_exist():
 
 
 def test_the_map_of_the_house_is_true():
-    rows = re.findall(r"^\| \**`?([\w/.]+)`?\** \|", README, re.MULTILINE)
-    folder, missing = ROOT, []
-    for name in rows:
-        if name.endswith("/"):
-            folder = ROOT / name
-            missing += [] if folder.is_dir() else [name]
-        elif name.endswith(".py"):
-            missing += [] if (folder / name).is_file() else [name]
-    assert not missing
-    modules = {path.name for path in (ROOT / "modeling_ast").glob("*.py")} - {"__init__.py"}
-    assert modules <= set(rows)
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
+    folder, found = ROOT, set()
+    for name in re.findall(r"`([\w.]+\.py)`|\*\*([\w/]+/)\*\*", "\n".join(rows)):
+        file, room = name
+        folder = ROOT / room if room else folder
+        found |= {folder / file} if file else set()
+        assert folder.is_dir() and (folder / file).exists(), name
+    modules = set((ROOT / "modeling_ast").rglob("*.py"))
+    assert {path for path in modules if path.name != "__init__.py"} <= found
