@@ -242,9 +242,9 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> ConversionError:
-    return ConversionError(
-        f"{path} is truncated or no PyTorch checkpoint ({one_line(error)}); get it again"
-    )
+    # With its class: the message of a KeyError is only the key.
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return ConversionError(f"{path} is truncated or no PyTorch checkpoint ({reason}); get it again")
 
 
 __all__ = [
