@@ -16,7 +16,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in ("examples", "conversion", "tests"):
+for folder in ("examples", "tests"):
     sys.path.insert(0, str(ROOT / folder))
 
 

@@ -1,12 +1,7 @@
 """Models of pictures and of sounds with random weights, as others would save them."""
 
-import sys
-from unittest.mock import patch
-
 import timm
 import torch
-from delivery import exit_code
-from result import build_model
 from transformers import DeiTConfig, ViTConfig
 
 # A picture of 64 x 96: 4 x 6 patches, so that a swapped axis shows.
@@ -74,10 +69,6 @@ def make_authors(patches=24, labels=3, width=192, depth=2, prefix="module."):
     return {prefix + name: tensor for name, tensor in weights.items()}
 
 
-def model_of(conversion):
-    return build_model(conversion.config, conversion.weights)
-
-
 def picture(height=64, width=96):
     return torch.randn(2, 1, height, width, generator=torch.Generator().manual_seed(3))
 
@@ -97,7 +88,6 @@ def states_of_sound(model, gray):
     return model.base_model(gray[:, 0].mT).last_hidden_state
 
 
-def run(script, *arguments):
-    """Runs a conversion script as its command line would, and returns its exit code."""
-    with patch.object(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)]):
-        return exit_code(script.main)
+def run(command, *arguments):
+    """Runs a verb's module with the arguments as text, and returns its exit status."""
+    return command.main([*map(str, arguments)])

@@ -3,9 +3,9 @@
 import pytest
 import timm
 import torch
-from architecture import find_source_grid, need, read_architecture
-from key_maps import ConversionError, rename, split_qkv
 
+from modeling_ast.conversion.architecture import find_source_grid, need, read_architecture
+from modeling_ast.conversion.key_maps import ConversionError, rename
 from tests.made_up_checkpoints import make_timm
 
 
@@ -13,7 +13,7 @@ def shapes_of(name, **changes):
     """The weights of a model at its full size, without their numbers; and the model."""
     with torch.device("meta"):
         model = timm.create_model(name, **changes)
-    return split_qkv(rename(model.state_dict())[0]), model
+    return rename(model.state_dict()).weights, model
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_model_without_qkv_bias():
 
 def test_heads_of_an_unusual_model_are_asked_for():
     weights, _ = shapes_of("vit_tiny_patch16_224", embed_dim=160, num_heads=5)
-    with pytest.raises(ConversionError, match=r"model of width 160 .*--num-attention-heads N"):
+    with pytest.raises(ConversionError, match=r"model of width 160 .*--num-attention-heads N\)"):
         read_architecture(weights, {})
     for config, given in (
         ({}, 5),

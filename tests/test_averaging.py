@@ -14,79 +14,16 @@ from transformers import (
 )
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
-from modeling_ast.training.averaging import (
-    AverageWeightsCallback,
-    WeightMean,
-    average_checkpoints,
-    ensemble_probabilities,
-)
+from modeling_ast.training.averaging import AverageWeightsCallback, ensemble_probabilities
 from tests.conftest import TINY, randomise
+from tests.test_average_checkpoints import assert_is_mean
 
 
 def tiny(seed: int, **kwargs) -> ASTForAudioClassification:
     return randomise(ASTForAudioClassification(ASTConfig(**{**TINY, **kwargs})), seed)
 
 
-def assert_is_mean(weights, members) -> None:
-    """One rounding to float32 for each addend, and one for the quotient."""
-    assert set(weights) == set(members[0])
-    for name, value in weights.items():
-        stacked = np.stack([member[name].double().numpy() for member in members])
-        scale = np.abs(stacked).mean(0)
-        error = np.abs(value.double().numpy() - stacked.mean(0))
-        assert (error <= 2.0**-23 * (len(members) + 1) * scale).all(), name
-
-
-def test_the_mean_of_weights_is_exact():
-    members = [tiny(seed).state_dict() for seed in range(5)]
-    mean = WeightMean()
-    for member in members:
-        mean.add(member)
-    assert mean.count == 5
-    assert_is_mean(mean.mean(), members)
-
-
-def test_half_precision_is_summed_in_float32_and_counters_are_the_last():
-    mean = WeightMean()
-    for i in range(300):
-        mean.add({"w": torch.tensor([1.0 + i % 2]).bfloat16(), "steps": torch.tensor(i)})
-    # A sum in bfloat16 would stop at 256.
-    result = mean.mean()
-    assert result["w"].dtype == torch.bfloat16 and result["w"].item() == 1.5
-    assert result["steps"].item() == 299 and result["steps"].dtype == torch.int64
-
-
-def test_a_mean_is_saved_and_goes_on(tmp_path):
-    members = [{"w": torch.randn(3, 2), "h": torch.randn(2).half(), "n": torch.tensor(3)}] * 2
-    mean = WeightMean()
-    mean.add(members[0])
-    mean.save(tmp_path / "mean.safetensors")
-    loaded = WeightMean.load(tmp_path / "mean.safetensors")
-    for running in (mean, loaded):
-        running.add(members[1])
-    for name, value in mean.mean().items():
-        assert torch.equal(loaded.mean()[name], value)
-        assert loaded.mean()[name].dtype == members[0][name].dtype
-
-
-def test_checkpoints_are_averaged(tmp_path):
-    models = [tiny(seed) for seed in range(3)]
-    for i, model in enumerate(models):
-        model.save_pretrained(tmp_path / str(i))
-    mean = average_checkpoints([tmp_path / str(i) for i in range(3)])
-    assert_is_mean(mean.state_dict(), [model.state_dict() for model in models])
-
-
-def test_each_bad_argument_is_named():
-    mean = WeightMean()
-    with pytest.raises(ValueError, match="add a state dict first"):
-        mean.mean()
-    mean.add({"a": torch.zeros(2), "b": torch.zeros(3)})
-    for other in ({"a": torch.zeros(2)}, {"a": torch.zeros(2), "b": torch.zeros(4)}):
-        with pytest.raises(ValueError, match=r"differ in name or shape.*'b', \(3,\)"):
-            mean.add(other)
-    with pytest.raises(ValueError, match="no checkpoint is given"):
-        average_checkpoints([])
+def test_bad_epochs_are_named():
     for epochs in ((0, None), (3, 2)):
         with pytest.raises(ValueError, match=f"average are {epochs[0]} to {epochs[1]}"):
             AverageWeightsCallback(*epochs)

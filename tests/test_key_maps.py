@@ -1,21 +1,20 @@
 """key_maps: names judged by transformers' own modules and files, steps by made-up tensors."""
 
-import key_maps
 import pytest
 import timm
 import torch
 import transformers
-from key_maps import ConversionError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import DeiTForImageClassificationWithTeacher, DeiTModel, ViTModel
 
+from modeling_ast.conversion import key_maps
+from modeling_ast.conversion.key_maps import ConversionError
 from tests.made_up_checkpoints import make_authors, make_timm, make_transformers
 
 
 def renamed(weights):
-    ours, dropped = key_maps.rename(key_maps.unwrap(weights))
-    return key_maps.split_qkv(ours), dropped
+    return key_maps.rename(key_maps.unwrap(weights))
 
 
 @pytest.mark.parametrize(
@@ -162,8 +161,3 @@ def test_load_exactly():
     ):
         with pytest.raises(ConversionError, match=message):
             key_maps.load_exactly(model, changed)
-
-
-def test_one_line():
-    assert key_maps.one_line(ValueError("\n  first\nsecond")) == "first"
-    assert key_maps.one_line(KeyError()) == "KeyError"

@@ -5,9 +5,10 @@ import resource
 
 import pytest
 import torch
-from key_maps import ConversionError
-from output_folder import check_target, whole_or_nothing
 from safetensors.torch import save_file
+
+from modeling_ast.conversion.key_maps import ConversionError
+from modeling_ast.conversion.output_folder import check_target, whole_or_nothing
 
 
 def write(target, text="new", force=False):

@@ -3,6 +3,7 @@
 Each part works alone, in anybody's own Trainer script.
 """
 
+from ..conversion import WeightMean, average_checkpoints
 from .augmentation import (
     Augmentation,
     add_noise,
@@ -14,12 +15,7 @@ from .augmentation import (
     roll_time,
     smooth_labels,
 )
-from .averaging import (
-    AverageWeightsCallback,
-    WeightMean,
-    average_checkpoints,
-    ensemble_probabilities,
-)
+from .averaging import AverageWeightsCallback, ensemble_probabilities
 from .batches import AudioCollator, LabelEncoder, add_features
 from .checkpoints import last_whole_checkpoint
 from .clips import (

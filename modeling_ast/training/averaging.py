@@ -7,122 +7,17 @@ beats each of them; ensembles average the sigmoid outputs of models with differe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..modeling_ast import ASTForAudioClassification
+from ..conversion import WeightMean
 
 MEAN_FILE = "weight_mean.safetensors"
-
-
-class WeightMean:
-    """The mean of state dicts, one after the other, so that only one is held beside the sum.
-
-    Floating-point values are summed up in float32 on the CPU; others (counters) are the last
-    ones.
-    """
-
-    def __init__(self):
-        self.count = 0
-        self._sums: dict[str, Tensor] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
-
-    @torch.no_grad()
-    def add(self, weights: Mapping[str, Tensor]) -> None:
-        """Adds a state dict.
-
-        Raises:
-            ValueError: Its names or shapes are not those of the first one.
-        """
-        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        if self.count == 0:
-            self._dtypes = {name: tensor.dtype for name, tensor in weights.items()}
-            self._sums = {name: _zeros(tensor) for name, tensor in weights.items()}
-        first = {name: tuple(tensor.shape) for name, tensor in self._sums.items()}
-        differing = sorted(first.items() ^ shapes.items())
-        if differing:
-            raise ValueError(
-                f"{len(differing)} weights differ in name or shape from those averaged before, "
-                f"such as {differing[:4]}; average checkpoints of one architecture only"
-            )
-        for name, total in self._sums.items():
-            value = weights[name]
-            # Sharded by FSDP: all processes give their part.
-            value = value.full_tensor() if hasattr(value, "full_tensor") else value
-            if total.is_floating_point():
-                total += value.to(total)
-            else:
-                total.copy_(value)
-        self.count += 1
-
-    def mean(self) -> dict[str, Tensor]:
-        """The mean, in the types of the first state dict, on the CPU.
-
-        Raises:
-            ValueError: Nothing was added.
-        """
-        if self.count == 0:
-            raise ValueError("there are no weights to average; add a state dict first")
-        return {
-            name: (total / self.count if total.is_floating_point() else total).to(dtype)
-            for (name, total), dtype in zip(self._sums.items(), self._dtypes.values())
-        }
-
-    def save(self, file: str | Path) -> None:
-        """Writes sums and count, to go on from later."""
-        types = {name: str(dtype).removeprefix("torch.") for name, dtype in self._dtypes.items()}
-        sums = {name: total.contiguous() for name, total in self._sums.items()}
-        save_file(sums, file, metadata={"count": str(self.count), **types})
-
-    @classmethod
-    def load(cls, file: str | Path) -> WeightMean:
-        """Reads what `save` wrote."""
-        loaded = cls()
-        with safe_open(file, "pt") as content:
-            types = content.metadata()
-            loaded.count = int(types.pop("count"))
-            names = content.keys()
-            loaded._sums = {name: content.get_tensor(name) for name in names}
-        loaded._dtypes = {name: getattr(torch, types[name]) for name in loaded._sums}
-        return loaded
-
-
-def _zeros(tensor: Tensor) -> Tensor:
-    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return torch.zeros(tuple(tensor.shape), dtype=dtype)
-
-
-def average_checkpoints(
-    folders: Sequence[str | Path],
-    model_class: type[PreTrainedModel] = ASTForAudioClassification,
-    **kwargs,
-) -> PreTrainedModel:
-    """The model whose weights are the mean of several checkpoints', epochs or seeds.
-
-    Args:
-        folders: Saved models, local or on the Hub.
-        kwargs: For `from_pretrained`.
-    Returns:
-        The last checkpoint's model with the mean weights; save it with `save_pretrained`.
-    Raises:
-        ValueError: No folder is given, or the architectures differ.
-    Source: the authors' src/traintest.py (`validate_wa`).
-    """
-    if not folders:
-        raise ValueError("no checkpoint is given; name the folders to average")
-    mean = WeightMean()
-    for folder in folders:
-        model = model_class.from_pretrained(folder, **kwargs)
-        mean.add(model.state_dict())
-    model.load_state_dict(mean.mean())
-    return model
 
 
 class AverageWeightsCallback(TrainerCallback):
@@ -195,7 +90,7 @@ class AverageWeightsCallback(TrainerCallback):
             self._mean.add(_plain_names(model.state_dict()))
 
     def on_save(self, args, state, control, **kwargs):
-        # Whoever else decided on this checkpoint did so after the events above.
+        # Another callback may have asked for this checkpoint after the events above.
         if not (_checkpoint(args, state) / MEAN_FILE).exists():
             self._write(args, state)
 
@@ -263,9 +158,4 @@ def ensemble_probabilities(logits: Iterable[Tensor], multi_label: bool = True) -
     return total / count
 
 
-__all__ = [
-    "AverageWeightsCallback",
-    "WeightMean",
-    "average_checkpoints",
-    "ensemble_probabilities",
-]
+__all__ = ["AverageWeightsCallback", "ensemble_probabilities"]

@@ -1,4 +1,4 @@
-"""A path or a Hub id -> what its checkpoint holds: weights and config, read raw and safely.
+"""A path or a Hub id -> the weights and the config.json of its checkpoint, as they are stored.
 
 No model class is built. Pickles are read with weights_only=True, so that a file cannot run code.
 """
@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,11 +30,13 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from key_maps import ConversionError, Weights, one_line, unwrap
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-# In the order of preference: safetensors can do no harm and is read without a copy.
+from ..errors import one_line
+from .key_maps import ConversionError, Weights, unwrap
+
+# In the order of preference: safetensors cannot run code and is read without a copy.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -54,35 +56,54 @@ class Source(NamedTuple):
     card: Mapping[str, Any] = MappingProxyType({})  # metadata of its README.md
 
 
-def read_source(source: str) -> Source:
+def read_source(source: str | Path) -> Source:
     """Reads a file, a directory of transformers or timm, or a model on the Hub.
 
     Args:
         source: Path of a directory, of a .safetensors or of a PyTorch file, or a Hub id such as
             facebook/deit-base-distilled-patch16-384.
     Raises:
-        ConversionError: There is no such thing, it cannot be read, or it is no checkpoint.
+        ConversionError: It does not exist, cannot be read, or is no checkpoint.
     """
-    path, hub_id = Path(source), _HUB_ID.fullmatch(source)
+    path = Path(source)
     if path.is_file():
         return Source(read_weights(path), {})
-    if path.is_dir():
-        return _read_folder(source, lambda name: path / name if (path / name).is_file() else None)
-    if not hub_id:
-        raise ConversionError(
-            f"there is no {source}; give a checkpoint file, a directory with config.json, or a Hub "
-            f"id such as facebook/deit-base-distilled-patch16-384"
-        )
-    repo = hub_id["repo"]
-    found = _read_folder(repo, lambda name: download(repo, name))
-    return found._replace(repo=repo)
+    config_file = find_file(source, "config.json")
+    config = read_json(config_file) if config_file else {}
+    repo = None if path.is_dir() else _hub_id(source)
+    return Source(_read_folder(source), config, repo, read_card(source))
+
+
+def find_file(source: str | Path, name: str) -> Path | None:
+    """A file of a directory or of a model on the Hub, or None where there is no such file.
+
+    Args:
+        source: Path of a directory, or a Hub id.
+        name: Of the file.
+    Raises:
+        ConversionError: There is no such directory or model, or the Hub cannot be reached.
+    """
+    if not Path(source).is_dir():
+        return download(_hub_id(source), name)
+    path = Path(source, name)
+    return path if path.is_file() else None
+
+
+def read_card(source: str | Path) -> Mapping[str, Any]:
+    """The metadata of a model card; empty where there is none, or it cannot be read."""
+    try:
+        card = find_file(source, "README.md")
+        return (metadata_load(card) if card else None) or {}
+    except (ConversionError, ValueError, yaml.YAMLError):
+        return {}
 
 
 def download(repo: str, name: str, repo_type: str = "model") -> Path | None:
     """A file of the Hub, or None where the repository has no such file.
 
     Raises:
-        ConversionError: The Hub cannot be reached, or has no such repository for this user.
+        ConversionError: The Hub cannot be reached, or has no such repository that this user may
+            read.
     """
     try:
         return Path(hf_hub_download(repo, name, repo_type=repo_type))
@@ -98,12 +119,13 @@ def download(repo: str, name: str, repo_type: str = "model") -> Path | None:
         ) from error
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: str | Path) -> Weights:
     """The state dict in a .safetensors or PyTorch file.
 
     Raises:
-        ConversionError: It is damaged, no checkpoint, or a pickle that wants to run code.
+        ConversionError: It is damaged, no checkpoint, or a pickle that would run code.
     """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -114,45 +136,55 @@ def read_weights(path: Path) -> Weights:
     if start.startswith(b"version https://git-lfs"):
         raise ConversionError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
     if path.suffix == ".safetensors":
-        return unwrap_file(path, _load_safetensors(path))
+        return _unwrap_file(path, _load_safetensors(path))
     if path.suffix not in PICKLES:
         raise ConversionError(
             f"{path} ends in {path.suffix or 'nothing'} but a checkpoint ends in .safetensors or "
             f"one of {', '.join(PICKLES)}; rename it if it is one"
         )
-    return unwrap_file(path, _load_pickle(path))
+    return _unwrap_file(path, _load_pickle(path))
 
 
-def unwrap_file(path: Path, checkpoint: Any) -> Weights:
-    """As `unwrap`, with the file's name in the message."""
+def _unwrap_file(path: Path, checkpoint: Any) -> Weights:
     try:
         return unwrap(checkpoint)
     except ConversionError as error:
         raise ConversionError(f"{path} is no checkpoint: {error}") from error
 
 
-def _read_folder(name: str, find: Callable[[str], Path | None]) -> Source:
-    """`find` gives the path of a file by its name, or None."""
-    config_file = find("config.json")
-    weights_file = next((path for path in map(find, WEIGHT_FILES) if path is not None), None)
+def _hub_id(source: str | Path) -> str:
+    match = _HUB_ID.fullmatch(str(source))
+    if not match:
+        raise ConversionError(
+            f"there is no {source}; give a checkpoint file, a directory with config.json, or a Hub "
+            f"id such as facebook/deit-base-distilled-patch16-384"
+        )
+    return match["repo"]
+
+
+def _read_folder(source: str | Path) -> Weights:
+    """The weights of a directory or of a model on the Hub, in one file or in several."""
+    found = (find_file(source, name) for name in WEIGHT_FILES)
+    weights_file = next((path for path in found if path is not None), None)
     if weights_file is None:
         raise ConversionError(
-            f"{name} holds none of {', '.join(WEIGHT_FILES)}; give a directory or model with "
+            f"{source} holds none of {', '.join(WEIGHT_FILES)}; give a directory or model with "
             f"weights for PyTorch"
         )
-    config = read_json(config_file) if config_file else {}
     if weights_file.suffix != ".json":
-        return Source(read_weights(weights_file), config, None, _card(find))
+        return read_weights(weights_file)
     weight_map = read_json(weights_file).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ConversionError(f"{weights_file} has no weight_map; restore it")
     weights: Weights = {}
     for shard in sorted(set(weight_map.values())):
-        path = find(shard)
+        path = find_file(source, shard)
         if path is None:
-            raise ConversionError(f"{name} has no {shard}, which {weights_file.name} lists")
+            raise ConversionError(
+                f"{source} has no {shard}, which {weights_file.name} lists; get it again"
+            )
         weights |= read_weights(path)
-    return Source(weights, config, None, _card(find))
+    return weights
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -166,7 +198,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConversionError(f"{path} is no JSON ({one_line(error)}); restore it") from error
     if not isinstance(content, dict):
-        raise ConversionError(f"{path} holds a {type(content).__name__} but must hold an object")
+        raise ConversionError(
+            f"{path} holds a {type(content).__name__} but must hold an object; restore it"
+        )
     return content
 
 
@@ -176,7 +210,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return "there is no such repository, or it is private"
     if isinstance(error, LocalEntryNotFoundError):
-        return "it is out of reach (offline?) and not in the cache"
+        return "it cannot be reached (offline?) and is not in the cache"
     return one_line(error)
 
 
@@ -198,25 +232,27 @@ def _load_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ConversionError(
-                f"{path} was refused: it wants to run {wanted[1]}, which no weights need; if "
-                f"you trust it, load it elsewhere, save its state dict alone and convert that"
+                f"{path} was refused: it would run {wanted[1]}, which no weights need; if you "
+                f"trust it, load it elsewhere, save its state dict alone and convert that"
             ) from error
         raise _damaged(path, error) from error
-    # A damaged pickle raises anything: IndexError, AssertionError, AttributeError, ...
+    # A damaged pickle raises any exception: IndexError, AssertionError, AttributeError, ...
     except Exception as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> ConversionError:
-    return ConversionError(
-        f"{path} is truncated or no PyTorch checkpoint ({one_line(error)}); get it again"
-    )
+    # With its class: the message of a KeyError is only the key.
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return ConversionError(f"{path} is truncated or no PyTorch checkpoint ({reason}); get it again")
 
 
-def _card(find: Callable[[str], Path | None]) -> Mapping[str, Any]:
-    """The metadata of the model card, as far as it is within reach and readable."""
-    try:
-        card = find("README.md")
-        return (metadata_load(card) if card else None) or {}
-    except (ConversionError, ValueError, yaml.YAMLError):
-        return {}
+__all__ = [
+    "Source",
+    "download",
+    "find_file",
+    "read_card",
+    "read_json",
+    "read_source",
+    "read_weights",
+]

@@ -1,6 +1,6 @@
 """Foreign parameter names -> ours, as data, and the pure steps that apply them.
 
-Every step takes a state dict and gives a new one; none opens a file. "Ours" are the names of
+Every step takes a state dict and returns a new one; none opens a file. "Ours" are the names of
 `modeling_ast.ASTModel`, which are those of transformers 5. In the tables `#` stands for the number
 of a layer and a trailing `*` for anything (weight or bias, mostly).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,14 @@ ENCODER = "audio_spectrogram_transformer."
 
 
 class ConversionError(ValueError):
-    """What the user can mend: the scripts print it as one line and exit with 1."""
+    """A mistake in a checkpoint or an argument; the message says what to do about it."""
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message that says anything."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+class Renamed(NamedTuple):
+    """A foreign model under our names, qkv split; its numbers are as they were."""
+
+    weights: Weights  # the encoder's have no prefix
+    dropped: Weights  # heads for pictures, which are not carried, under their old names
 
 
 # facebookresearch/deit and timm; the authors' AST holds one of these under "v.".
@@ -79,7 +80,7 @@ TRANSFORMERS_MODULE = {
     "layernorm.*": "layernorm.*",
 }
 LAYOUTS = (TIMM, TRANSFORMERS_FILE, TRANSFORMERS_MODULE)
-# Heads for sounds, which are carried.
+# Heads for sounds are carried.
 AUTHORS_HEAD = {"mlp_head.0.*": "classifier.layernorm.*", "mlp_head.1.*": "classifier.dense.*"}
 AST_HEAD = {"classifier.layernorm.*": "classifier.layernorm.*"}
 AST_HEAD["classifier.dense.*"] = "classifier.dense.*"
@@ -87,7 +88,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Written in front of every name by DataParallel, by torch.compile, or by a class with a head.
 WRAPPERS = ("module.", "_orig_mod.")
 BACKBONES = ("deit.", "vit.", "v.", ENCODER)
-# Heads of picture models: of no use for sounds, left out.
+# Heads for pictures: they are left out, because they are of no use for sounds.
 PICTURE_HEADS = (
     "head.*",
     "head_dist.*",
@@ -144,7 +145,7 @@ def strip_prefix(weights: Weights, prefix: str) -> Weights:
 
 
 def refuse_other_families(weights: Mapping[str, Tensor]) -> None:
-    """Refuses by name what is no plain pre-norm ViT with a CLS token and learned positions.
+    """Refuses, by name, all but plain pre-norm ViTs with a CLS token and learned positions.
 
     Raises:
         ConversionError: A parameter shows a part that AST has no place for.
@@ -161,17 +162,12 @@ def refuse_other_families(weights: Mapping[str, Tensor]) -> None:
         )
 
 
-def rename(
-    weights: Mapping[str, Tensor], head: Mapping[str, str] | None = None
-) -> tuple[Weights, Weights]:
-    """Foreign names -> ours, by the table of the layout that the names show.
+def rename(weights: Mapping[str, Tensor], head: Mapping[str, str] | None = None) -> Renamed:
+    """Foreign names -> ours, by the table of the layout that the names show; qkv is split.
 
     Args:
-        weights: As `unwrap` gives them.
+        weights: As `unwrap` returns them.
         head: The table of the head that is carried; by default it is dropped.
-    Returns:
-        The weights under our names, the encoder's without a prefix and with qkv still fused; and
-        the heads for pictures, which are not carried, under their old names.
     Raises:
         ConversionError: The layout is unknown, or a name in it.
     """
@@ -196,7 +192,7 @@ def rename(
             dropped[name] = tensor
         else:
             raise ConversionError(f"the model has a parameter {name} that AST has no place for")
-    return ours, dropped
+    return Renamed(split_qkv(ours), dropped)
 
 
 def split_qkv(weights: Weights) -> Weights:
@@ -221,7 +217,7 @@ def prefix_encoder(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def check_finite(weights: Mapping[str, Tensor]) -> None:
-    """Refuses weights that a broken training or a broken copy left.
+    """Refuses the weights of a diverged training or a damaged copy.
 
     Raises:
         ConversionError: A tensor is not of floating point, or holds NaN or infinity.
@@ -246,21 +242,24 @@ def load_exactly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ConversionError: One is missing, unknown, or of another shape.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    wrong = [
-        f"{name} is {given[name]} but must be {wanted[name]}"
-        for name in sorted(wanted.keys() & given.keys())
-        if given[name] != wanted[name]
-    ]
+    if difference := compare_shapes(weights, model.state_dict()):
+        raise ConversionError(f"the checkpoint does not fit AST: {difference}")
+    model.load_state_dict(weights, strict=False, assign=True)
+
+
+def compare_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What is missing, unexpected or of wrong shape in `given`, in words; empty if nothing is."""
     missing = sorted(wanted.keys() - given.keys())
     unexpected = sorted(given.keys() - wanted.keys())
-    if missing or unexpected or wrong:
-        problems = [f"missing {_some(missing)}"] * bool(missing)
-        problems += [f"unexpected {_some(unexpected)}"] * bool(unexpected)
-        problems += [f"of wrong shape: {_some(wrong)}"] * bool(wrong)
-        raise ConversionError(f"the checkpoint does not fit AST: {'; '.join(problems)}")
-    model.load_state_dict(weights, strict=False, assign=True)
+    wrong = [
+        f"{name} is {tuple(given[name].shape)} but must be {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & given.keys())
+        if given[name].shape != wanted[name].shape
+    ]
+    problems = [f"missing {_some(missing)}"] * bool(missing)
+    problems += [f"unexpected {_some(unexpected)}"] * bool(unexpected)
+    problems += [f"of wrong shape: {_some(wrong)}"] * bool(wrong)
+    return "; ".join(problems)
 
 
 def _compile(table: Mapping[str, str]) -> list[tuple[re.Pattern, str]]:
@@ -297,3 +296,25 @@ def _describe(checkpoint: Any) -> str:
     if isinstance(checkpoint, Mapping):
         return f"a dict with {_some(map(str, checkpoint)) or 'nothing in it'}"
     return f"a {type(checkpoint).__name__}"
+
+
+__all__ = [
+    "AST_HEAD",
+    "AUTHORS_HEAD",
+    "CLS",
+    "DISTILLATION",
+    "KERNEL",
+    "POSITIONS",
+    "ConversionError",
+    "Renamed",
+    "Weights",
+    "check_finite",
+    "compare_shapes",
+    "load_exactly",
+    "prefix_encoder",
+    "refuse_other_families",
+    "rename",
+    "split_qkv",
+    "strip_prefix",
+    "unwrap",
+]

@@ -1,4 +1,4 @@
-"""What a conversion did, for people to trust it: a table of the weights and a picture."""
+"""What a conversion did, so that people can check it: a table of the weights and a picture."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from key_maps import ConversionError
 from torch import Tensor
+
+from .key_maps import ConversionError
 
 NUM_FILTERS = 16
 
@@ -43,12 +44,12 @@ def describe(
     """Compares the weights under our names before and after a conversion.
 
     Args:
-        before: Renamed, qkv split, nothing else done.
+        before: See `key_maps.Renamed`.
         after: As they are saved.
         dropped: Not carried, under their old names.
-        same: What became of tensors whose shape is as before.
+        same: What happened to tensors whose shape is as before.
     Returns:
-        Rows, those of equal layers put together.
+        One row for the same tensors of all layers.
     """
     rows: dict[tuple, int] = {}
     for name, tensor in after.items():
@@ -63,7 +64,7 @@ def describe(
 
 
 def format_table(rows: list[Row]) -> str:
-    """The rows as text, with a line that counts them."""
+    """The rows as text; the last line counts the tensors."""
     cells = [("", "tensors", "name", "before", "after")]
     cells += [
         (row.what, str(row.count), row.name, _shape(row.before), _shape(row.after)) for row in rows
@@ -80,11 +81,14 @@ def format_table(rows: list[Row]) -> str:
 
 
 def draw(before: PatchPart, after: PatchPart, path: Path) -> None:
-    """Draws, before above after, how alike positions are and the first patch filters.
+    """Draws how similar the positions are, and the first patch filters: before, and after below.
 
-    Each map shows the cosine similarity of one position (marked) to all others of its grid: a sound
-    table is alike nearby, in rows and columns.
+    Each map shows the cosine similarity of one position (marked) to all others of its grid. In a
+    good table neighbours in time and frequency are similar.
 
+    Args:
+        before, after: Of the source and of the AST.
+        path: Of the picture, in any format that matplotlib writes.
     Raises:
         ConversionError: matplotlib is missing, or `path` cannot be written.
     """
@@ -92,7 +96,8 @@ def draw(before: PatchPart, after: PatchPart, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConversionError(
-            "--plot needs matplotlib, which is not installed; run `pip install matplotlib`"
+            "the picture (--plot) needs matplotlib, which is not installed; install it with: "
+            "pip install matplotlib"
         ) from error
     figure = Figure(figsize=(13, 7), layout="constrained")
     for row, (title, part) in zip(figure.subfigures(2, 1), (("before", before), ("after", after))):
@@ -108,7 +113,9 @@ def draw(before: PatchPart, after: PatchPart, path: Path) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise ConversionError(f"cannot write the picture {path} ({error})") from error
+        raise ConversionError(
+            f"cannot write the picture {path} ({error}); give another path, such as x.png"
+        ) from error
 
 
 def similarity_maps(part: PatchPart) -> list[tuple[Tensor, tuple[int, int]]]:
@@ -144,3 +151,14 @@ def _count(rows: dict[tuple, int], what: str, name: str, old: Tensor | None, new
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "-" if shape is None else " x ".join(map(str, shape))
+
+
+__all__ = [
+    "PatchPart",
+    "Row",
+    "describe",
+    "draw",
+    "format_table",
+    "similarity_maps",
+    "tile_filters",
+]

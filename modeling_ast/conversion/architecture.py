@@ -1,6 +1,6 @@
-"""What a ViT's weights and config.json tell of its network -> fields of ASTConfig.
+"""A ViT's weights and config.json -> the fields of ASTConfig that describe its network.
 
-Names are ours (see key_maps.py); shapes win over config.json, which is asked what they do not show.
+Names are ours (see key_maps.py). Where shapes and config.json differ, the shapes are right.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from key_maps import CLS, DISTILLATION, KERNEL, POSITIONS, ConversionError
 from torch import Tensor
 
-from modeling_ast import ASTConfig
+from ..configuration_ast import ASTConfig
+from .key_maps import CLS, DISTILLATION, KERNEL, POSITIONS, ConversionError
 
 # Heads of the DeiT and ViT of each published width; weights do not show them.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
@@ -33,9 +33,9 @@ def read_architecture(
     Args:
         weights: Renamed and qkv split.
         source_config: config.json of transformers or timm, or empty.
-        num_attention_heads: Where nothing tells it.
+        num_attention_heads: Needed where neither source_config nor a usual width shows it.
     Raises:
-        ConversionError: Nothing tells the number of heads, or a tensor is missing.
+        ConversionError: The number of heads is unknown, or a tensor is missing.
     """
     width = need(weights, KERNEL, 4).shape[0]
     stated = source_config.get("num_attention_heads")
@@ -43,8 +43,9 @@ def read_architecture(
     heads = num_attention_heads or stated or HEADS.get(width)
     if heads is None:
         raise ConversionError(
-            f"nothing tells how many attention heads the model of width {width} has (known widths: "
-            f"{', '.join(map(str, HEADS))}); say it with --num-attention-heads N"
+            f"neither weights nor config.json show how many attention heads this model of width "
+            f"{width} has (known widths: {', '.join(map(str, HEADS))}); give num_attention_heads "
+            f"(--num-attention-heads N)"
         )
     numbers = [re.match(r"layers\.(\d+)\.", name) for name in weights]
     eps = source_config.get("layer_norm_eps", TRANSFORMERS_EPS)
@@ -68,7 +69,7 @@ def find_source_grid(
 
     Raises:
         ConversionError: There is no table or no CLS token, `given` does not fit the table, or
-            nothing tells the grid.
+            the grid is unknown.
     """
     if CLS not in weights:
         raise ConversionError(
@@ -89,10 +90,10 @@ def find_source_grid(
     if given or side * side != count:
         grid = "no square grid has"
         if given:
-            grid = f"--source-grid {given[0]} {given[1]} gives another number"
+            grid = f"a source grid of {given[0]} x {given[1]} has another number"
         raise ConversionError(
-            f"the position table has {count} patches but {grid}; say its rows and "
-            f"columns with --source-grid ROWS COLUMNS"
+            f"the position table has {count} patches but {grid}; give its rows and columns as "
+            f"source_grid (--source-grid ROWS COLUMNS)"
         )
     return side, side
 
@@ -117,7 +118,7 @@ def need(weights: Mapping[str, Tensor], name: str, ndim: int) -> Tensor:
 
 
 def _stated_grid(source_config: Mapping[str, Any], kernel: Tensor) -> tuple[int, int] | None:
-    """The grid that a config.json of transformers or timm tells, if it does."""
+    """The grid that a config.json of transformers or timm states, if it does."""
     timm_input = (source_config.get("pretrained_cfg") or {}).get("input_size") or ()
     size = source_config.get("image_size")
     size = size or (source_config.get("model_args") or {}).get("img_size") or timm_input[1:]
@@ -127,3 +128,6 @@ def _stated_grid(source_config: Mapping[str, Any], kernel: Tensor) -> tuple[int,
         case [int(height), int(width)]:
             return height // kernel.shape[2], width // kernel.shape[3]
     return None
+
+
+__all__ = ["find_source_grid", "need", "read_architecture"]

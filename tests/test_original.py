@@ -1,16 +1,24 @@
-"""original_to_ast: judged by the paper's equations, written out below on the authors' names."""
+"""original: judged by the paper's equations, written out below on the authors' names."""
 
 import logging
 
-import original_to_ast
 import pytest
 import torch
 import transformers
-from key_maps import ConversionError, unwrap
 from safetensors.torch import load_file
 
 from modeling_ast import ASTFeatureExtractor, ASTForAudioClassification
-from tests.made_up_checkpoints import TOLERANCE, make_authors, make_timm, model_of, run
+from modeling_ast.commands import convert_original as command
+from modeling_ast.conversion import (
+    ConversionError,
+    convert_original,
+    fetch_original_labels,
+    original,
+    original_config,
+    original_conversion,
+    rename_original,
+)
+from tests.made_up_checkpoints import TOLERANCE, make_authors, make_timm, run
 
 # Patches at 1024 frames of 128 mels, by stride: the released AudioSet models.
 RELEASED = {10: 1212, 12: 850, 14: 657, 16: 512}
@@ -54,8 +62,10 @@ def paper_logits(weights, frames, stride):
     return x @ w["mlp_head.1.weight"].T + w["mlp_head.1.bias"]
 
 
-def convert(weights, **changes):
-    return original_to_ast.convert(unwrap(weights), **changes)
+def convert(weights, **fields):
+    """As the command does it."""
+    renamed = rename_original(weights)
+    return original_conversion(renamed, original_config(renamed, **fields))
 
 
 def clip(frames):
@@ -75,7 +85,7 @@ def test_released_audioset_models(stride, patches):
     assert (config.mean, config.std) == (-4.2677393, 4.5689974)
     assert config.problem_type == "multi_label_classification"
     with torch.no_grad():
-        got = model_of(conversion)(clip(1024)).logits
+        got = conversion.build_model()(clip(1024)).logits
     torch.testing.assert_close(got, paper_logits(weights, clip(1024), stride), **TOLERANCE)
 
 
@@ -88,7 +98,7 @@ def test_the_released_speech_commands_model(prefix):
     assert (config.mean, config.std) == (-6.845978, 5.5654526)
     assert config.problem_type is None
     with torch.no_grad():
-        got = model_of(conversion)(clip(128)).logits
+        got = conversion.build_model()(clip(128)).logits
     torch.testing.assert_close(got, paper_logits(weights, clip(128), 10), **TOLERANCE)
 
 
@@ -101,7 +111,7 @@ def test_own_models_need_their_numbers():
     )
     with pytest.raises(ConversionError, match="a head of 10 labels is none of the paper's"):
         convert(weights, max_length=290)
-    with pytest.raises(ConversionError, match=r"say both, e\.g\. AudioSet's"):
+    with pytest.raises(ConversionError, match=r"mean is 1\.0 and std is None; give both mean and"):
         convert(weights, max_length=290, mean=1.0)
     config = convert(weights, max_length=290, mean=1.0, std=2.0).config
     assert (config.frequency_stride, config.time_stride, config.max_length) == (16, 16, 290)
@@ -114,7 +124,7 @@ def test_unequal_strides_are_said_by_flag():
     known = {"frequency_stride": 10, "time_stride": 16, "mean": 0.0, "std": 1.0}
     config = convert(weights, max_length=128, **known).config
     assert config.patch_grid() == (12, 8)
-    with pytest.raises(ConversionError, match="fit no usual stride; say --frequency-stride"):
+    with pytest.raises(ConversionError, match=r"fit no usual stride; give .*\(--frequency-stride"):
         convert(weights, max_length=150, **known)
     with pytest.raises(ConversionError, match="97 patches, which fit no usual stride"):
         convert(make_authors(97, labels=10), mean=0.0, std=1.0)
@@ -130,7 +140,7 @@ def test_labels_are_carried_and_counted():
     names = {0: "dog", 1: "cat", 2: "owl"}
     known = {"max_length": 128, "mean": 0.0, "std": 1.0}
     assert convert(make_authors(144), labels=names, **known).config.id2label == names
-    with pytest.raises(ConversionError, match="label file has 3 labels but the checkpoint's head"):
+    with pytest.raises(ConversionError, match="are 3 label names but the checkpoint's head has 4"):
         convert(make_authors(144, labels=4), labels=names, **known)
 
 
@@ -148,7 +158,7 @@ def speech_commands(tmp_path):
 
 def test_round_trip_through_plain_transformers(speech_commands, tmp_path):
     """Authors -> ours (a directory in the Hub's layout) -> transformers -> ours, bit-equal."""
-    assert run(original_to_ast, speech_commands, tmp_path / "ours") == 0
+    assert run(command, speech_commands, tmp_path / "ours") == 0
     theirs, info = transformers.ASTForAudioClassification.from_pretrained(
         tmp_path / "ours", output_loading_info=True
     )
@@ -170,24 +180,66 @@ def test_the_directory_has_statistics_and_names(speech_commands, tmp_path):
         "index,mid,display_name\n" + "\n".join(f"{i},/m/x{i},word {i}" for i in range(35))
     )
     target = tmp_path / "ast"
-    assert run(original_to_ast, speech_commands, target, "--label-csv", labels) == 0
+    assert run(command, speech_commands, target, "--label-csv", labels) == 0
     extractor = ASTFeatureExtractor.from_pretrained(target)
     assert (extractor.mean, extractor.std, extractor.max_length) == (-6.845978, 5.5654526, 128)
     assert ASTForAudioClassification.from_pretrained(target).config.id2label[34] == "word 34"
     assert "license: bsd-3-clause" in (target / "README.md").read_text()
 
 
-def test_names_come_from_the_hub_or_it_is_said(speech_commands, tmp_path, monkeypatch, caplog):
-    weights = unwrap(torch.load(speech_commands))
+def test_names_come_from_the_hub_or_a_warning_says_that_they_do_not(monkeypatch, caplog):
+    weights = make_authors(144, labels=35)
     with caplog.at_level(logging.WARNING):
-        assert original_to_ast.find_labels(None, weights) is None
-    assert "the Hub's speech-commands-v2-id2label.json is out of reach" in caplog.text
+        assert fetch_original_labels(weights) is None
+    assert "the Hub's speech-commands-v2-id2label.json cannot be reached" in caplog.text
     assert "the labels are called LABEL_0, LABEL_1, ...; name them with --label-csv" in caplog.text
     asked = []
-    monkeypatch.setattr(original_to_ast, "fetch_label_names", lambda name: asked.append(name) or {})
-    assert original_to_ast.find_labels(None, weights) == {}
+    monkeypatch.setattr(original, "fetch_label_names", lambda name: asked.append(name) or {})
+    assert fetch_original_labels(weights) == {}
     assert asked == ["speech-commands-v2-id2label.json"]
-    assert original_to_ast.find_labels(None, unwrap(make_authors(labels=7))) is None
+    assert fetch_original_labels(make_authors(labels=7)) is None
+
+
+def test_the_command_takes_the_hub_s_names(speech_commands, tmp_path, monkeypatch):
+    names = {index: f"word {index}" for index in range(35)}
+    monkeypatch.setattr(original, "fetch_label_names", lambda name: names)
+    assert run(command, speech_commands, tmp_path / "ast") == 0
+    assert ASTForAudioClassification.from_pretrained(tmp_path / "ast").config.id2label == names
+
+
+def test_state_dict_in_state_dict_out():
+    weights = make_authors(144, labels=35)
+    config = original_config(weights)
+    ours = convert_original(weights, config)
+    model = ASTForAudioClassification(config).eval()
+    model.load_state_dict(ours, strict=True)
+    with torch.no_grad():
+        got = model(clip(128)).logits
+    torch.testing.assert_close(got, paper_logits(weights, clip(128), 10), **TOLERANCE)
+    assert all(
+        torch.equal(ours[name], tensor) for name, tensor in convert_original(weights).items()
+    )
+
+
+def test_an_unusual_width_needs_its_number_of_heads(tmp_path, capsys):
+    """128 wide, which no published DeiT is."""
+    path, weights = tmp_path / "narrow.pth", make_authors(144, labels=35, width=128)
+    torch.save(weights, path)
+    assert run(command, path, tmp_path / "ast") == 1
+    error = capsys.readouterr().err
+    assert "how many attention heads this model of width 128 has (known widths: 192, " in error
+    assert "give num_attention_heads (--num-attention-heads N)" in error
+    assert run(command, path, tmp_path / "ast", "--num-attention-heads", 2) == 0
+    model = ASTForAudioClassification.from_pretrained(tmp_path / "ast")
+    with torch.no_grad():
+        got = model(clip(128)).logits
+    torch.testing.assert_close(got, paper_logits(weights, clip(128), 10), **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["frequency_stride", "time_stride", "max_length"])
+def test_impossible_numbers_are_refused_and_not_taken_for_none(name):
+    with pytest.raises(ConversionError, match=f"{name} is 0; it must be 1 or more"):
+        convert(make_authors(144, labels=35), **{name: 0})
 
 
 @pytest.mark.parametrize(
@@ -204,7 +256,7 @@ def test_bad_input_is_one_line(speech_commands, tmp_path, capsys, change, messag
     weights = torch.load(speech_commands)
     change(weights)
     torch.save(weights, speech_commands)
-    assert run(original_to_ast, speech_commands, tmp_path / "ast") == 1
+    assert run(command, speech_commands, tmp_path / "ast") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert [path.name for path in tmp_path.iterdir()] == [speech_commands.name]

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and takes no other's place unasked."""
+"""A folder that appears whole or not at all, and never replaces another without --force."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from key_maps import ConversionError, one_line
 from safetensors import SafetensorError
+
+from ..errors import one_line
+from .key_maps import ConversionError
 
 # All that a conversion writes: --force deletes nothing else.
 OUR_FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
@@ -17,10 +19,10 @@ OUR_FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "RE
 
 @contextmanager
 def whole_or_nothing(target: Path, force: bool) -> Iterator[Path]:
-    """Gives a folder beside `target` to write into, and renames it to `target` at the end.
+    """Makes a folder beside `target` to write into, and renames it to `target` at the end.
 
     Raises:
-        ConversionError: `target` is there already, or cannot be written.
+        ConversionError: `target` exists already (see `check_target`), or cannot be written.
     """
     target = target.resolve()
     check_target(target, force)
@@ -38,10 +40,15 @@ def whole_or_nothing(target: Path, force: bool) -> Iterator[Path]:
 
 
 def check_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> None:
-    """Refuses a `target` that exists, or that `force` would take more from than a conversion wrote.
+    """Refuses a target that must not be replaced.
 
+    Args:
+        target: Where a conversion is to be written.
+        force: Whether an older conversion may be replaced.
+        sources: What is converted.
     Raises:
-        ConversionError: It does, or it holds one of `sources`.
+        ConversionError: `target` holds one of `sources`; it exists, without `force`; or it holds a
+            file that no conversion wrote.
     """
     for source in sources:
         if target.resolve() in (source.resolve(), *source.resolve().parents):
@@ -77,3 +84,6 @@ def _move(beside: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+__all__ = ["check_target", "whole_or_nothing"]

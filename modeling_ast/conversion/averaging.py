@@ -1,0 +1,297 @@
+"""The mean of the weights of several AST checkpoints: epochs of one run, or several seeds.
+
+Memory holds the sum and one checkpoint, however many there are. Follows Gong et al. 2021,
+section 3.1, and the authors' egs/audioset/run.sh, which averages the last epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..configuration_ast import ASTConfig
+from ..feature_extraction_ast import ASTFeatureExtractor
+from .architecture import need
+from .checkpoint_files import find_file, read_json, read_source
+from .deit import fit_positions
+from .key_maps import (
+    AST_HEAD,
+    KERNEL,
+    POSITIONS,
+    ConversionError,
+    Weights,
+    check_finite,
+    compare_shapes,
+    rename,
+)
+from .result import Conversion, build_config, complete
+
+# What must be equal and no shape shows.
+SAME_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "num_mel_bins")
+GRID_FIELDS = ("max_length", "frequency_stride", "time_stride")
+EXTRACTOR_FIELDS = ("sampling_rate", "num_mel_bins", "do_normalize", "mean", "std")
+
+
+class WeightMean:
+    """The mean of state dicts, one after the other, so that only one is held beside the sum.
+
+    Floating-point values are summed up in float32 on the CPU; of others (counters) the last ones
+    are kept.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self._sum_of_shares = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+
+    @torch.no_grad()
+    def add(self, weights: Mapping[str, Tensor], share: float = 1.0) -> None:
+        """Adds a state dict.
+
+        Args:
+            weights: With the names and shapes of the first one.
+            share: How much it counts, compared with the others.
+        Raises:
+            ValueError: Names or shapes differ, or `share` is negative or not finite.
+        """
+        if not (math.isfinite(share) and share >= 0):
+            raise ValueError(f"share is {share}; it must be 0 or more")
+        if self.count == 0:
+            self._dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+            self._sums = {name: _zeros(tensor) for name, tensor in weights.items()}
+        if difference := compare_shapes(weights, self._sums):
+            raise ValueError(
+                f"the weights differ from those averaged before ({difference}); average "
+                f"checkpoints of one architecture only"
+            )
+        for name, total in self._sums.items():
+            value = weights[name]
+            # Sharded by FSDP: all processes give their part.
+            value = value.full_tensor() if hasattr(value, "full_tensor") else value
+            if total.is_floating_point():
+                total.add_(value.to(total), alpha=share)
+            else:
+                total.copy_(value)
+        self.count += 1
+        self._sum_of_shares += share
+
+    def mean(self, dtype: torch.dtype | None = None) -> Weights:
+        """The mean, on the CPU.
+
+        Args:
+            dtype: Of floating-point values; by default that of the first state dict.
+        Raises:
+            ValueError: Nothing was added, or all shares are 0.
+        """
+        if self._sum_of_shares == 0:
+            raise ValueError("there are no weights to average; add a state dict first")
+        return {
+            name: (total / self._sum_of_shares).to(dtype or self._dtypes[name])
+            if total.is_floating_point()
+            else total.clone()
+            for name, total in self._sums.items()
+        }
+
+    def save(self, file: str | Path) -> None:
+        """Writes the sums, to go on from later."""
+        types = {name: str(dtype).removeprefix("torch.") for name, dtype in self._dtypes.items()}
+        sums = {name: total.contiguous() for name, total in self._sums.items()}
+        numbers = {"count": str(self.count), "sum_of_shares": repr(self._sum_of_shares)}
+        save_file(sums, file, metadata={**types, **numbers})
+
+    @classmethod
+    def load(cls, file: str | Path) -> WeightMean:
+        """Reads what `save` wrote."""
+        loaded = cls()
+        with safe_open(file, "pt") as content:
+            types = content.metadata()
+            loaded.count = int(types.pop("count"))
+            # Files of version 0.1.0 have no shares: each state dict counts 1.
+            loaded._sum_of_shares = float(types.pop("sum_of_shares", loaded.count))
+            names = content.keys()
+            loaded._sums = {name: content.get_tensor(name) for name in names}
+        loaded._dtypes = {name: getattr(torch, types[name]) for name in loaded._sums}
+        return loaded
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.zeros(tuple(tensor.shape), dtype=dtype)
+
+
+def average_checkpoints(
+    checkpoints: Sequence[str | Path],
+    weights: Sequence[float] | None = None,
+    refit_grid: bool = False,
+) -> Conversion:
+    """The mean of AST checkpoints.
+
+        model = average_checkpoints(["run/checkpoint-100", "run/checkpoint-200"]).build_model()
+
+    Args:
+        checkpoints: Directories as save_pretrained writes them, or Hub ids; at least two.
+        weights: How much each counts; equal by default.
+        refit_grid: Whether position tables of other grids are fitted to the first one's.
+    Returns:
+        The mean in float32, with the config of the first checkpoint and the extractor of the first
+        one that has one. `build_model()` gives the model and `save(folder)` writes it.
+    Raises:
+        ConversionError: The checkpoints differ in more than their weights, or one cannot be read.
+    Source: the authors' src/traintest.py (`validate_wa`).
+    """
+    if len(checkpoints) < 2:
+        raise ConversionError(
+            f"the number of checkpoints is {len(checkpoints)} but a mean needs at least 2; add more"
+        )
+    shares = read_shares(weights, len(checkpoints))
+    configs = [read_config(checkpoint) for checkpoint in checkpoints]
+    check_same_models(checkpoints, configs, refit_grid)
+    extractor = read_extractor(checkpoints)
+    grid = configs[0].patch_grid()
+    mean, before = WeightMean(), None
+    for checkpoint, config, share in zip(checkpoints, configs, shares):
+        state_dict = _read(checkpoint, config, grid)
+        before = before or _outline(state_dict)
+        try:
+            mean.add(state_dict, share)
+        except ValueError as error:
+            raise ConversionError(f"{checkpoint} does not fit {checkpoints[0]}: {error}") from error
+        # Otherwise this one would stay in memory while the next is read.
+        del state_dict
+    after = mean.mean(torch.float32)
+    return complete(configs[0], before, after, {}, grid, extractor, same="averaged")
+
+
+def _read(checkpoint: str | Path, config: ASTConfig, grid: tuple[int, int]) -> Weights:
+    """The weights of a checkpoint under our names, its positions fitted to `grid`."""
+    weights = read_source(checkpoint).weights
+    try:
+        weights = rename(weights, AST_HEAD).weights
+        check_finite(weights)
+        table = need(weights, POSITIONS, 3)
+    except ConversionError as error:
+        raise ConversionError(f"{checkpoint} cannot be averaged: {error}") from error
+    if config.patch_grid() != grid:
+        weights[POSITIONS] = fit_positions(table.float(), config.patch_grid(), grid)
+    return weights
+
+
+def _outline(weights: Weights) -> Weights:
+    """The shapes of a checkpoint, and of its tensors only what the picture shows."""
+    shown = {
+        name: need(weights, name, ndim).clone() for name, ndim in ((KERNEL, 4), (POSITIONS, 3))
+    }
+    return {name: tensor.to("meta") for name, tensor in weights.items()} | shown
+
+
+def read_shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Weights -> shares that add up to 1.
+
+    Raises:
+        ConversionError: There are not `count`, or one is negative or not finite, or all are 0.
+    """
+    weights = [1.0] * count if weights is None else weights
+    if len(weights) != count:
+        raise ConversionError(
+            f"there are {len(weights)} weights (--weights) but {count} checkpoints; give one each"
+        )
+    if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
+        raise ConversionError(
+            f"the weights (--weights) are {weights}; all must be 0 or more, and one above 0"
+        )
+    return [weight / sum(weights) for weight in weights]
+
+
+def read_config(checkpoint: str | Path) -> ASTConfig:
+    """The config.json of an AST.
+
+    Args:
+        checkpoint: A directory or a Hub id.
+    Raises:
+        ConversionError: There is none, or it is of another model.
+    """
+    path = find_file(checkpoint, "config.json")
+    if path is None:
+        raise ConversionError(
+            f"{checkpoint} has no config.json; give directories or Hub ids of AST models"
+        )
+    fields = read_json(path)
+    if fields.get("model_type") != ASTConfig.model_type:
+        raise ConversionError(
+            f"{checkpoint} is a {fields.get('model_type')!r} but must be an "
+            f"{ASTConfig.model_type!r}; average AST models only"
+        )
+    return build_config(**fields)
+
+
+def check_same_models(
+    checkpoints: Sequence[str | Path], configs: Sequence[ASTConfig], refit_grid: bool
+) -> None:
+    """Refuses, by name, checkpoints that differ from the first in more than their weights.
+
+    Raises:
+        ConversionError: Labels, a field or the grid differ; the latter unless `refit_grid`.
+    """
+    first = configs[0]
+    for checkpoint, config in zip(checkpoints[1:], configs[1:]):
+        _check_same_labels(checkpoints[0], first, checkpoint, config)
+        for name in SAME_FIELDS if refit_grid else SAME_FIELDS + GRID_FIELDS:
+            if getattr(config, name) != getattr(first, name):
+                hint = (
+                    "fit its positions with refit_grid (--refit-grid)"
+                    if name in GRID_FIELDS
+                    else "leave it out"
+                )
+                raise ConversionError(
+                    f"{name} is {getattr(config, name)} in {checkpoint} but {getattr(first, name)} "
+                    f"in {checkpoints[0]}; {hint}"
+                )
+
+
+def _check_same_labels(
+    first: str | Path, wanted: ASTConfig, other: str | Path, given: ASTConfig
+) -> None:
+    if given.num_labels != wanted.num_labels:
+        raise ConversionError(
+            f"{other} has {given.num_labels} labels but {first} has {wanted.num_labels}; average "
+            f"models of one data set"
+        )
+    for index, name in wanted.id2label.items():
+        if given.id2label.get(index) != name:
+            raise ConversionError(
+                f"label {index} is {given.id2label.get(index)!r} in {other} but {name!r} in "
+                f"{first}; average models of one data set"
+            )
+
+
+def read_extractor(checkpoints: Sequence[str | Path]) -> ASTFeatureExtractor | None:
+    """The extractor of the first checkpoint that has one.
+
+    Raises:
+        ConversionError: Two of them would show the model different numbers for a clip.
+    """
+    first: tuple[str | Path, Path, dict[str, Any]] | None = None
+    for checkpoint in checkpoints:
+        path = find_file(checkpoint, "preprocessor_config.json")
+        if path is None:
+            continue
+        fields = read_json(path)
+        first = first or (checkpoint, path, fields)
+        for name in EXTRACTOR_FIELDS:
+            if fields.get(name) != first[2].get(name):
+                raise ConversionError(
+                    f"{name} of the extractor is {fields.get(name)} in {checkpoint} but "
+                    f"{first[2].get(name)} in {first[0]}; average models trained on equal input"
+                )
+    return ASTFeatureExtractor.from_pretrained(first[1].parent) if first else None
+
+
+__all__ = ["WeightMean", "average_checkpoints"]

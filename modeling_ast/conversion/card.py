@@ -1,0 +1,76 @@
+"""Model cards: the metadata that the Hub reads, then sections of Markdown."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from huggingface_hub import ModelCardData
+
+from .report import format_table
+from .result import Conversion
+
+# What is the same for every model of this package.
+METADATA = {
+    "pipeline_tag": "audio-classification",
+    "library_name": "transformers",
+    "tags": ["audio-spectrogram-transformer", "audio-classification", "modeling_ast"],
+}
+
+
+class Origin(NamedTuple):
+    """Where the weights of a conversion come from."""
+
+    name: str
+    base_model: str | None  # on the Hub
+    license: str
+    how: str  # a sentence or two
+
+
+def write_card(title: str, metadata: Mapping[str, Any], sections: Iterable[str]) -> str:
+    """A model card.
+
+    Args:
+        title: The heading.
+        metadata: Arguments of huggingface_hub's `ModelCardData`, such as `license`, `base_model`
+            and `eval_results`; those that every model of this package has are added.
+        sections: Of Markdown.
+    Returns:
+        The text of README.md.
+    """
+    data = ModelCardData(**METADATA | dict(metadata))
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {title}", *map(str.strip, sections)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_conversion_card(conversion: Conversion, origin: Origin, command: Sequence[str]) -> str:
+    """The model card of a conversion: its source, its size, and what happened to each weight.
+
+    Args:
+        conversion: What is saved beside the card.
+        origin: Of its weights.
+        command: The words of the command that made it.
+    """
+    config = conversion.config
+    rows, columns = config.patch_grid()
+    size = f"""
+- {config.num_mel_bins} mel bins x {config.max_length} frames, {rows} x {columns} patches
+  (frequency x time), strides {config.frequency_stride} and {config.time_stride}
+- {config.num_hidden_layers} layers of width {config.hidden_size}, {config.num_labels} labels
+"""
+    return write_card(
+        f"Audio Spectrogram Transformer from {origin.name}",
+        {"base_model": origin.base_model, "license": origin.license},
+        [
+            origin.how,
+            size,
+            "Made with:",
+            f"```\n{shlex.join(command)}\n```",
+            "Weights:",
+            f"```\n{format_table(conversion.rows)}\n```",
+        ],
+    )
+
+
+__all__ = ["Origin", "write_card", "write_conversion_card"]

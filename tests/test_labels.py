@@ -1,0 +1,75 @@
+"""labels: label files as AudioSet, spreadsheets and people write them, and each way to err."""
+
+import pytest
+
+from modeling_ast.labels import Label, read_label_file
+
+GOOD = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n'
+SPEECH = [Label("/m/09x0r", "Speech"), Label("/m/05zppz", "Male speech, man speaking")]
+
+
+def write(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        GOOD.replace("\n", "\r\n"),
+        "index,mid,display_name\n" + "\n".join(GOOD.splitlines()[:0:-1]) + "\n",
+        GOOD.replace("index,mid,display_name", " index , mid, display_name "),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_good_files(tmp_path, text, encoding):
+    assert read_label_file(write(tmp_path, text, encoding)) == SPEECH
+    assert read_label_file(str(tmp_path / "labels.csv")) == SPEECH
+
+
+@pytest.mark.parametrize(
+    ("text", "mids"),
+    [
+        ("\ufeffindex,mid,display_name\n0,car,car\n1,bus,bus\n", ["car", "bus"]),
+        ("index;mid;display_name\n0;car;car\n1;bus;bus\n", ["car", "bus"]),
+        ("index\tmid\tdisplay_name\n0\t/m/1\tcar\n1\t/m/2\tbus\n", ["/m/1", "/m/2"]),
+        # Without identifiers the names stand for them.
+        ("index,display_name\n0,car\n1,bus\n", ["car", "bus"]),
+        ("index,mid,display_name\n0,,car\n1,/m/2,bus\n", ["car", "/m/2"]),
+    ],
+    ids=["byte order mark", "semicolons", "tabs", "two columns", "an empty mid"],
+)
+def test_other_forms(tmp_path, text, mids):
+    assert read_label_file(write(tmp_path, text)) == [
+        Label(mids[0], "car"),
+        Label(mids[1], "bus"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD.replace("1,", "0,"), "has the index 0 twice"),
+        (GOOD.replace("index", "id"), "has the header id,mid,display_name but must have index,mid"),
+        (GOOD.split("\n", 1)[1], "has the header 0,/m/09x0r,Speech but must have"),
+        ("", r"has the header \(none\) but must have"),
+        (GOOD.replace("1,", "2,"), "has 2 labels but no index 1; number them"),
+        ("index,mid,display_name\n", "has 0 labels but no index 0"),
+        (GOOD.replace("1,", "one,"), "has the index 'one' with the name 'Male speech, man"),
+        (GOOD.replace("1,", "\u00b2,"), "has the index '\u00b2' with the name 'Male speech, man"),
+        (GOOD + "2,/m/x\n", "has the index '2' with the name ''"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_label_file(write(tmp_path, text))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read the label file .*No such file.*; give"):
+        read_label_file(tmp_path / "none.csv")
+    (tmp_path / "picture.csv").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ValueError, match=r"cannot read the label file .*decode.*save it as UTF-8"):
+        read_label_file(tmp_path / "picture.csv")
