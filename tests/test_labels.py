@@ -2,7 +2,8 @@
 
 import pytest
 
-from modeling_ast.labels import Label, read_label_file
+from modeling_ast import ASTConfig
+from modeling_ast.labels import Label, activation, read_label_file
 
 GOOD = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n'
 SPEECH = [Label("/m/09x0r", "Speech"), Label("/m/05zppz", "Male speech, man speaking")]
@@ -73,3 +74,23 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "picture.csv").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(ValueError, match=r"cannot read the label file .*decode.*save it as UTF-8"):
         read_label_file(tmp_path / "picture.csv")
+
+
+@pytest.mark.parametrize(
+    ("choice", "problem", "name"),
+    [
+        ("auto", None, "sigmoid"),
+        ("auto", "single_label_classification", "softmax"),
+        ("auto", "multi_label_classification", "sigmoid"),
+        ("softmax", "multi_label_classification", "softmax"),
+    ],
+)
+def test_kind_of_scores(choice, problem, name):
+    config = ASTConfig(num_labels=527, problem_type=problem)
+    assert activation(choice, config) == name
+    assert activation("auto", ASTConfig(num_labels=35)) == "softmax"
+
+
+def test_another_kind_of_scores_is_refused():
+    with pytest.raises(ValueError, match="scores is 'tanh'; it must be one of auto, sigmoid"):
+        activation("tanh", ASTConfig())

@@ -36,7 +36,11 @@ from .result import Conversion, build_config, complete
 # What must be equal and no shape shows.
 SAME_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "num_mel_bins")
 GRID_FIELDS = ("max_length", "frequency_stride", "time_stride")
-EXTRACTOR_FIELDS = ("sampling_rate", "num_mel_bins", "do_normalize", "mean", "std")
+# What extractors must have in common, and what the one has that does not state it.
+EXTRACTOR_FIELDS = {
+    **dict.fromkeys(("sampling_rate", "num_mel_bins", "do_normalize", "mean", "std")),
+    "padding": "max_length",
+}
 
 
 class WeightMean:
@@ -285,11 +289,12 @@ def read_extractor(checkpoints: Sequence[str | Path]) -> ASTFeatureExtractor | N
             continue
         fields = read_json(path)
         first = first or (checkpoint, path, fields)
-        for name in EXTRACTOR_FIELDS:
-            if fields.get(name) != first[2].get(name):
+        for name, default in EXTRACTOR_FIELDS.items():
+            given, wanted = (other.get(name, default) for other in (fields, first[2]))
+            if given != wanted:
                 raise ConversionError(
-                    f"{name} of the extractor is {fields.get(name)} in {checkpoint} but "
-                    f"{first[2].get(name)} in {first[0]}; average models trained on equal input"
+                    f"{name} of the extractor is {given} in {checkpoint} but {wanted} in "
+                    f"{first[0]}; average models trained on equal input"
                 )
     return ASTFeatureExtractor.from_pretrained(first[1].parent) if first else None
 
