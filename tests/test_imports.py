@@ -42,6 +42,7 @@ CORE = {
     "workers": {"numpy", "torch", ".audio", ".feature_extraction_ast"},
     "errors": set(),
     "labels": {".configuration_ast"},
+    "strict_json": set(),
     "tagging": {
         "numpy",
         "torch",
