@@ -1,28 +1,22 @@
 """Fine-tunes an AST on any data set, with one or several labels to a clip.
 
-    python examples/finetune.py --model MODEL --data DATA --output_dir OUT [Trainer's arguments]
-    python examples/finetune.py --recipe examples/recipes/demo.yaml --model MODEL [overrides]
-
-MODEL is an AST on the Hub or a directory, for instance what conversion/deit_to_ast.py wrote; DATA
-is what data_sources.py describes. Clips with several labels are learned with the binary
-cross-entropy and judged by the mean average precision (mAP), clips with exactly one with the
-cross-entropy and the accuracy. The published optimiser, schedule, sampling and averaging of epochs
-are off unless asked for, see --help and recipes/. The output directory has the model, its extractor
-and what run_folder.py describes, ready for push_to_hub; `average/` has the model of the averaged
-weights. Run again, it goes on from the last checkpoint.
+Clips with several labels are learned with the binary cross-entropy and judged by the mean average
+precision (mAP); clips with exactly one label are learned with the cross-entropy and judged by the
+accuracy. The published optimiser, schedule, sampling and averaging of epochs are off unless asked
+for, see `arguments.py` and the recipes. The output directory has the model, its extractor and what
+`results.py` describes, ready for push_to_hub; `average/` has the model of the averaged weights. If
+a run is interrupted, run it again: it resumes from the last checkpoint.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from data_sources import Clips, is_exclusive, label_column, load_data, read_classes
 from datasets import Dataset, IterableDataset
-from finetune_arguments import Arguments, ModelArguments, parse_arguments
-from run_folder import Judge, save_results
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -31,22 +25,21 @@ from transformers import (
     set_seed,
 )
 
-from modeling_ast import ASTFeatureExtractor
-from modeling_ast.training import (
-    ASTTrainer,
-    AudioCollator,
-    AverageWeightsCallback,
-    BadClips,
-    BalancedSampler,
-    ClipReader,
-    EpochDecay,
-    LabelEncoder,
-    TrainingStream,
-    balanced_weights,
-    drop_bad_clips,
-    last_whole_checkpoint,
-    published_adam,
-)
+from ..errors import one_line
+from ..feature_extraction_ast import ASTFeatureExtractor
+from ..labels import Label
+from ..modeling_ast import ASTForAudioClassification
+from .arguments import Arguments, ModelArguments
+from .averaging import AverageWeightsCallback
+from .batches import AudioCollator, LabelEncoder
+from .checkpoints import last_whole_checkpoint
+from .clips import BadClips, ClipReader, drop_bad_clips
+from .data_sources import Clips, is_exclusive, label_column, load_data, read_classes
+from .optimizer import EpochDecay, published_adam
+from .results import Judge, save_results
+from .sampling import BalancedSampler, balanced_weights
+from .streams import TrainingStream
+from .trainer import ASTTrainer
 
 # Of ModelArguments, those that from_pretrained takes as they are.
 CONFIG_FIELDS = (
@@ -58,18 +51,32 @@ CONFIG_FIELDS = (
 )
 
 
+class Outcome(NamedTuple):
+    """What a fine-tuning gives, beside the files in its output directory."""
+
+    trainer: ASTTrainer
+    metrics: dict[str, float]  # `eval_*` of the model, `average_*` of the averaged weights
+    metric: str  # the one that the run is judged by, "mAP" or "accuracy"
+
+
 def smooth_in_loss(arguments: Arguments) -> None:
-    """Where labels are class indices, Trainer smooths them, in its loss."""
+    """Leaves label smoothing to Trainer's loss, which can smooth class indices."""
     amount = arguments.augmentation.label_smoothing
     arguments.training.label_smoothing_factor = amount or arguments.training.label_smoothing_factor
     arguments.augmentation = replace(arguments.augmentation, label_smoothing=0.0)
 
 
-def load_model(arguments: ModelArguments, classes: list[tuple[str, str]], exclusive: bool = False):
-    """The model with a head for `classes` (fresh if their number is new), and its extractor.
+def load_model(
+    arguments: ModelArguments, classes: Sequence[Label], exclusive: bool = False
+) -> tuple[ASTForAudioClassification, ASTFeatureExtractor]:
+    """The model with a head for `classes`, and its extractor.
 
     Args:
+        arguments: Name the checkpoint, and what to change of it.
+        classes: In the order of their indices; if their number is new, the head is fresh.
         exclusive: Whether it learns with the cross-entropy of one label for a clip.
+    Raises:
+        OSError, ValueError: The checkpoint cannot be read, or does not fit the arguments.
     """
     names = [name for _, name in classes]
     given = {name: getattr(arguments, name) for name in CONFIG_FIELDS}
@@ -96,18 +103,31 @@ def load_model(arguments: ModelArguments, classes: list[tuple[str, str]], exclus
     for name in ("mean", "std"):
         if getattr(arguments, name) is not None:
             setattr(model.config, name, getattr(arguments, name))
-    return model, ASTFeatureExtractor.from_config(model.config, padding=stored.padding)
+    padding = arguments.padding or stored.padding
+    return model, ASTFeatureExtractor.from_config(model.config, padding=padding)
 
 
 def build_trainer(
-    model,
+    model: ASTForAudioClassification,
     extractor: ASTFeatureExtractor,
-    classes: list[tuple[str, str]],
+    classes: Sequence[Label],
     splits: tuple[Clips, Dataset],
     arguments: Arguments,
     compute_metrics: Judge,
 ) -> ASTTrainer:
-    """A Trainer whose workers decode, crop and mix, and perhaps extract features and augment."""
+    """A Trainer whose workers decode, crop and mix the clips.
+
+    Workers also extract features and augment them, unless the training device does.
+
+    Args:
+        model, extractor: From `load_model`.
+        classes: From `read_classes`.
+        splits: The clips to train on and those held out, from `load_data`.
+        arguments: Of the run.
+        compute_metrics: Judges the held-out clips.
+    Raises:
+        TooManyBadClips: More of the held-out clips than allowed cannot be decoded.
+    """
     (train, held_out), data, training = splits, arguments.data, arguments.training
     reader = ClipReader(extractor.sampling_rate, data.audio_column, root=data.root)
     bad_list = Path(training.output_dir) / "bad_clips.txt"
@@ -145,7 +165,7 @@ def build_trainer(
 
 
 def clips_of_training(train: Clips, arguments: Arguments) -> int:
-    """Clips of the training set, or those that the run will draw from a stream."""
+    """Number of clips to train on: of the set, or those that the run will draw from a stream."""
     if not isinstance(train, IterableDataset):
         return len(train)
     training = arguments.training
@@ -162,9 +182,9 @@ def features_on_device(arguments: Arguments) -> bool:
 def good_clips(
     held_out: Dataset, reader: ClipReader, bad_clips: BadClips, training: TrainingArguments
 ) -> Dataset:
-    """Those that can be decoded, which one process on each machine finds out.
+    """The held-out clips that can be decoded, which one process on each machine finds out.
 
-    In training a bad clip gives way to another; an evaluation must not count one twice.
+    In training another clip takes the place of a bad one; an evaluation must count none twice.
     """
     with training.main_process_first(desc="the look for bad clips"):
         workers = training.dataloader_num_workers or None
@@ -172,15 +192,15 @@ def good_clips(
         return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
 
 
-def label_encoder(classes: list[tuple[str, str]], problem_type: str) -> LabelEncoder:
-    """MIDs, names or indices -> what the loss takes."""
-    label2id = {key: index for index, pair in enumerate(classes) for key in pair}
+def label_encoder(classes: Sequence[Label], problem_type: str) -> LabelEncoder:
+    """MIDs, names or indices -> the labels that the loss takes."""
+    label2id = {key: index for index, label in enumerate(classes) for key in label}
     multi_label = problem_type == "multi_label_classification"
     return LabelEncoder(label2id, multi_label, num_labels=len(classes))
 
 
 def published_parts(arguments: Arguments, train: Clips) -> dict:
-    """ASTTrainer's keywords for what was asked for of the paper's optimiser, sampler, averaging."""
+    """ASTTrainer's keywords for those parts of the paper that the arguments ask for."""
     chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
     parts = {}
     if chosen.published_adam:
@@ -219,7 +239,13 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
 
 
 def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
-    """Trains the model that the arguments describe."""
+    """Trains the model that the arguments describe, from its last checkpoint if there is one.
+
+    Returns:
+        The trainer, and the judge of the held-out clips.
+    Raises:
+        OSError, ValueError: As `finetune`.
+    """
     set_seed(arguments.training.seed)
     splits = load_data(arguments.data)
     classes = read_classes(arguments.data, *splits)
@@ -234,7 +260,8 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
         model, extractor = load_model(arguments.model, classes, with_softmax)
     except OSError as error:
         # Not every message of the Hub's client says which name it looked for.
-        raise OSError(f"cannot load the model {arguments.model.model!r}: {error}") from error
+        name, reason = arguments.model.model, one_line(error)
+        raise OSError(f"cannot load the model {name!r}: {reason}") from error
     judge = Judge([name for _, name in classes], exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
     training = arguments.training
@@ -243,26 +270,26 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     return trainer, judge
 
 
-def main() -> None:
-    """Trains, evaluates and saves."""
-    try:
-        arguments = parse_arguments()
-        trainer, judge = train(arguments)
-        metrics = trainer.evaluate()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+def finetune(arguments: Arguments) -> Outcome:
+    """Trains, evaluates and saves.
+
+    With several processes each of them calls it; the first one writes the files.
+
+    Raises:
+        OSError, ValueError: Model or data cannot be read, they do not fit together, or more clips
+            than allowed are bad.
+    """
+    trainer, judge = train(arguments)
+    metrics = trainer.evaluate()
     table = judge.table
     if arguments.sampling.average_from is not None:
         metrics |= evaluate_average(trainer)
     if trainer.is_world_process_zero():
         sources = (arguments.model.model, arguments.data.data)
         save_results(trainer, judge, table, sources, metrics)
-    # With --push_to_hub this uploads the whole folder, but for the checkpoints.
+    # With --push-to-hub this uploads the whole folder, but for the checkpoints.
     trainer.save_model()
-    if trainer.is_world_process_zero():
-        score = f"{judge.metric} {metrics[f'eval_{judge.metric}']:.4f}"
-        sys.stdout.write(f"{score}; the model is in {trainer.args.output_dir}\n")
+    return Outcome(trainer, metrics, judge.metric)
 
 
-if __name__ == "__main__":
-    main()
+__all__ = ["Outcome", "build_trainer", "evaluate_average", "finetune", "load_model", "train"]
