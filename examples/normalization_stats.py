@@ -1,0 +1,11 @@
+"""Mean and deviation of a data set's log-mel values: a thin script around `modeling-ast stats`.
+
+python examples/normalization_stats.py MODEL --data DATA [--train_split train] [--num_workers 4]
+"""
+
+import sys
+
+from modeling_ast.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main(["stats", *sys.argv[1:]]))
