@@ -11,13 +11,17 @@ def one_line(said: object) -> str:
 
     Args:
         said: An error, of whose message the first line that says anything is taken (those of
-            libraries go on for pages), or any other object, whose text is taken whole.
+            libraries go on for pages), or any other object, whose text is taken whole. Of an error
+            in a DataLoader's worker, whose message torch puts behind a traceback, it is the last.
     Returns:
         The text without line breaks; an error without a message gives the name of its class.
     """
     if not isinstance(said, BaseException):
         return " ".join(str(said).split())
     lines = [" ".join(line.split()) for line in str(said).splitlines() if line.strip()]
+    if any(line.startswith("Original Traceback ") for line in lines):
+        # Without the name of the error's class.
+        return lines[-1].partition(": ")[2] or lines[-1]
     return lines[0] if lines else type(said).__name__
 
 

@@ -42,7 +42,8 @@ def test_each_verb_has_its_help(verb, capsys):
 def test_a_missing_extra_is_one_line(verb, capsys, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("modeling_ast.training")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, f"modeling_ast.commands.{verb}", raising=False)
+    module = commands.VERBS[verb].module
+    monkeypatch.delitem(sys.modules, f"modeling_ast.commands.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert main([verb, "--help"]) == 1
     assert capsys.readouterr().err == (

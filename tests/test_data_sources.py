@@ -6,7 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from data_sources import (
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
+
+from examples.embedded_data import write_data_set
+from modeling_ast import read_audio
+from modeling_ast.training.clips import ClipReader
+from modeling_ast.training.data_sources import (
+    CLASS_LIST,
     DataArguments,
     is_exclusive,
     label_column,
@@ -14,11 +20,6 @@ from data_sources import (
     load_part,
     read_classes,
 )
-from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
-from embedded_data import write_data_set
-
-from modeling_ast import read_audio
-from modeling_ast.training import ClipReader
 
 WORDS = ("cat", "dog", "owl")
 
@@ -142,12 +143,16 @@ def test_several_names_in_a_cell_or_in_a_list(sounds):
     ("changes", "message"),
     [
         ({}, r"has the splits \['train'\] but not 'test'"),
-        ({"eval_fold": 7}, r"--eval_fold is 7 but the column 'fold' has the folds \[1, 2, 3, 4\]"),
-        ({"eval_fold": 1, "fold_column": "part"}, "no column 'part'; give --fold_column one of"),
-        ({"eval_share": 1.5}, "--eval_share is 1.5; it must be between 0 and 1"),
+        ({"eval_fold": 7}, r"--eval-fold is 7 but the column 'fold' has the folds \[1, 2, 3, 4\]"),
+        ({"eval_fold": 1, "fold_column": "part"}, "no column 'part'; give --fold-column one of"),
+        ({"eval_share": 1.5}, "--eval-share is 1.5; it must be between 0 and 1"),
         ({"eval_share": 0.5, "eval_fold": 1}, "both say what is held out; give one"),
         ({"eval_share": 0.5, "audio_column": "sound"}, "no column 'sound'; name the column"),
-        ({"eval_share": 0.5, "label_column": "word"}, "no column 'word'; give --label_column"),
+        (
+            {"eval_share": 0.5, "audio_column": "gain"},
+            "column 'gain' holds float64; name",
+        ),
+        ({"eval_share": 0.5, "label_column": "word"}, "no column 'word'; give --label-column"),
         ({"eval_share": 0.5, "label_column": "gain"}, "column 'gain' holds 0.5; labels must all"),
     ],
 )
@@ -167,8 +172,28 @@ def test_more_mistakes(sounds):
     arguments = DataArguments(path, eval_share=0.5)
     with pytest.raises(ValueError, match="none of the columns labels, label, category, target"):
         read_classes(arguments, *load_data(arguments))
-    with pytest.raises(ValueError, match=r"no file at nowhere.csv; give the class list"):
+    with pytest.raises(ValueError, match=r"cannot read the label file nowhere.csv .*give the path"):
         read_classes(DataArguments(path, label_csv="nowhere.csv"))
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="--loss is 'mse'; it must be one of auto, bce, cross_"):
+        DataArguments("data", loss="mse")
+
+
+@pytest.mark.parametrize("place", ["beside the clips", "elsewhere"])
+def test_a_class_list_of_a_spreadsheet(sounds, place):
+    """With a byte order mark, semicolons and no MIDs; it has a class that no clip has."""
+    folder, _ = sounds
+    words = ("owl", "fox", "dog", "cat")
+    path = folder / ("clips" if place == "beside the clips" else "") / CLASS_LIST
+    text = "\ufeffindex;display_name\r\n" + "".join(f"{i};{w}\r\n" for i, w in enumerate(words))
+    path.write_text(text, encoding="utf-8")
+    arguments = DataArguments(str(folder / "clips"), eval_share=0.25)
+    if place == "elsewhere":
+        arguments.label_csv = str(path)
+    splits = load_data(arguments)
+    assert read_classes(arguments, *splits) == [(word, word) for word in words]
 
 
 def rows_of(clips):
@@ -191,7 +216,7 @@ def test_a_stream_has_the_rows_of_the_stored_data(sounds):
         assert streamed.features["tags"] == List(Value("string"))
     arguments = DataArguments(path, streaming=True, **common)
     assert not is_exclusive(arguments, parts[1][0])
-    with pytest.raises(ValueError, match=r"a stream does not tell its classes.*--label_csv"):
+    with pytest.raises(ValueError, match=r"classes of a stream are not known.*--label-csv"):
         read_classes(arguments, *parts[1])
 
 
@@ -216,6 +241,17 @@ def test_a_stream_of_folders(sounds):
     assert {row["label"] for row in streamed[0]} == set(WORDS)
     for first, second in zip(stored, streamed):
         assert rows_of(first) == rows_of(second)
+
+
+def test_a_directory_written_anew_is_read_anew(tmp_path):
+    """datasets' own cache knows a local directory by its last name alone."""
+    first, second = tmp_path / "a" / "data", tmp_path / "b" / "data"
+    for folder, clips in ((first, 14), (second, 28)):
+        write_data_set(folder, num_train=clips, num_test=14, seconds=1.0, progress=False)
+        train, _ = load_data(DataArguments(data=str(folder)))
+        assert len(train) == clips
+    write_data_set(first, num_train=15, num_test=14, seconds=1.0, progress=False, force=True)
+    assert len(load_data(DataArguments(data=str(first)))[0]) == 15
 
 
 def test_a_stream_cannot_be_drawn_from(sounds):

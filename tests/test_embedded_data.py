@@ -9,13 +9,13 @@ import runpy
 import sys
 from pathlib import Path
 
-import embedded_data
 import numpy as np
 import pytest
 import soundfile as sf
 from datasets import Audio, DatasetDict, List, Value, load_dataset
-from embedded_data import SOUNDS, make_scene, write_data_set
 
+from examples import embedded_data
+from examples.embedded_data import SOUNDS, make_scene, write_data_set
 from tests.conftest import ROOT
 
 NUM_TRAIN, NUM_TEST, SECONDS, RATE = 2 * len(SOUNDS), len(SOUNDS), 1.5, 16_000

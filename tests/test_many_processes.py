@@ -1,4 +1,4 @@
-"""finetune.py in two processes: as one process with batches of twice the size, nothing twice."""
+"""A fine-tuning in two processes: as one with batches of twice the size, and nothing twice."""
 
 import csv
 import json
@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
-from data_sources import DataArguments, load_data
-from embedded_data import SOUNDS, write_data_set
 from pyarrow import parquet
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
+from examples.embedded_data import SOUNDS, write_data_set
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, read_audio
+from modeling_ast.training.data_sources import DataArguments, load_data
 from tests.conftest import ROOT, randomise
 
 SCRIPT = ROOT / "examples" / "finetune.py"
@@ -153,7 +153,8 @@ def test_a_stream_of_bad_and_good_clips_in_two_processes(base, data, tmp_path):
         spoil(file, number)
     out = tmp_path / "run"
     words = ("--streaming", "--train_clips", 32, "--shuffle_buffer", 8, "--max_bad_share", 0.1)
-    run = two(base, folder, out, *words, "--dataloader_num_workers", 1)
+    module = ("-m", "modeling_ast", "finetune")
+    run = two(base, folder, out, *words, "--dataloader_num_workers", 1, script=module)
     assert len(curve(run)) == 8
     bad = (run / "bad_clips.txt").read_text().splitlines()
     assert len(bad) == 2 and all("cannot be decoded" in line for line in bad)

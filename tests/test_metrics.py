@@ -1,4 +1,4 @@
-"""Metrics. Judges: scikit-learn, scipy's normal quantile, hand-counted cases."""
+"""Metrics. Judges: their definitions, scikit-learn class by class, scipy's normal quantile."""
 
 import math
 
@@ -40,6 +40,40 @@ def test_each_class_agrees_with_sklearn(decimals):
         column = targets[:, c], scores[:, c]
         assert precisions[c] == pytest.approx(average_precision_score(*column), abs=1e-12)
         assert areas[c] == pytest.approx(roc_auc_score(*column), abs=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [8, 1, 0])
+def test_ties_are_ranked_together(decimals):
+    """By the definitions: precision and recall at each score; pairs, of which a tie counts half."""
+    scores, targets = make_case(clips=83, decimals=decimals)
+    precisions, areas = average_precisions(scores, targets), areas_under_roc(scores, targets)
+    for c in (0, 2, 3, 5, 6):
+        s, t = scores[:, c], targets[:, c]
+        precision, recalled = 0.0, 0
+        for score in sorted(set(s), reverse=True):
+            hits = t[s >= score].sum()
+            precision += (hits - recalled) * t[s >= score].mean() / t.sum()
+            recalled = hits
+        pairs = s[t == 1][:, None] - s[t == 0]
+        assert precisions[c] == pytest.approx(precision, abs=1e-12)
+        assert areas[c] == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2, abs=1e-12)
+
+
+def test_one_class_alone_and_infinite_scores():
+    """The logarithm of a probability that is rounded to 0 is minus infinity."""
+    scores, targets = make_case()
+    one = tagging_metrics(scores[:, [3]], targets[:, [3]])
+    assert one["mAP"] == average_precisions(scores, targets)[3]
+    finite, infinite = scores.copy(), scores.copy()
+    finite[:9], infinite[:9] = -99, -np.inf
+    finite[9:14], infinite[9:14] = 99, np.inf
+    assert tagging_metrics(infinite, targets) == tagging_metrics(finite, targets)
+
+
+def test_half_precision_is_widened():
+    scores, targets = make_case(decimals=1)
+    half = average_precisions(scores.astype(np.float16), targets)
+    np.testing.assert_array_equal(half, average_precisions(scores, targets))
 
 
 def test_means_leave_out_undefined_classes_and_count_them():

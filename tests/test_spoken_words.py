@@ -18,7 +18,7 @@ from tests import spoken_words
 from tests.conftest import ROOT
 from tests.spoken_words import PROGRAM, RATE, TEST_VOICES, TRAIN_VOICES, WORDS, write_data_set
 
-RECIPE = ROOT / "examples" / "recipes" / "spoken_words.yaml"
+RECIPE = ROOT / "modeling_ast" / "training" / "recipes" / "spoken_words.yaml"
 needs_espeak = pytest.mark.skipif(
     shutil.which(PROGRAM) is None, reason=f"needs {PROGRAM}: apt-get install {PROGRAM}"
 )
@@ -125,8 +125,16 @@ def commands():
     """Those on top of the recipe that run Python, as argument lists."""
     head = RECIPE.read_text().split("# Hardware:")[0].replace("# Command:", "#")
     script = "\n".join(line.removeprefix("#").strip() for line in head.splitlines())
-    lines = re.split(r"\n(?=python )", script)[1:]
-    return [[sys.executable, *shlex.split(line)[1:]] for line in lines]
+    lines = re.split(r"\n(?=python |modeling-ast )", script)[1:]
+    starts = {"python": [], "modeling-ast": ["-m", "modeling_ast"]}
+    words = [shlex.split(line) for line in lines]
+    return [[sys.executable, *starts[first], *rest] for first, *rest in words]
+
+
+def test_the_recipe_says_what_to_run():
+    kinds = [command[1] for command in commands()]
+    assert kinds == ["tests/spoken_words.py", "-c", "-m"]
+    assert commands()[2][2:4] == ["modeling_ast", "finetune"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-import summarize_runs
+
+from examples import summarize_runs
 
 
 def run(monkeypatch, capsys, *words):

@@ -32,7 +32,7 @@ VERBS = {
     "convert-original": Verb("convert_original", "convert a checkpoint of the authors' own code"),
     "average": Verb("average", "average the weights of several checkpoints"),
     "finetune": Verb("finetune", "fine-tune an AST on a data set", "train"),
-    "evaluate": Verb("evaluate", "judge a model, or an ensemble, on held-out clips", "train"),
+    "evaluate": Verb("evaluate_models", "judge a model or an ensemble on held-out clips", "train"),
     "stats": Verb("stats", "mean and deviation of a data set's log-mel values", "train"),
 }
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 from ..errors import one_line
+from ..strict_json import to_json
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -57,18 +56,7 @@ def fail(error: object) -> int:
 
 def print_json(result: Any) -> None:
     """Prints a result as strict JSON: what is no finite number becomes null."""
-    sys.stdout.write(json.dumps(strict(result), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(f"{to_json(result)}\n")
 
 
-def strict(value: Any) -> Any:
-    """The value with null in the place of NaN and infinity, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): strict(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(inner) for inner in value]
-    return value
-
-
-__all__ = ["CommandParser", "fail", "print_json", "quiet_libraries", "strict"]
+__all__ = ["CommandParser", "fail", "print_json", "quiet_libraries"]

@@ -1,6 +1,7 @@
 """What a fine-tuning adds to the model; needs the extra `train`: pip install modeling-ast[train].
 
-Each part works alone, in anybody's own Trainer script.
+The names here are parts that each work alone, in your own Trainer script. `finetuning.py` and
+`evaluation.py` put them together, for the commands `modeling-ast finetune` and `evaluate`.
 """
 
 from ..conversion import WeightMean, average_checkpoints
@@ -26,6 +27,7 @@ from .clips import (
     drop_bad_clips,
     undecoded,
 )
+from .data_sources import DataArguments, load_data, load_part, read_classes
 from .metrics import (
     AudioTaggingMetric,
     ClassResult,
@@ -55,6 +57,7 @@ __all__ = [
     "BalancedSampler",
     "ClassResult",
     "ClipReader",
+    "DataArguments",
     "EpochCallback",
     "EpochDecay",
     "LabelEncoder",
@@ -76,6 +79,8 @@ __all__ = [
     "drop_bad_clips",
     "ensemble_probabilities",
     "last_whole_checkpoint",
+    "load_data",
+    "load_part",
     "mask_frequency",
     "mask_time",
     "mixup",
@@ -83,6 +88,7 @@ __all__ = [
     "normalization_stats",
     "parameter_groups",
     "published_adam",
+    "read_classes",
     "roll_time",
     "smooth_labels",
     "tagging_metrics",

@@ -277,9 +277,11 @@ def add_features(
     batch = dict(batch)
     batch |= extractor.extract_padded(batch.pop("waveforms"), batch.pop("num_samples"))
     if augmentation is not None:
-        silence = -extractor.mean / (2 * extractor.std) if extractor.do_normalize else 0.0
+        # A mask writes what a padded frame holds: a log-mel of 0, normalised like the rest.
+        masked = torch.zeros(())
+        masked = extractor.normalize(masked) if extractor.do_normalize else masked
         frames = batch["input_values"]
-        batch["input_values"] = augmentation.features(frames, silence, generator)
+        batch["input_values"] = augmentation.features(frames, masked.item(), generator)
     return batch
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..audio import read_audio, resample
 from ..configuration_ast import ASTConfig
+from ..errors import one_line
 from ..fbank_ast import frame_samples
 
 # load_dataset("audiofolder", data_dir=..., features=FOLDER_FEATURES) reads one folder per label:
@@ -45,9 +46,10 @@ def undecoded(
     """The data set with its audio as stored, {"bytes", "path"}, which needs no torchcodec.
 
     Args:
-        audio_column: Column of type `Audio`; one of paths (strings) is left as it is.
+        audio_column: Column of type `Audio` that will be read; one of paths (strings) is left as it
+            is. Other columns of audio are not decoded either.
     Raises:
-        ValueError: There is no such column.
+        ValueError: There is no such column, or it holds numbers.
     """
     features = dataset.features
     # A stream may not know its columns before its first row.
@@ -58,9 +60,15 @@ def undecoded(
             f"the data set has no column {audio_column!r}; name the column of audio or of paths, "
             f"one of {sorted(features)}"
         )
-    if not isinstance(features[audio_column], Audio):
-        return dataset
-    return dataset.cast_column(audio_column, Audio(decode=False))
+    kind = features[audio_column]
+    if isinstance(kind, Value) and kind.dtype.startswith(("int", "uint", "float", "bool")):
+        raise ValueError(
+            f"the column {audio_column!r} holds {kind.dtype}; name the column of audio or of "
+            f"paths, one of {sorted(features)}"
+        )
+    for name in [name for name, kind in features.items() if isinstance(kind, Audio)]:
+        dataset = dataset.cast_column(name, Audio(decode=False))
+    return dataset
 
 
 def column_of(row: Mapping[str, Any], column: str) -> Any:
@@ -202,7 +210,7 @@ class BadClips:
         Raises:
             TooManyBadClips: With it, more than the allowed share is bad.
         """
-        name, text = _one_line(name), _one_line(reason)
+        name, text = one_line(name), one_line(reason)
         if name not in self:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             # One short write to a file opened for appending: lines of two processes do not mix.
@@ -211,7 +219,7 @@ class BadClips:
         self.check()
 
     def __contains__(self, name: str) -> bool:
-        return _one_line(name) in self.read()
+        return one_line(name) in self.read()
 
     def read(self) -> dict[str, str]:
         """Name -> reason of every clip listed so far, by any process."""
@@ -233,17 +241,14 @@ class BadClips:
         bad = self.read()
         if len(bad) <= self.max_share * self.num_clips:
             return
-        lines = [f"{name}: {reason}" for name, reason in bad.items()]
-        more = "" if len(lines) <= NAMED_IN_ERROR else f"\nand {len(lines) - NAMED_IN_ERROR} more"
+        named = [f"{name}: {reason}" for name, reason in list(bad.items())[:NAMED_IN_ERROR]]
+        if len(bad) > NAMED_IN_ERROR:
+            named.append(f"and {len(bad) - NAMED_IN_ERROR} more")
         raise TooManyBadClips(
             f"{len(bad)} of {self.num_clips} clips cannot be decoded, but at most "
             f"{self.max_share:.2%} may be bad (max_share); mend or remove the clips listed in "
-            f"{self.file}:\n" + "\n".join(lines[:NAMED_IN_ERROR]) + more
+            f"{self.file}: {'; '.join(named)}"
         )
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
 
 
 def read_or_list(row: Mapping[str, Any], reader: ClipReader, bad: BadClips | None) -> Tensor | None:
@@ -276,7 +281,8 @@ def drop_bad_clips(
     """Decodes every clip once and leaves out those that cannot be; do it with evaluation sets.
 
     Args:
-        num_proc: Processes; a stream is worked off as it is read, by whoever reads it.
+        num_proc: Processes; the clips of a stream are decoded as it is read, in the process that
+            reads it.
         decode: If false, those are left out that are on the list already: for all processes of a
             machine but the first, once that has decoded.
     Raises:

@@ -1,20 +1,22 @@
-"""What audio tagging is judged by: mAP, mAUC and d-prime over classes, AP of each class, accuracy.
+"""The metrics of audio tagging: mAP, mAUC and d-prime over classes, AP of each class, accuracy.
 
 Follows Gong et al. 2021, section 3.1, and the AudioSet evaluation before it (Gemmeke et al. 2017):
-macro means over classes. A class without a positive clip, or without a negative one, has neither
-precision nor ranking to speak of: it is left out of every mean, and the number left out is told.
+macro means over classes, of scikit-learn's average precision and ROC AUC. Both are undefined for a
+class without a positive clip, or without a negative one: such a class is left out of every mean,
+and the number of those left out is reported.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
 import datasets
 import evaluate
 import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import EvalPrediction
 
 # The label of a clip that is not to be judged, as for torch's cross entropy.
@@ -43,50 +45,34 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         (C,), float64, in [0, 1]; NaN for a class without a positive or without a negative clip.
     Raises:
         ValueError: The shapes differ, or values are not as above.
-    Source: the definition of scikit-learn's average_precision_score.
+    Source: scikit-learn's average_precision_score.
     """
-    scores, targets = _checked(scores, targets)
-    return np.array([_average_precision(s, t) for s, t in zip(scores.T, targets.T)])
+    return _of_defined_classes(average_precision_score, scores, targets)
 
 
 def areas_under_roc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each class: how often a positive clip outranks a negative one.
 
     Args, Returns, Raises: as `average_precisions`.
-    Source: the Mann-Whitney statistic; a tie counts as half.
+    Source: scikit-learn's roc_auc_score; a tie counts as half.
     """
+    return _of_defined_classes(roc_auc_score, scores, targets)
+
+
+def _of_defined_classes(metric: Callable, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """scikit-learn's metric of each class (C,), NaN where it is undefined."""
     scores, targets = _checked(scores, targets)
-    return np.array([_area_under_roc(s, t) for s, t in zip(scores.T, targets.T)])
-
-
-def _average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    if not _is_defined(targets):
-        return math.nan
-    ends, hits = _hits_down_to(scores, targets)
-    recall_gained = np.diff(hits, prepend=0) / hits[-1]
-    return float((hits / ends * recall_gained).sum())
-
-
-def _area_under_roc(scores: np.ndarray, targets: np.ndarray) -> float:
-    if not _is_defined(targets):
-        return math.nan
-    ends, hits = _hits_down_to(scores, targets)
-    misses = ends - hits
-    # Trapezoids: a tie is half above, half below.
-    area = (np.diff(misses, prepend=0) * (hits + np.concatenate(([0], hits[:-1]))) / 2).sum()
-    return float(area / (hits[-1] * misses[-1]))
-
-
-def _hits_down_to(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each distinct score, highest first: the clips, and the positives, that score no less."""
-    order = np.argsort(-scores, kind="stable")
-    scores, targets = scores[order], targets[order]
-    last_of_tie = np.append(scores[1:] != scores[:-1], True)
-    return np.flatnonzero(last_of_tie) + 1, np.cumsum(targets)[last_of_tie]
-
-
-def _is_defined(targets: np.ndarray) -> bool:
-    return 0 < targets.sum() < len(targets)
+    # scikit-learn refuses infinity, such as the logarithm of a probability of 0; the order stays.
+    scores = np.nan_to_num(scores)
+    positives = targets.sum(axis=0)
+    defined = (positives > 0) & (positives < len(targets))
+    result = np.full(len(defined), np.nan)
+    if defined.any():
+        # Not targets[:, defined], whose columns lie together: scikit-learn then copies the whole
+        # array for each class.
+        targets, scores = targets.compress(defined, axis=1), scores.compress(defined, axis=1)
+        result[defined] = metric(targets, scores, average=None)
+    return result
 
 
 def d_prime(mean_auc: float) -> float:

@@ -1,13 +1,14 @@
-"""run_folder: the judge against scikit-learn, the table as a spreadsheet reads it."""
+"""What a run leaves: the judge against scikit-learn, the table as a spreadsheet reads it."""
 
 import csv
 
 import numpy as np
 import pytest
-from run_folder import Judge, draw_classes, metric_rows, write_table
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 from transformers import EvalPrediction
+
+from modeling_ast.training.results import Judge, draw_classes, metric_rows, write_table
 
 NAMES = ["a, b", "$x$", "c", "never"]
 

@@ -1,20 +1,23 @@
-"""What can be set for finetune.py, in a recipe and on the command line, which wins."""
+"""What can be set for a fine-tuning, and the recipes: files that set many of these at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from data_sources import DataArguments
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
-from modeling_ast.training import Augmentation
+from ..errors import one_line
+from .augmentation import Augmentation
+from .data_sources import DataArguments
 
 RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")
+PADDINGS = ("max_length", "longest")
 
 
 @dataclass
@@ -26,7 +29,7 @@ class ModelArguments:
         default=False, metadata={"help": "random weights, in the architecture of the model"}
     )
     patch_size: list[int] | None = field(
-        default=None, metadata={"help": "mel bins and frames of a patch, with --from_scratch"}
+        default=None, metadata={"help": "mel bins and frames of a patch, with --from-scratch"}
     )
     max_length: int | None = field(
         default=None, metadata={"help": "frames of 10 ms; the position grid is refitted"}
@@ -38,7 +41,8 @@ class ModelArguments:
     )
     patchout_time: int | None = field(default=None, metadata={"help": "columns of them"})
     mean: float | None = field(
-        default=None, metadata={"help": "of the data's log-mel values; see normalization_stats.py"}
+        default=None,
+        metadata={"help": "of the data's log-mel values; see modeling-ast stats"},
     )
     std: float | None = field(default=None, metadata={"help": "their standard deviation"})
     features: str = field(
@@ -49,6 +53,21 @@ class ModelArguments:
             "choices": FEATURES,
         },
     )
+    padding: str | None = field(
+        default=None,
+        metadata={
+            "help": "how clips are padded: to max_length, or to the longest of a batch; by "
+            "default as the model's extractor was saved",
+            "choices": PADDINGS,
+        },
+    )
+
+    def __post_init__(self):
+        # A recipe's values do not pass argparse's check of the choices.
+        for name, choices in (("features", FEATURES), ("padding", (None, *PADDINGS))):
+            if getattr(self, name) not in choices:
+                known = ", ".join(choice for choice in choices if choice)
+                raise ValueError(f"--{name} is {getattr(self, name)!r}; it must be one of {known}")
 
 
 @dataclass
@@ -108,98 +127,129 @@ KINDS = (
 )
 
 
-def parse_arguments() -> Arguments:
-    """Reads a recipe, if there is one, and the command line, which wins."""
-    parser = HfArgumentParser(KINDS)
-    parser.description = "Fine-tune an AST on any data set."
-    # Augmentation's own defaults are for AudioSet's clips of ten seconds.
-    parser.set_defaults(mixup_rate=0.0, frequency_mask=0, time_mask=0)
-    parser.set_defaults(report_to="tensorboard" if is_tensorboard_available() else "none")
-    parser.add_argument(
-        "--recipe", metavar="YAML", help="file of arguments, or the name of one in recipes/"
-    )
-    recipe = parser.parse_known_args()[0].recipe
-    if recipe:
-        parser.set_defaults(**read_recipe(recipe, parser))
-    *kinds, _ = parser.parse_args_into_dataclasses()
-    arguments = Arguments(*kinds)
-    training = arguments.training
-    for name, value in (("--model", arguments.model.model), ("--data", arguments.data.data)):
-        if value is None:
-            parser.error(f"{name} is missing; give it here or in the recipe")
-    if not training.output_dir:
-        parser.error("--output_dir is missing; give it here or in the recipe")
-    if mistake := contradiction(arguments):
-        parser.error(mistake)
-    prepare(training)
-    return arguments
+def defaults() -> dict[str, Any]:
+    """The defaults of a run where those of its classes do not suit."""
+    return {
+        # Augmentation's own are for AudioSet's clips of ten seconds.
+        "mixup_rate": 0.0,
+        "frequency_mask": 0,
+        "time_mask": 0,
+        "report_to": "tensorboard" if is_tensorboard_available() else "none",
+    }
 
 
 def prepare(training: TrainingArguments) -> None:
-    """What holds for every run of audio clips."""
+    """Sets what holds for every run on audio clips."""
     # The collator reads every column of the data set; Trainer would drop what the model lacks.
     training.remove_unused_columns = False
     training.dataloader_pin_memory &= torch.cuda.is_available()
-    # Batches of a stream need not have one length, which the process that handed them out to the
-    # others would want.
+    # One process would hand the batches out only if all had the same length; those of a stream may
+    # differ.
     training.accelerator_config.dispatch_batches = False
 
 
 def contradiction(arguments: Arguments) -> str | None:
-    """What no run could do, in one sentence."""
+    """One sentence on arguments that exclude each other, or None."""
     optimizer, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
     if not optimizer.published_adam and (optimizer.layer_decay, optimizer.head_rate) != (1, 1):
-        return "--layer_decay and --head_rate are for --published_adam; give that too"
+        return "--layer-decay and --head-rate are for --published-adam; give that too"
     if sampling.average_to is not None and sampling.average_from is None:
-        return "--average_to is given without --average_from; give the first epoch too"
+        return "--average-to is given without --average-from; give the first epoch too"
     if training.max_steps < 1 and (sampling.average_from or 0) > training.num_train_epochs:
         return (
-            f"--average_from is {sampling.average_from} but the run has --num_train_epochs "
+            f"--average-from is {sampling.average_from} but the run has --num-train-epochs "
             f"{training.num_train_epochs:g}; lower the one or raise the other"
         )
     if arguments.model.patch_size and not arguments.model.from_scratch:
-        return "--patch_size is for --from_scratch; trained patches keep their size"
+        return "--patch-size is for --from-scratch; trained patches keep their size"
     if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
-        return "--mix_whole_set is for a mixup; give --mixup_rate too"
+        return "--mix-whole-set is for a mixup; give --mixup-rate too"
     if mistake := contradiction_of_stream(arguments):
         return mistake
     if optimizer.decay_first is not None and 0 < training.warmup_steps < 1:
-        return "--warmup_steps is a share of the run; with --decay_first give a number of steps"
+        return "--warmup-steps is a share of the run; with --decay-first give a number of steps"
     return None
 
 
 def contradiction_of_stream(arguments: Arguments) -> str | None:
-    """What a stream, which is read once from its start to its end, cannot do."""
+    """The same for a stream, which is read once from its start to its end."""
     if not arguments.data.streaming:
         return None
     if arguments.sampling.balanced_sampling:
-        return "--balanced_sampling counts all labels first; train without --streaming"
+        return "--balanced-sampling counts all labels first; train without --streaming"
     if arguments.sampling.mix_whole_set:
-        return "--mix_whole_set draws clips from anywhere; mix within the batch, or do not stream"
+        return "--mix-whole-set draws clips from anywhere; mix within the batch, or do not stream"
     if arguments.data.train_clips is None:
         if arguments.training.max_steps < 1:
-            return "--streaming knows no end; give --train_clips (clips of an epoch) or --max_steps"
+            return "--streaming has no known end; give --train-clips (of an epoch) or --max-steps"
         if (arguments.optimizer.decay_first, arguments.sampling.average_from) != (None, None):
-            return "--decay_first and --average_from count epochs; give --train_clips too"
+            return "--decay-first and --average-from count epochs; give --train-clips too"
     return None
 
 
-def read_recipe(path: str, parser: HfArgumentParser) -> dict:
-    """The arguments in a recipe, each with its type."""
-    if not Path(path).exists() and (RECIPES / f"{Path(path).stem}.yaml").exists():
-        path = str(RECIPES / f"{Path(path).stem}.yaml")
+def recipe_names() -> list[str]:
+    """The names of the recipes that the package has."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name: The path of a file, or the name of a recipe of the package: "esc50", "esc50.yaml" or
+            "recipes/esc50.yaml".
+    Raises:
+        ValueError: It is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.stem in recipe_names() and path.parent.name in ("", RECIPES.name):
+        return RECIPES / f"{path.stem}.yaml"
+    raise ValueError(
+        f"there is no recipe {name!r}; give the path of a YAML file, or one of these names: "
+        f"{', '.join(recipe_names())}"
+    )
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The arguments in a recipe.
+
+    Args:
+        name: See `find_recipe`.
+    Returns:
+        Each single value as a text, since YAML reads 1e-3 as one: the parser of the command line
+        gives it its type. Lists, mappings and null stay what they are.
+    Raises:
+        ValueError: There is no such recipe, it cannot be read, or it has unknown arguments.
+    """
+    path = find_recipe(name)
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the recipe {path}: {error}") from error
-    actions = {action.dest: action for action in parser._actions}
-    unknown = set(recipe) - set(actions)
-    if unknown:
-        raise ValueError(f"{path} has unknown arguments {sorted(unknown)}; see --help")
-    # YAML reads 1e-3 as text; argparse's own types put that right.
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read the recipe {path}: {one_line(str(error))}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"the recipe {path} has no lines such as 'learning_rate: 1e-5'; add some")
+    known = {entry.name for kind in KINDS for entry in fields(kind) if entry.init}
+    if unknown := sorted(map(str, recipe.keys() - known)):
+        raise ValueError(f"the recipe {path} has unknown arguments {unknown}; see --help for all")
     return {
-        name: actions[name].type(value)
-        if callable(actions[name].type) and not isinstance(value, list | dict)
-        else value
+        name: value if value is None or isinstance(value, list | dict) else str(value)
         for name, value in recipe.items()
     }
+
+
+__all__ = [
+    "KINDS",
+    "PADDINGS",
+    "Arguments",
+    "ModelArguments",
+    "OptimizerArguments",
+    "SamplingArguments",
+    "contradiction",
+    "defaults",
+    "find_recipe",
+    "prepare",
+    "read_recipe",
+    "recipe_names",
+]

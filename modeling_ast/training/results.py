@@ -9,7 +9,7 @@ the results in the Hub's model-index. Trainer adds its checkpoints and the Tenso
 from __future__ import annotations
 
 import csv
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,16 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers import EvalPrediction
 from transformers.trainer_utils import has_length
 
-from modeling_ast.training import ASTTrainer, ClassResult, accuracy, class_table, compute_metrics
+from ..strict_json import to_json
+from .metrics import ClassResult, accuracy, class_table, compute_metrics
+from .trainer import ASTTrainer
 
-# A picture of more classes than that has the best and the worst ones only.
+# A picture of more classes than these has the best and the worst ones only.
 DRAWN_CLASSES = 40
 
 
 class Judge:
-    """`compute_metrics` for Trainer, which keeps the table of classes of the last evaluation.
+    """`compute_metrics` for Trainer; it keeps the table of classes of the last evaluation.
 
     Args:
         names: Of the classes, in the order of their indices.
@@ -33,14 +35,14 @@ class Judge:
             where the labels are multi-hot.
     """
 
-    def __init__(self, names: list[str], exclusive: bool):
+    def __init__(self, names: Sequence[str], exclusive: bool):
         self.names = names
         self.exclusive = exclusive
         self.table: list[ClassResult] = []
 
     @property
     def metric(self) -> str:
-        """The one that a run is judged by."""
+        """The metric that a run is judged by."""
         return "accuracy" if self.exclusive else "mAP"
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -63,14 +65,17 @@ def save_results(
     sources: tuple[str, str],
     metrics: dict[str, float],
 ) -> None:
-    """Writes everything but the weights.
+    """Writes everything but the weights into the output directory.
 
     Args:
-        table: Of the evaluation that `metrics` are of.
+        trainer: Of the run.
+        judge: Of its held-out clips.
+        table: Of the evaluation that `metrics` come from.
         sources: The base model and the data, as they were given.
+        metrics: `eval_*`, and `average_*` if weights were averaged.
     """
     folder = Path(trainer.args.output_dir)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
     write_table(table, folder / "per_class.csv")
     draw_curve(trainer.state.log_history, folder / "learning_curve.png", judge.metric)
     draw_classes(table, folder / "per_class_ap.png")
@@ -79,7 +84,7 @@ def save_results(
 
 
 def write_table(table: list[ClassResult], path: Path) -> None:
-    """A CSV file with a row for each class; what is undefined is empty."""
+    """Writes a CSV file with a row for each class; a number that is undefined is left empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("index", *ClassResult._fields))
@@ -89,7 +94,7 @@ def write_table(table: list[ClassResult], path: Path) -> None:
 
 
 def draw_curve(history: list[dict], path: Path, metric: str = "mAP") -> None:
-    """Loss of training and the metric of the held-out clips, over the epochs."""
+    """Draws the training loss and the metric of the held-out clips over the epochs."""
     pyplot = quiet_pyplot()
     figure, left = pyplot.subplots(figsize=(7, 4), layout="constrained")
     right = left.twinx()
@@ -104,7 +109,7 @@ def draw_curve(history: list[dict], path: Path, metric: str = "mAP") -> None:
 
 
 def draw_classes(table: list[ClassResult], path: Path) -> None:
-    """Average precision of each class, the best on top."""
+    """Draws the average precision of each class, the best on top."""
     rows = [row for row in table if row.average_precision == row.average_precision]
     rows = sorted(rows, key=lambda row: row.average_precision)
     title = "average precision of each class"
@@ -166,7 +171,7 @@ def write_card(
 
 # {name}
 
-An Audio Spectrogram Transformer fine-tuned with `examples/finetune.py` of modeling_ast.
+An Audio Spectrogram Transformer fine-tuned with `modeling-ast finetune`.
 
 - base model: `{base_model}`
 - data: `{data}`, {num_clips} to train, {len(trainer.eval_dataset)} held out
@@ -211,4 +216,4 @@ def metric_rows(metrics: dict[str, float]) -> str:
     return "\n".join(rows)
 
 
-__all__ = ["Judge", "save_results"]
+__all__ = ["Judge", "save_results", "write_table"]

@@ -2,21 +2,21 @@
 
 DATA is one of
 - a data set on the Hub, such as agkphysics/AudioSet, or a directory of its parquet files;
-- a directory with one folder of audio files per label, perhaps below train/ and test/;
-- a CSV, JSON lines or parquet file with a column of audio or of paths (`--audio_column`), or a
+- a directory with one folder of audio files per label, which may lie below train/ and test/;
+- a CSV, JSON lines or parquet file with a column of audio or of paths (`--audio-column`), or a
   directory with train.csv and test.csv. Paths start from where the file is.
 
 A label column that holds lists has several labels to a clip; any other has exactly one, a name or a
-class index. Names in one cell are told apart by `--label_separator`. What is held out is a split, a
-fold (`--eval_fold`) or a share drawn at random (`--eval_share`).
+class index. Several names in one cell are separated by `--label-separator`. What is held out is a
+split, a fold (`--eval-fold`) or a share drawn at random (`--eval-share`).
 
 Data is memory-mapped, from a copy that `datasets` keeps on disk. With `--streaming` the clips to
-train on are read as they come and never stored; those held out are, so that each is counted once.
+train on are read as they come and never stored; those held out are stored, so that each is counted
+once.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -39,10 +39,12 @@ from datasets import (
     load_dataset,
 )
 
-from modeling_ast.training import FOLDER_FEATURES, undecoded
+from ..labels import Label, read_label_file
+from .clips import FOLDER_FEATURES, undecoded
 
 CLASS_LIST = "class_labels_indices.csv"
 LABEL_COLUMNS = ("labels", "label", "category", "target")
+LOSSES = ("auto", "bce", "cross_entropy")
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 STORED_AUDIO = {"bytes": Value("binary"), "path": Value("string")}
@@ -76,7 +78,7 @@ class DataArguments:
         default=None, metadata={"help": f"by default the first of {', '.join(LABEL_COLUMNS)}"}
     )
     label_separator: str | None = field(
-        default=None, metadata={"help": "what stands between the names of a cell, e.g. ';'"}
+        default=None, metadata={"help": "separates several names in one cell, e.g. ';'"}
     )
     label_csv: str | None = field(
         default=None,
@@ -86,7 +88,7 @@ class DataArguments:
         default="auto",
         metadata={
             "help": "bce or cross_entropy; auto: cross_entropy where a clip has exactly one label",
-            "choices": ["auto", "bce", "cross_entropy"],
+            "choices": LOSSES,
         },
     )
     max_bad_share: float = field(
@@ -96,11 +98,16 @@ class DataArguments:
         default=False, metadata={"help": "read the clips to train on as they come, without a copy"}
     )
     train_clips: int | None = field(
-        default=None, metadata={"help": "clips of an epoch of a stream, which does not know them"}
+        default=None, metadata={"help": "clips in an epoch of a stream, whose length is unknown"}
     )
     shuffle_buffer: int = field(
         default=1000, metadata={"help": "clips of a stream that each next one is drawn from"}
     )
+
+    def __post_init__(self):
+        # A recipe's values do not pass argparse's check of the choices.
+        if self.loss not in LOSSES:
+            raise ValueError(f"--loss is {self.loss!r}; it must be one of {', '.join(LOSSES)}")
 
     @property
     def root(self) -> Path | None:
@@ -114,14 +121,24 @@ Clips = Dataset | IterableDataset
 
 
 def load_data(arguments: DataArguments) -> tuple[Clips, Dataset]:
-    """The clips to train on, perhaps as a stream, and those held out; audio is not decoded."""
+    """The clips to train on and those held out; the audio is not decoded.
+
+    Args:
+        arguments: With `streaming` the clips to train on are a stream.
+    Raises:
+        OSError, ValueError: There is no such data set, split, fold or column.
+    """
     data = read_source(arguments)
     train, held_out = (part_of(data, arguments, held_out=part) for part in (False, True))
     return train, stored(held_out, arguments) if arguments.streaming else held_out
 
 
 def load_part(arguments: DataArguments, held_out: bool) -> Clips:
-    """One of the two; the data need not have the other."""
+    """The clips held out, or those to train on; the data need not have the other part.
+
+    Raises:
+        OSError, ValueError: As `load_data`.
+    """
     return part_of(read_source(arguments), arguments, held_out)
 
 
@@ -136,7 +153,7 @@ def stored(stream: IterableDataset, arguments: DataArguments) -> Dataset:
     names = [str(getattr(arguments, name)) for name in chosen]
     if arguments.root is not None:
         names.append(cache_of(Path(arguments.data)))
-    # By itself `datasets` would take a stream of another process for another one.
+    # Without it `datasets` would not recognise the stream in another process.
     fingerprint = hashlib.blake2b(json.dumps(names).encode(), digest_size=8).hexdigest()
     return Dataset.from_generator(
         stream.__iter__, features=Features(kinds), fingerprint=fingerprint
@@ -206,7 +223,7 @@ def split_of(data: Source, names: str, arguments: DataArguments) -> Clips:
         if name not in data:
             raise ValueError(
                 f"{arguments.data} has the splits {sorted(data)} but not {name!r}; name them with "
-                f"--train_split and --eval_split, or give --eval_share or --eval_fold"
+                f"--train-split and --eval-split, or give --eval-share or --eval-fold"
             )
     return concatenate_datasets([with_features(data[name]) for name in names.split("+")])
 
@@ -219,31 +236,31 @@ def with_features(data: Clips) -> Clips:
 
 
 def divide(data: Clips, arguments: DataArguments) -> tuple[Clips, Clips]:
-    """One split -> what is trained on and what is held out."""
+    """One split -> the clips to train on and those held out."""
     if arguments.eval_fold is not None and arguments.eval_share is not None:
-        raise ValueError("--eval_fold and --eval_share both say what is held out; give one of them")
+        raise ValueError("--eval-fold and --eval-share both say what is held out; give one of them")
     if arguments.eval_share is not None:
         if not 0 < arguments.eval_share < 1:
             raise ValueError(
-                f"--eval_share is {arguments.eval_share}; it must be between 0 and 1, e.g. 0.2"
+                f"--eval-share is {arguments.eval_share}; it must be between 0 and 1, e.g. 0.2"
             )
         if arguments.streaming:
             raise ValueError(
-                "--eval_share draws from the whole data; with --streaming hold out a split or fold"
+                "--eval-share draws from the whole data; with --streaming hold out a split or fold"
             )
         parts = data.train_test_split(test_size=arguments.eval_share, seed=SPLIT_SEED)
         return parts["train"], parts["test"]
     if arguments.streaming:
-        name = check_column(data, arguments.fold_column, "--fold_column")
+        name = check_column(data, arguments.fold_column, "--fold-column")
         return tuple(
             data.filter(partial(is_in_fold, name=name, fold=arguments.eval_fold, held_out=part))
             for part in (False, True)
         )
-    folds = np.array(column(data, arguments.fold_column, "--fold_column"))
+    folds = np.array(column(data, arguments.fold_column, "--fold-column"))
     is_held_out = folds == arguments.eval_fold
     if is_held_out.all() or not is_held_out.any():
         raise ValueError(
-            f"--eval_fold is {arguments.eval_fold} but the column {arguments.fold_column!r} has "
+            f"--eval-fold is {arguments.eval_fold} but the column {arguments.fold_column!r} has "
             f"the folds {sorted(set(folds.tolist()))}; give one of them"
         )
     return data.select(np.flatnonzero(~is_held_out)), data.select(np.flatnonzero(is_held_out))
@@ -263,7 +280,7 @@ def separated(data: Clips, arguments: DataArguments) -> Clips:
     features = Features({**data.features, name: List(Value("string"))})
     if arguments.streaming:
         return data.map(lambda row: {name: separate(row[name])}, features=features)
-    lists = [separate(cell) for cell in column(data, name, "--label_column")]
+    lists = [separate(cell) for cell in column(data, name, "--label-column")]
     return data.remove_columns(name).add_column(name, lists, feature=features[name])
 
 
@@ -292,11 +309,11 @@ def label_column(arguments: DataArguments, data: Clips) -> str:
         usual = [name for name in LABEL_COLUMNS if name in data.features]
         if not usual:
             raise ValueError(
-                f"the data has none of the columns {', '.join(LABEL_COLUMNS)}; give --label_column "
+                f"the data has none of the columns {', '.join(LABEL_COLUMNS)}; give --label-column "
                 f"one of {sorted(data.features)}"
             )
         return usual[0]
-    return check_column(data, arguments.label_column, "--label_column")
+    return check_column(data, arguments.label_column, "--label-column")
 
 
 def is_exclusive(arguments: DataArguments, data: Clips) -> bool:
@@ -304,48 +321,54 @@ def is_exclusive(arguments: DataArguments, data: Clips) -> bool:
     return not hasattr(data.features[label_column(arguments, data)], "feature")
 
 
-def read_classes(arguments: DataArguments, *splits: Clips) -> list[tuple[str, str]]:
-    """(MID, name) of each class, in the order of their indices; the two are often the same."""
+def read_classes(arguments: DataArguments, *splits: Clips) -> list[Label]:
+    """The classes, in the order of their indices.
+
+    Args:
+        arguments: Name a class list, or data that has one, or whose labels are all looked at.
+        splits: The clips whose labels count where there is no class list.
+    Raises:
+        ValueError: The class list cannot be read, the labels are neither names nor indices, or a
+            stream has no class list.
+    """
     path = Path(arguments.label_csv or Path(arguments.data) / CLASS_LIST)
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = sorted(csv.DictReader(file), key=lambda row: int(row["index"]))
-        return [(row["mid"], row["display_name"]) for row in rows]
-    if arguments.label_csv:
-        raise ValueError(f"no file at {path}; give the class list as index,mid,display_name")
+    if arguments.label_csv or path.is_file():
+        return read_label_file(path)
     name = label_column(arguments, splits[0])
     kind = splits[0].features[name]
     kind = getattr(kind, "feature", kind)
     if isinstance(kind, ClassLabel):
-        return [(label, label) for label in kind.names]
+        return [Label(label, label) for label in kind.names]
     if arguments.streaming:
         raise ValueError(
-            "a stream does not tell its classes before its end; list them in a file of "
-            "index,mid,display_name and give that as --label_csv"
+            "the classes of a stream are not known before its end; list them in a file with the "
+            "columns index,mid,display_name and give it as --label-csv"
         )
     if name == "labels" and "human_labels" in splits[0].features:
         columns = [split.select_columns(["labels", "human_labels"]) for split in splits]
         rows = (row for column in columns for row in column)
-        return sorted({pair for row in rows for pair in zip(row["labels"], row["human_labels"])})
+        pairs = {pair for row in rows for pair in zip(row["labels"], row["human_labels"])}
+        return [Label(mid, label) for mid, label in sorted(pairs)]
     return classes_of([cell for split in splits for cell in column(split, name, "")], name)
 
 
-def classes_of(cells: list, name: str) -> list[tuple[str, str]]:
-    """The classes that a column of labels has: names in their order, or all indices."""
+def classes_of(cells: list, name: str) -> list[Label]:
+    """The classes in a column of labels: names in alphabetical order, or all indices from 0."""
     labels = {label for cell in cells for label in (cell if isinstance(cell, list) else [cell])}
     if labels and all(isinstance(label, str) for label in labels):
-        return [(label, label) for label in sorted(labels)]
+        return [Label(label, label) for label in sorted(labels)]
     if labels and all(isinstance(label, int) and label >= 0 for label in labels):
-        return [(str(index), str(index)) for index in range(max(labels) + 1)]
+        return [Label(str(index), str(index)) for index in range(max(labels) + 1)]
     some = sorted(map(repr, labels))[:3]
     raise ValueError(
         f"column {name!r} holds {', '.join(some) or 'no labels'}; labels must all be names, or all "
-        f"class indices from 0, so name the right one with --label_column"
+        f"class indices from 0, so name the right one with --label-column"
     )
 
 
 __all__ = [
     "CLASS_LIST",
+    "Clips",
     "DataArguments",
     "is_exclusive",
     "label_column",

@@ -1,10 +1,8 @@
-"""evaluate_models.py; plain transformers and scikit-learn judge the models and their ensemble."""
+"""`modeling-ast evaluate`; plain transformers and scikit-learn judge the models."""
 
 import csv
 import json
-import sys
 
-import evaluate_models
 import numpy as np
 import pytest
 import soundfile
@@ -13,6 +11,7 @@ import transformers
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from modeling_ast.commands import evaluate_models
 from tests.conftest import TINY, randomise
 
 WORDS = ["cat", "dog", "owl"]
@@ -78,19 +77,25 @@ def expected_scores(folder, rows):
     return torch.stack(scores).numpy()
 
 
-def run(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["evaluate_models.py", *map(str, words)])
-    evaluate_models.main()
-    return capsys.readouterr().out
+@pytest.fixture
+def run(capsys):
+    """Runs the command, gives its output and its errors; the libraries' logging is put back."""
+    verbosity = transformers.utils.logging.get_verbosity()
+
+    def run_command(*words, status=0):
+        assert evaluate_models.main([str(word) for word in words]) == status
+        return capsys.readouterr()
+
+    yield run_command
+    transformers.utils.logging.set_verbosity(verbosity)
+    transformers.utils.logging.enable_progress_bar()
 
 
-def test_models_and_their_ensemble(sounds, models, tmp_path, monkeypatch, capsys):
+def test_models_and_their_ensemble(sounds, models, tmp_path, run):
     folder, rows = sounds
     table = tmp_path / "classes.csv"
-    files = ("--per_class", table, "--bad_clips", tmp_path / "bad.txt")
-    out = json.loads(
-        run(monkeypatch, capsys, *models, "--data", folder, "--json", "--batch_size", 5, *files)
-    )
+    files = ("--per_class", table, "--bad-clips", tmp_path / "bad.txt")
+    out = json.loads(run(*models, "--data", folder, "--json", "--batch_size", 5, *files).out)
     truth = np.array([label for *_, label in rows])
     targets = np.eye(3)[truth]
     each = [expected_scores(model, rows) for model in models]
@@ -107,21 +112,73 @@ def test_models_and_their_ensemble(sounds, models, tmp_path, monkeypatch, capsys
         expected = average_precision_score(targets[:, index], mean[:, index])
         assert float(row["average_precision"]) == pytest.approx(expected, abs=1e-6)
         assert (row["name"], row["positives"]) == (WORDS[index], "6")
-    text = run(monkeypatch, capsys, models[0], "--data", folder, *files)
+    text = run(models[0], "--data", folder, *files).out
     assert text.startswith("18 clips\n") and str(models[0]) in text and "ensemble of" not in text
 
 
-def test_mistakes_are_one_line(sounds, models, tmp_path, monkeypatch, capsys):
+def test_padding_is_the_saved_one_unless_it_is_given(sounds, models, tmp_path, run):
+    """The third model's input is longer than the clips, so that padding changes its scores."""
+    folder, _ = sounds
+    options = (models[2], "--data", folder, "--bad-clips", tmp_path / "bad.txt", "--json")
+    longest = run(*options, "--padding", "longest", "--batch-size", 1).out
+    saved = run(*options).out
+    assert json.loads(longest)["classes"] != json.loads(saved)["classes"]
+    assert run(*options, "--padding", "max_length").out == saved
+    extractor = ASTFeatureExtractor.from_pretrained(models[2], padding="longest")
+    extractor.save_pretrained(models[2])
+    assert run(*options, "--batch-size", 1).out == longest
+
+
+def test_undefined_numbers_are_null(sounds, models, tmp_path, run):
+    """Of the last class of the class list there is no clip."""
+    folder, _ = sounds
+    labels = tmp_path / "labels.csv"
+    labels.write_text("index,display_name\n0,cat\n1,dog\n2,owl\n3,fox\n")
+    words = ("--data", folder, "--label-csv", labels, "--bad-clips", tmp_path / "bad.txt", "--json")
+    result = json.loads(run(models[1], *words).out, parse_constant=pytest.fail)
+    assert result["models"][0]["undefined_classes"] == 1
+    assert result["classes"][3] == {
+        "name": "fox",
+        "average_precision": None,
+        "auc": None,
+        "positives": 0,
+    }
+
+
+def test_mistakes_are_one_line(sounds, models, tmp_path, run):
     folder, rows = sounds
     extra = folder / "test" / "wolf" / "x.wav"
     extra.parent.mkdir()
     extra.write_bytes(rows[0][0].read_bytes())
-    options = ("--data", folder, "--bad_clips", tmp_path / "bad.txt")
-    with pytest.raises(SystemExit, match=r"does not know 1 of the 4 classes, such as \['wolf'\]"):
-        run(monkeypatch, capsys, models[0], *options)
+    options = ("--data", folder, "--bad-clips", tmp_path / "bad.txt")
+
+    def message(*words):
+        printed = run(*words, status=1)
+        (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+        assert printed.out == "" and printed.err.endswith(f"{line}\n")
+        return line
+
+    assert "does not know 1 of the 4 classes, such as ['wolf']" in message(models[0], *options)
+    device = message(models[2], *options, "--label-csv", "nowhere.csv")
+    assert "cannot read the label file nowhere.csv" in device
+    assert "cannot use the device 'abacus'" in message(models[0], *options, "--device", "abacus")
     extra.write_bytes(b"no sound")
-    with pytest.raises(SystemExit, match="error: 1 of 19 clips cannot be decoded"):
-        run(monkeypatch, capsys, models[0], *options)
-    with pytest.raises(SystemExit):
-        run(monkeypatch, capsys, models[0])
-    assert "--data is missing" in capsys.readouterr().err
+    line = message(models[0], *options)
+    assert "1 of 19 clips cannot be decoded" in line and "wolf/x.wav: " in line
+
+
+@pytest.mark.parametrize(
+    ("words", "words_of_error"),
+    [
+        (["model"], "--data is missing"),
+        (["--data", "data"], "MODEL"),
+        (["model", "--data", "data", "--streaming"], "--streaming is for modeling-ast finetune"),
+        (["model", "--data", "data", "--top_z", "3"], "unrecognized arguments: --top-z 3"),
+    ],
+)
+def test_wrong_usage(words, words_of_error, capsys):
+    with pytest.raises(SystemExit) as end:
+        evaluate_models.main(words)
+    printed = capsys.readouterr()
+    assert end.value.code == 2 and printed.out == ""
+    assert words_of_error in printed.err and "usage: modeling-ast evaluate MODEL..." in printed.err

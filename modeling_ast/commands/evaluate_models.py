@@ -1,0 +1,90 @@
+"""`modeling-ast evaluate`: judges a model, or an ensemble of models, on held-out clips.
+
+    modeling-ast evaluate MODEL... --data DATA [--eval-split test] [--json]
+
+The work is in `training/evaluation.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..training.data_sources import DataArguments
+from ..training.evaluation import Evaluation, EvaluationArguments, evaluate_models
+from ..training.results import write_table
+from .dataclass_parser import DataclassParser
+from .output import fail, print_json, quiet_libraries
+
+DESCRIPTION = """
+Judge a model, or an ensemble of several models, on the held-out clips of DATA: a data set on the
+Hub, a directory with one folder of audio files per label, or a CSV, JSON lines or parquet file.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the verb.
+
+    Args:
+        arguments: Those behind it.
+    Returns:
+        The exit status.
+    """
+    quiet_libraries()
+    try:
+        options, data, rest = parse_arguments(arguments)
+        result = evaluate_models(rest.models, options, data)
+        if rest.per_class:
+            write_table(result.classes, Path(rest.per_class))
+    except (ImportError, OSError, ValueError) as error:
+        return fail(error)
+    if rest.json:
+        classes = [row._asdict() for row in result.classes]
+        print_json({"clips": result.num_clips, "models": result.models, "classes": classes})
+    else:
+        sys.stdout.write(f"{table(result)}\n")
+    return 0
+
+
+def parse_arguments(
+    arguments: Sequence[str],
+) -> tuple[EvaluationArguments, DataArguments, argparse.Namespace]:
+    """Reads the flags; the namespace has `models`, `per_class` and `json`.
+
+    Raises:
+        ValueError: A value is impossible.
+    """
+    parser = DataclassParser(
+        "evaluate",
+        (EvaluationArguments, DataArguments),
+        usage="modeling-ast evaluate MODEL... --data DATA [flags]",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="on the Hub, or a directory")
+    parser.add_argument("--per-class", metavar="CSV", help="file to write a row for each class to")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options, data, rest = parser.read(arguments)
+    if data.data is None:
+        parser.error("--data is missing; give a name on the Hub, a directory or a file")
+    if data.streaming:
+        parser.error("--streaming is for modeling-ast finetune; leave it out")
+    return options, data, rest
+
+
+def table(result: Evaluation) -> str:
+    """The number of clips, then a line for each model and for the ensemble."""
+    names = list(result.models[0])[1:]
+    width = max(len(row["model"]) for row in result.models)
+    lines = [f"{result.num_clips} clips", " " * width + "".join(f"{name:>19}" for name in names)]
+    for row in result.models:
+        numbers = "".join(
+            f"{row[name]:>19.4f}" if isinstance(row[name], float) else f"{row[name]:>19}"
+            for name in names
+        )
+        lines.append(f"{row['model']:<{width}}{numbers}")
+    return "\n".join(lines)
+
+
+__all__ = ["main", "parse_arguments"]

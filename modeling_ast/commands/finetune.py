@@ -1,0 +1,102 @@
+"""`modeling-ast finetune`: fine-tunes an AST on any data set.
+
+    modeling-ast finetune --model MODEL --data DATA --output-dir OUT [Trainer's arguments]
+    modeling-ast finetune --recipe esc50 [flags that win over the recipe]
+
+The work is in `training/finetuning.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+
+from ..training.arguments import (
+    KINDS,
+    Arguments,
+    contradiction,
+    defaults,
+    prepare,
+    read_recipe,
+    recipe_names,
+)
+from ..training.finetuning import Outcome, finetune
+from .dataclass_parser import DataclassParser
+from .output import fail, print_json
+
+DESCRIPTION = f"""
+Fine-tune an AST on any data set, with one or several labels to a clip. MODEL is an AST on the Hub,
+or a directory; DATA is a data set on the Hub, a directory with one folder of audio files per label,
+or a CSV, JSON lines or parquet file. A recipe sets many flags at once: the path of a YAML file, or
+one of {", ".join(recipe_names())}. If a run is interrupted, run the same command again: it resumes
+from the last checkpoint. All flags of transformers' TrainingArguments can be given too.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the verb.
+
+    Args:
+        arguments: Those behind it.
+    Returns:
+        The exit status.
+    """
+    try:
+        chosen, as_json = parse_arguments(arguments)
+        # Trainer prints its logs to standard output, which is for the result alone.
+        with redirect_stdout(sys.stderr):
+            outcome = finetune(chosen)
+    except (ImportError, OSError, ValueError) as error:
+        return fail(error)
+    if outcome.trainer.is_world_process_zero():
+        report(outcome, as_json)
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
+    """Reads the recipe, if there is one, and the flags, which win; and whether JSON is wanted.
+
+    Raises:
+        ValueError: The recipe has no known name and is no file, or a value is impossible.
+    """
+    parser = DataclassParser(
+        "finetune",
+        KINDS,
+        usage="modeling-ast finetune --model MODEL --data DATA --output-dir OUT [flags]\n"
+        "       modeling-ast finetune --recipe RECIPE [flags]",
+        description=DESCRIPTION,
+    )
+    parser.set_defaults(**defaults())
+    parser.add_argument("--recipe", help="path of a YAML file of arguments, or a known name")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    recipe = parser.parse_known_args(arguments)[0].recipe
+    if recipe:
+        try:
+            parser.set_defaults(**read_recipe(recipe))
+        except ValueError as error:
+            parser.error(str(error))
+    given = parser.parse_known_args(arguments)[0]
+    for name in ("model", "data", "output_dir"):
+        if not getattr(given, name):
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(f"{flag} is missing; give it here or in the recipe")
+    *kinds, rest = parser.read(arguments)
+    chosen = Arguments(*kinds)
+    if mistake := contradiction(chosen):
+        parser.error(mistake)
+    prepare(chosen.training)
+    return chosen, rest.json
+
+
+def report(outcome: Outcome, as_json: bool) -> None:
+    """Prints what the run is judged by, and where the model is."""
+    folder, metric = outcome.trainer.args.output_dir, outcome.metric
+    if as_json:
+        print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
+        return
+    score = outcome.metrics[f"eval_{metric}"]
+    sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
+
+
+__all__ = ["main", "parse_arguments"]

@@ -1,0 +1,97 @@
+"""`modeling-ast stats`: mean and standard deviation of a data set's log-mel values.
+
+    modeling-ast stats MODEL --data DATA [--train-split train] [--num-workers 4]
+
+It prints the flags --mean and --std for `modeling-ast finetune`. The work is in
+`training/normalization.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import AutoFeatureExtractor
+
+from ..training.clips import BadClips, ClipReader
+from ..training.data_sources import DataArguments, load_part
+from ..training.normalization import Moments, normalization_stats
+from .dataclass_parser import DataclassParser
+from .output import fail, print_json
+
+DESCRIPTION = """
+Mean and standard deviation of the log-mel values of the clips to train on. MODEL is the AST that
+will be fine-tuned: rate, mel bins and length of the clips are its own. DATA is a data set on the
+Hub, a directory with one folder of audio files per label, or a CSV, JSON lines or parquet file.
+Clips that cannot be decoded are left out and listed in the file --bad-clips.
+"""
+
+
+@dataclass
+class StatsArguments:
+    """How the data is read."""
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "frames of 10 ms that count; by default the model's"}
+    )
+    num_workers: int = field(default=0, metadata={"help": "processes that decode"})
+    bad_clips: str = field(
+        default="bad_clips.txt", metadata={"help": "list of clips that cannot be decoded"}
+    )
+    json: bool = field(default=False, metadata={"help": "print JSON"})
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the verb.
+
+    Args:
+        arguments: Those behind it.
+    Returns:
+        The exit status.
+    """
+    try:
+        model, stats, data = parse_arguments(arguments)
+        moments = measure(model, stats, data)
+    except (ImportError, OSError, ValueError) as error:
+        return fail(error)
+    if stats.json:
+        print_json({"mean": moments.mean, "std": moments.std, "values": moments.count})
+    else:
+        sys.stdout.write(f"--mean {moments.mean:.7f} --std {moments.std:.7f}\n")
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[str, StatsArguments, DataArguments]:
+    """Reads the model's name and the flags.
+
+    Raises:
+        ValueError: A value is impossible.
+    """
+    parser = DataclassParser(
+        "stats",
+        (StatsArguments, DataArguments),
+        usage="modeling-ast stats MODEL --data DATA [flags]",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("model", metavar="MODEL", help="AST on the Hub, or a directory")
+    stats, data, rest = parser.read(arguments)
+    if data.data is None:
+        parser.error("--data is missing; give a name on the Hub, a directory or a file")
+    if data.streaming:
+        parser.error("--streaming is for modeling-ast finetune; leave it out")
+    return rest.model, stats, data
+
+
+def measure(model: str, stats: StatsArguments, data: DataArguments) -> Moments:
+    """The moments of the clips to train on."""
+    extractor = AutoFeatureExtractor.from_pretrained(model)
+    if stats.max_length is not None:
+        extractor.max_length = stats.max_length
+    clips = load_part(data, held_out=False)
+    reader = ClipReader(extractor.sampling_rate, data.audio_column, root=data.root)
+    bad_clips = BadClips(stats.bad_clips, len(clips), data.max_bad_share)
+    return normalization_stats(clips, extractor, reader, bad_clips, num_workers=stats.num_workers)
+
+
+__all__ = ["StatsArguments", "main", "parse_arguments"]

@@ -1,0 +1,32 @@
+"""Strict JSON: NaN and infinity, which JSON does not have, become null."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """The text of a value, which every JSON parser reads.
+
+    Args:
+        value: Mappings, lists, tuples, texts and numbers.
+        indent: Spaces of each level; None gives one line.
+    """
+    return json.dumps(strict(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def strict(value: Any) -> Any:
+    """The value with None in the place of NaN and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    return value
+
+
+__all__ = ["strict", "to_json"]

@@ -1,0 +1,295 @@
+"""Fine-tunes an AST on any data set, with one or several labels to a clip.
+
+Clips with several labels are learned with the binary cross-entropy and judged by the mean average
+precision (mAP); clips with exactly one label are learned with the cross-entropy and judged by the
+accuracy. The published optimiser, schedule, sampling and averaging of epochs are off unless asked
+for, see `arguments.py` and the recipes. The output directory has the model, its extractor and what
+`results.py` describes, ready for push_to_hub; `average/` has the model of the averaged weights. If
+a run is interrupted, run it again: it resumes from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets import Dataset, IterableDataset
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..errors import one_line
+from ..feature_extraction_ast import ASTFeatureExtractor
+from ..labels import Label
+from ..modeling_ast import ASTForAudioClassification
+from .arguments import Arguments, ModelArguments
+from .averaging import AverageWeightsCallback
+from .batches import AudioCollator, LabelEncoder
+from .checkpoints import last_whole_checkpoint
+from .clips import BadClips, ClipReader, drop_bad_clips
+from .data_sources import Clips, is_exclusive, label_column, load_data, read_classes
+from .optimizer import EpochDecay, published_adam
+from .results import Judge, save_results
+from .sampling import BalancedSampler, balanced_weights
+from .streams import TrainingStream
+from .trainer import ASTTrainer
+
+# Of ModelArguments, those that from_pretrained takes as they are.
+CONFIG_FIELDS = (
+    "max_length",
+    "frequency_stride",
+    "time_stride",
+    "patchout_frequency",
+    "patchout_time",
+)
+
+
+class Outcome(NamedTuple):
+    """What a fine-tuning gives, beside the files in its output directory."""
+
+    trainer: ASTTrainer
+    metrics: dict[str, float]  # `eval_*` of the model, `average_*` of the averaged weights
+    metric: str  # the one that the run is judged by, "mAP" or "accuracy"
+
+
+def smooth_in_loss(arguments: Arguments) -> None:
+    """Leaves label smoothing to Trainer's loss, which can smooth class indices."""
+    amount = arguments.augmentation.label_smoothing
+    arguments.training.label_smoothing_factor = amount or arguments.training.label_smoothing_factor
+    arguments.augmentation = replace(arguments.augmentation, label_smoothing=0.0)
+
+
+def load_model(
+    arguments: ModelArguments, classes: Sequence[Label], exclusive: bool = False
+) -> tuple[ASTForAudioClassification, ASTFeatureExtractor]:
+    """The model with a head for `classes`, and its extractor.
+
+    Args:
+        arguments: Name the checkpoint, and what to change of it.
+        classes: In the order of their indices; if their number is new, the head is fresh.
+        exclusive: Whether it learns with the cross-entropy of one label for a clip.
+    Raises:
+        OSError, ValueError: The checkpoint cannot be read, or does not fit the arguments.
+    """
+    names = [name for _, name in classes]
+    given = {name: getattr(arguments, name) for name in CONFIG_FIELDS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    changes |= {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": f"{'single' if exclusive else 'multi'}_label_classification",
+    }
+    if arguments.from_scratch:
+        if arguments.patch_size:
+            size = arguments.patch_size
+            changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
+        config = AutoConfig.from_pretrained(arguments.model, **changes)
+        model = AutoModelForAudioClassification.from_config(config)
+    else:
+        model = AutoModelForAudioClassification.from_pretrained(
+            arguments.model, ignore_mismatched_sizes=True, **changes
+        )
+    stored = AutoFeatureExtractor.from_pretrained(arguments.model)
+    for name in ("mean", "std", "do_normalize"):
+        # A checkpoint of transformers has these in its extractor's file only.
+        setattr(model.config, name, getattr(stored, name))
+    for name in ("mean", "std"):
+        if getattr(arguments, name) is not None:
+            setattr(model.config, name, getattr(arguments, name))
+    padding = arguments.padding or stored.padding
+    return model, ASTFeatureExtractor.from_config(model.config, padding=padding)
+
+
+def build_trainer(
+    model: ASTForAudioClassification,
+    extractor: ASTFeatureExtractor,
+    classes: Sequence[Label],
+    splits: tuple[Clips, Dataset],
+    arguments: Arguments,
+    compute_metrics: Judge,
+) -> ASTTrainer:
+    """A Trainer whose workers decode, crop and mix the clips.
+
+    Workers also extract features and augment them, unless the training device does.
+
+    Args:
+        model, extractor: From `load_model`.
+        classes: From `read_classes`.
+        splits: The clips to train on and those held out, from `load_data`.
+        arguments: Of the run.
+        compute_metrics: Judges the held-out clips.
+    Raises:
+        TooManyBadClips: More of the held-out clips than allowed cannot be decoded.
+    """
+    (train, held_out), data, training = splits, arguments.data, arguments.training
+    reader = ClipReader(extractor.sampling_rate, data.audio_column, root=data.root)
+    bad_list = Path(training.output_dir) / "bad_clips.txt"
+    num_clips = clips_of_training(train, arguments) + len(held_out)
+    bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
+    collate = partial(
+        AudioCollator,
+        extractor,
+        label_encoder(classes, model.config.problem_type),
+        label_column=label_column(data, train),
+        reader=reader,
+        features=not features_on_device(arguments),
+    )
+    if isinstance(train, IterableDataset):
+        train = TrainingStream(train, data.train_clips, data.shuffle_buffer, training.seed)
+    return ASTTrainer(
+        model,
+        training,
+        data_collator=collate(
+            crop="random",
+            bad_clips=bad_clips,
+            augmentation=arguments.augmentation,
+            partners=train if arguments.sampling.mix_whole_set else None,
+            seed=training.seed,
+        ),
+        eval_collator=collate(),
+        train_dataset=train,
+        eval_dataset=good_clips(held_out, reader, bad_clips, training),
+        compute_metrics=compute_metrics,
+        processing_class=extractor,
+        extractor=extractor,
+        augmentation=arguments.augmentation,
+        **published_parts(arguments, train),
+    )
+
+
+def clips_of_training(train: Clips, arguments: Arguments) -> int:
+    """Number of clips to train on: of the set, or those that the run will draw from a stream."""
+    if not isinstance(train, IterableDataset):
+        return len(train)
+    training = arguments.training
+    step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return arguments.data.train_clips or step * training.max_steps
+
+
+def features_on_device(arguments: Arguments) -> bool:
+    """Whether the training device computes the features: a GPU does by default."""
+    where = arguments.model.features
+    return where == "device" or (where == "auto" and arguments.training.device.type != "cpu")
+
+
+def good_clips(
+    held_out: Dataset, reader: ClipReader, bad_clips: BadClips, training: TrainingArguments
+) -> Dataset:
+    """The held-out clips that can be decoded, which one process on each machine finds out.
+
+    In training another clip takes the place of a bad one; an evaluation must count none twice.
+    """
+    with training.main_process_first(desc="the look for bad clips"):
+        workers = training.dataloader_num_workers or None
+        first = training.local_process_index == 0
+        return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
+
+
+def label_encoder(classes: Sequence[Label], problem_type: str) -> LabelEncoder:
+    """MIDs, names or indices -> the labels that the loss takes."""
+    label2id = {key: index for index, label in enumerate(classes) for key in label}
+    multi_label = problem_type == "multi_label_classification"
+    return LabelEncoder(label2id, multi_label, num_labels=len(classes))
+
+
+def published_parts(arguments: Arguments, train: Clips) -> dict:
+    """ASTTrainer's keywords for those parts of the paper that the arguments ask for."""
+    chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
+    parts = {}
+    if chosen.published_adam:
+        parts["make_optimizer"] = partial(
+            published_adam,
+            learning_rate=training.learning_rate,
+            layer_decay=chosen.layer_decay,
+            head_rate=chosen.head_rate,
+            weight_decay=training.weight_decay,
+        )
+    if chosen.decay_first is not None:
+        parts["epoch_decay"] = EpochDecay(
+            chosen.decay_first, chosen.decay_every, chosen.decay_factor, int(training.warmup_steps)
+        )
+    if sampling.balanced_sampling:
+        name = label_column(arguments.data, train)
+        weights = balanced_weights(train.select_columns(name)[:][name])
+        parts["train_sampler"] = BalancedSampler(weights, seed=training.seed)
+    if sampling.average_from is not None:
+        callback = AverageWeightsCallback(sampling.average_from, sampling.average_to)
+        parts["callbacks"] = [callback]
+    return parts
+
+
+def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
+    """The metrics of the averaged weights, as `average_*`."""
+    trainer.accelerator.wait_for_everyone()
+    trained, wrapped = trainer.model, trainer.model_wrapped
+    folder = Path(trainer.args.output_dir) / "average"
+    average = AutoModelForAudioClassification.from_pretrained(folder).to(trainer.args.device)
+    trainer.model = trainer.model_wrapped = average
+    try:
+        return trainer.evaluate(metric_key_prefix="average")
+    finally:
+        trainer.model, trainer.model_wrapped = trained, wrapped
+
+
+def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
+    """Trains the model that the arguments describe, from its last checkpoint if there is one.
+
+    Returns:
+        The trainer, and the judge of the held-out clips.
+    Raises:
+        OSError, ValueError: As `finetune`.
+    """
+    set_seed(arguments.training.seed)
+    splits = load_data(arguments.data)
+    classes = read_classes(arguments.data, *splits)
+    exclusive = is_exclusive(arguments.data, splits[0])
+    with_softmax = arguments.data.loss == "cross_entropy"
+    if with_softmax and not exclusive:
+        raise ValueError("--loss cross_entropy needs exactly one label to a clip; use bce")
+    with_softmax |= arguments.data.loss == "auto" and exclusive
+    if with_softmax:
+        smooth_in_loss(arguments)
+    try:
+        model, extractor = load_model(arguments.model, classes, with_softmax)
+    except OSError as error:
+        # Not every message of the Hub's client says which name it looked for.
+        name, reason = arguments.model.model, one_line(error)
+        raise OSError(f"cannot load the model {name!r}: {reason}") from error
+    judge = Judge([name for _, name in classes], exclusive)
+    trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
+    training = arguments.training
+    newest = last_whole_checkpoint(training.output_dir, training.world_size)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or newest)
+    return trainer, judge
+
+
+def finetune(arguments: Arguments) -> Outcome:
+    """Trains, evaluates and saves.
+
+    With several processes each of them calls it; the first one writes the files.
+
+    Raises:
+        OSError, ValueError: Model or data cannot be read, they do not fit together, or more clips
+            than allowed are bad.
+    """
+    trainer, judge = train(arguments)
+    metrics = trainer.evaluate()
+    table = judge.table
+    if arguments.sampling.average_from is not None:
+        metrics |= evaluate_average(trainer)
+    if trainer.is_world_process_zero():
+        sources = (arguments.model.model, arguments.data.data)
+        save_results(trainer, judge, table, sources, metrics)
+    # With --push-to-hub this uploads the whole folder, but for the checkpoints.
+    trainer.save_model()
+    return Outcome(trainer, metrics, judge.metric)
+
+
+__all__ = ["Outcome", "build_trainer", "evaluate_average", "finetune", "load_model", "train"]
