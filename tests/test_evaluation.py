@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,13 +21,13 @@ WORDS = ["cat", "dog", "owl"]
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Files below test/, longer than one model's input and shorter than the other's."""
+    """Files below test/, of one to three parts for two models and of one or two for the other."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(18):
         path = tmp_path / "sounds" / "test" / WORDS[index % 3] / f"{index:02}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        samples = rng.standard_normal(8000 + 300 * index) * 0.02 * (1 + index % 3)
+        samples = rng.standard_normal(8000 + 1700 * index) * 0.02 * (1 + index % 3)
         soundfile.write(path, samples, 16000, "FLOAT")
         rows.append((path, soundfile.read(path, dtype="float32")[0], index % 3))
     return tmp_path / "sounds", sorted(rows)
@@ -65,15 +67,15 @@ def expected_scores(folder, rows):
         num_mel_bins=settings["num_mel_bins"], max_length=settings["max_length"]
     )
     order = [model.config.label2id[word] for word in WORDS]
+    longest = 400 + 160 * (settings["max_length"] - 1)
     with torch.no_grad():
         scores = []
         for _, wave, _ in rows:
-            longest = 400 + 160 * (settings["max_length"] - 1)
-            start = max(0, len(wave) - longest) // 2
-            inputs = extractor(
-                wave[start : start + longest], sampling_rate=16000, return_tensors="pt"
-            )
-            scores.append(model(**inputs).logits[0].double().sigmoid()[order])
+            count = math.ceil(len(wave) / longest)
+            bounds = [round(part * len(wave) / count) for part in range(count + 1)]
+            parts = [wave[start:stop] for start, stop in pairwise(bounds)]
+            inputs = extractor(parts, sampling_rate=16000, return_tensors="pt")
+            scores.append(model(**inputs).logits.double().sigmoid().mean(0)[order])
     return torch.stack(scores).numpy()
 
 
@@ -114,6 +116,34 @@ def test_models_and_their_ensemble(sounds, models, tmp_path, run):
         assert (row["name"], row["positives"]) == (WORDS[index], "6")
     text = run(models[0], "--data", folder, *files).out
     assert text.startswith("18 clips\n") and str(models[0]) in text and "ensemble of" not in text
+
+
+def test_both_paddings_at_three_lengths(sounds, models, tmp_path, run):
+    """Each of the six against an evaluation of clips cut by hand, with that padding."""
+    folder, rows = sounds
+    options = ("--json", "--bad-clips", tmp_path / "bad.txt")
+    result = json.loads(run(models[2], "--data", folder, *options).out)
+    lengths = result["lengths"][str(models[2])]
+    assert lengths["clips"] == 18
+    found = {(row["padding"], row["share"]): row["metrics"] for row in lengths["results"]}
+    assert len(found) == 6
+    for share in (1.0, 0.5, 0.25):
+        shorter = tmp_path / f"cut{share}"
+        for path, wave, _ in rows:
+            length = round(len(wave) * share)
+            start = (len(wave) - length) // 2
+            target = shorter / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(target, wave[start : start + length], 16000, "FLOAT")
+        for padding in ("max_length", "longest"):
+            flags = ("--padding", padding, "--length-clips", 0)
+            expected = json.loads(run(models[2], "--data", shorter, *options, *flags).out)
+            assert expected["lengths"] == {}
+            metrics = {"model": str(models[2])} | found[padding, share]
+            assert metrics == pytest.approx(expected["models"][0], abs=1e-6)
+    text = run(models[2], "--data", folder, *options[1:], "--length-clips", 7).out
+    assert "accuracy of 7 clips by padding and by the share of each clip" in text
+    assert "always pad to max_length" in text
 
 
 def test_padding_is_the_saved_one_unless_it_is_given(sounds, models, tmp_path, run):
@@ -162,9 +192,20 @@ def test_mistakes_are_one_line(sounds, models, tmp_path, run):
     device = message(models[2], *options, "--label-csv", "nowhere.csv")
     assert "cannot read the label file nowhere.csv" in device
     assert "cannot use the device 'abacus'" in message(models[0], *options, "--device", "abacus")
-    extra.write_bytes(b"no sound")
+    extra.unlink()
+    extra.parent.rmdir()
+    (folder / "test" / "cat" / "x.wav").write_bytes(b"no sound")
     line = message(models[0], *options)
-    assert "1 of 19 clips cannot be decoded" in line and "wolf/x.wav: " in line
+    assert "1 of 19 clips cannot be decoded" in line and "cat/x.wav: " in line
+
+
+def test_bad_clips_are_left_out_of_everything(sounds, models, tmp_path, run):
+    folder, _ = sounds
+    options = ("--json", "--data", folder, "--bad-clips", tmp_path / "bad.txt")
+    expected = json.loads(run(*models[:2], *options).out)
+    (folder / "test" / "cat" / "a.wav").write_bytes(b"no sound")
+    result = json.loads(run(*models[:2], *options, "--max-bad-share", 0.1).out)
+    assert result == expected and "a.wav" in (tmp_path / "bad.txt").read_text()
 
 
 @pytest.mark.parametrize(

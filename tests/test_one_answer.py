@@ -13,9 +13,13 @@ import pytest
 import soundfile
 import torch
 import transformers
+from transformers import TrainingArguments
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, AudioTagger
 from modeling_ast.commands import main
+from modeling_ast.training import ASTTrainer, AudioCollator, BadClips, LabelEncoder, evaluation
+from modeling_ast.training.data_sources import DataArguments
+from modeling_ast.training.evaluation import EvaluationArguments
 from tests.conftest import TINY, randomise
 
 RATE = 16000
@@ -182,6 +186,54 @@ def test_tag(folder, sounds, judged, tmp_path, saved):
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     for row, scores in zip(rows, expected, strict=True):
         np.testing.assert_allclose(as_row(row["labels"], model), scores, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def labelled(sounds, folder, tmp_path_factory):
+    """A table of the files with labels of the model, of which every class has some."""
+    table = tmp_path_factory.mktemp("table") / "clips.csv"
+    names = [f"LABEL_{number % TINY['num_labels']}" for number in range(len(sounds))]
+    rows = [f"{path},{name}" for path, name in zip(sounds, names)]
+    table.write_text("\n".join(["audio,label", *rows, ""]))
+    return table
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_evaluate(folder, labelled, judged, tmp_path, num_workers):
+    padding, expected = judged
+    data = DataArguments(data=str(labelled), eval_split="train")
+    options = EvaluationArguments(padding=padding, num_workers=num_workers)
+    found = evaluation.probabilities(
+        evaluation.load_tagger(str(folder), options),
+        evaluation.read_held_out(data),
+        BadClips(tmp_path / "bad.txt", len(expected)),
+    )
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("features", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_trainers_evaluation(folder, sounds, judged, tmp_path, features, batch_size):
+    padding, expected = judged
+    extractor = ASTFeatureExtractor.from_pretrained(folder, padding=padding)
+    encode = LabelEncoder({"a": 0, "b": 4}, multi_label=True)
+    rows = [{"audio": str(path), "labels": "ab"[index % 2]} for index, path in enumerate(sounds)]
+    trainer = ASTTrainer(
+        ASTForAudioClassification.from_pretrained(folder),
+        TrainingArguments(
+            tmp_path,
+            per_device_eval_batch_size=batch_size,
+            remove_unused_columns=False,
+            use_cpu=True,
+            report_to=[],
+        ),
+        eval_collator=AudioCollator(extractor, encode, crop="parts", features=features),
+        extractor=extractor,
+    )
+    output = trainer.predict(rows)
+    found = torch.from_numpy(output.predictions).double().sigmoid()
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    assert output.label_ids.argmax(1).tolist() == [0, 4] * (len(sounds) // 2)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)

@@ -8,9 +8,18 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 from transformers import EvalPrediction
 
-from modeling_ast.training.results import Judge, draw_classes, metric_rows, write_table
+from modeling_ast.labels import Label
+from modeling_ast.training.evaluation import SHARES, LengthResult, Lengths
+from modeling_ast.training.results import (
+    Judge,
+    draw_classes,
+    length_section,
+    metric_rows,
+    write_table,
+)
 
 NAMES = ["a, b", "$x$", "c", "never"]
+CLASSES = [Label(f"/m/{name}", name) for name in NAMES]
 
 
 @pytest.fixture
@@ -25,7 +34,7 @@ def test_the_judge(judged, multi_hot):
     """Class indices are ranked by their softmax, multi-hot labels by their logits."""
     logits, labels = judged
     one_hot = np.eye(4)[labels]
-    judge = Judge(NAMES, exclusive=True)
+    judge = Judge(CLASSES, exclusive=True)
     metrics = judge(EvalPrediction(logits, one_hot if multi_hot else labels))
     assert judge.metric == "accuracy" and next(iter(metrics)) == "accuracy"
     assert metrics["accuracy"] == accuracy_score(labels, logits.argmax(1))
@@ -43,14 +52,14 @@ def test_the_judge(judged, multi_hot):
 
 def test_several_labels_have_no_accuracy(judged):
     logits, labels = judged
-    judge = Judge(NAMES, exclusive=False)
+    judge = Judge(CLASSES, exclusive=False)
     assert "accuracy" not in judge(EvalPrediction(logits, np.eye(4)[labels]))
     assert judge.metric == "mAP"
 
 
 def test_the_table_and_its_picture(judged, tmp_path):
     logits, labels = judged
-    judge = Judge(NAMES, exclusive=True)
+    judge = Judge(CLASSES, exclusive=True)
     judge(EvalPrediction(logits, labels))
     write_table(judge.table, tmp_path / "per_class.csv")
     with (tmp_path / "per_class.csv").open(newline="") as file:
@@ -66,3 +75,17 @@ def test_the_table_and_its_picture(judged, tmp_path):
 def test_rows_of_the_card():
     rows = metric_rows({"eval_mAP": 0.5, "eval_runtime": 3.0, "average_mAP": 0.75})
     assert rows == "| mAP | 0.5000 |\n| mAP of the averaged weights | 0.7500 |"
+
+
+def test_the_cards_scores_under_both_paddings():
+    results = [
+        LengthResult(padding, share, {"mAP": share / 2 + (padding == "longest") / 8})
+        for padding in ("max_length", "longest")
+        for share in SHARES
+    ]
+    text = length_section(Lengths(results, 17), "mAP", "longest")
+    assert "mAP on 17 of the held-out clips" in text and "saved the padding `longest`" in text
+    assert "| max_length | 0.5000 | 0.2500 | 0.1250 |" in text
+    assert "| longest | 0.6250 | 0.3750 | 0.2500 |" in text
+    assert "plain transformers and transformers.js always pad to max_length" in text
+    assert length_section(Lengths([], 0), "mAP", "longest") == ""

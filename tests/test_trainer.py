@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from test_batches import mixing_case
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments
 
 from modeling_ast import ASTFeatureExtractor
@@ -14,6 +13,7 @@ from modeling_ast.training.batches import AudioCollator
 from modeling_ast.training.optimizer import EpochDecay, published_adam
 from modeling_ast.training.sampling import BalancedSampler
 from modeling_ast.training.trainer import ASTTrainer
+from tests.test_batches import mixing_case
 
 MEL_BINS = 32
 

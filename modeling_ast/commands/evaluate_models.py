@@ -12,8 +12,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..training.arguments import LengthArguments
 from ..training.data_sources import DataArguments
-from ..training.evaluation import Evaluation, EvaluationArguments, evaluate_models
+from ..training.evaluation import (
+    PLAIN_TRANSFORMERS,
+    SHARES,
+    Evaluation,
+    EvaluationArguments,
+    evaluate_models,
+    length_rows,
+)
 from ..training.results import write_table
 from .dataclass_parser import DataclassParser
 from .output import fail, print_json, quiet_libraries
@@ -34,23 +42,37 @@ def main(arguments: list[str]) -> int:
     """
     quiet_libraries()
     try:
-        options, data, rest = parse_arguments(arguments)
-        result = evaluate_models(rest.models, options, data)
+        options, data, lengths, rest = parse_arguments(arguments)
+        result = evaluate_models(rest.models, options, data, lengths.length_clips)
         if rest.per_class:
             write_table(result.classes, Path(rest.per_class))
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
     if rest.json:
         classes = [row._asdict() for row in result.classes]
-        print_json({"clips": result.num_clips, "models": result.models, "classes": classes})
+        lengths = {
+            name: {
+                "clips": lengths.num_clips,
+                "results": [result._asdict() for result in lengths.results],
+            }
+            for name, lengths in result.lengths.items()
+        }
+        print_json(
+            {
+                "clips": result.num_clips,
+                "models": result.models,
+                "classes": classes,
+                "lengths": lengths,
+            }
+        )
     else:
-        sys.stdout.write(f"{table(result)}\n")
+        sys.stdout.write(f"{table(result)}\n{length_table(result)}")
     return 0
 
 
 def parse_arguments(
     arguments: Sequence[str],
-) -> tuple[EvaluationArguments, DataArguments, argparse.Namespace]:
+) -> tuple[EvaluationArguments, DataArguments, LengthArguments, argparse.Namespace]:
     """Reads the flags; the namespace has `models`, `per_class` and `json`.
 
     Raises:
@@ -58,19 +80,25 @@ def parse_arguments(
     """
     parser = DataclassParser(
         "evaluate",
-        (EvaluationArguments, DataArguments),
+        (EvaluationArguments, DataArguments, LengthArguments),
         usage="modeling-ast evaluate MODEL... --data DATA [flags]",
         description=DESCRIPTION,
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help="on the Hub, or a directory")
     parser.add_argument("--per-class", metavar="CSV", help="file to write a row for each class to")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options, data, rest = parser.read(arguments)
+    options, data, lengths, rest = parser.read(arguments)
     if data.data is None:
         parser.error("--data is missing; give a name on the Hub, a directory or a file")
     if data.streaming:
         parser.error("--streaming is for modeling-ast finetune; leave it out")
-    return options, data, rest
+    if options.batch_size is not None and options.batch_size < 1:
+        parser.error(f"--batch-size is {options.batch_size}; give at least 1")
+    if options.num_workers < 0:
+        parser.error(f"--num-workers is {options.num_workers}; give 0 or more")
+    if lengths.length_clips < 0:
+        parser.error(f"--length-clips is {lengths.length_clips}; give 0 or more")
+    return options, data, lengths, rest
 
 
 def table(result: Evaluation) -> str:
@@ -85,6 +113,27 @@ def table(result: Evaluation) -> str:
         )
         lines.append(f"{row['model']:<{width}}{numbers}")
     return "\n".join(lines)
+
+
+def length_table(result: Evaluation) -> str:
+    """The main metric of each model under both paddings, at the three lengths."""
+    if not result.lengths:
+        return ""
+    metric = list(result.models[0])[1]
+    width = max(map(len, result.lengths))
+    num_clips = min(lengths.num_clips for lengths in result.lengths.values())
+    heads = "".join(f"{f'{share:g} of it':>12}" for share in SHARES)
+    lines = [
+        "",
+        f"{metric} of {num_clips} clips by padding and by the share of each clip",
+        f"{'':<{width}}  {'padding':<10}{heads}",
+    ]
+    for name, lengths in result.lengths.items():
+        for padding, values in length_rows(lengths, metric):
+            numbers = "".join(f"{value:>12.4f}" for value in values)
+            lines.append(f"{name:<{width}}  {padding:<10}{numbers}")
+    lines.append(f"({PLAIN_TRANSFORMERS})")
+    return "\n".join(lines) + "\n"
 
 
 __all__ = ["main", "parse_arguments"]

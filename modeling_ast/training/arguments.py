@@ -12,12 +12,12 @@ from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
 from ..errors import one_line
+from ..feature_extraction_ast import PADDINGS
 from .augmentation import Augmentation
 from .data_sources import DataArguments
 
 RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")
-PADDINGS = ("max_length", "longest")
 
 
 @dataclass
@@ -106,6 +106,19 @@ class SamplingArguments:
 
 
 @dataclass
+class LengthArguments:
+    """How the scores under both paddings are measured."""
+
+    length_clips: int = field(
+        default=200,
+        metadata={
+            "help": "held-out clips that are judged under both paddings at their full, half and "
+            "quarter length; 0: none"
+        },
+    )
+
+
+@dataclass
 class Arguments:
     """All that can be set, by its kind."""
 
@@ -114,6 +127,7 @@ class Arguments:
     augmentation: Augmentation
     optimizer: OptimizerArguments
     sampling: SamplingArguments
+    lengths: LengthArguments
     training: TrainingArguments
 
 
@@ -123,6 +137,7 @@ KINDS = (
     Augmentation,
     OptimizerArguments,
     SamplingArguments,
+    LengthArguments,
     TrainingArguments,
 )
 
@@ -164,6 +179,8 @@ def contradiction(arguments: Arguments) -> str | None:
         return "--patch-size is for --from-scratch; trained patches keep their size"
     if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
         return "--mix-whole-set is for a mixup; give --mixup-rate too"
+    if arguments.lengths.length_clips < 0:
+        return f"--length-clips is {arguments.lengths.length_clips}; give 0 or more"
     if mistake := contradiction_of_stream(arguments):
         return mistake
     if optimizer.decay_first is not None and 0 < training.warmup_steps < 1:
@@ -241,8 +258,8 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 __all__ = [
     "KINDS",
-    "PADDINGS",
     "Arguments",
+    "LengthArguments",
     "ModelArguments",
     "OptimizerArguments",
     "SamplingArguments",

@@ -1,4 +1,4 @@
-"""Rows of a data set -> a batch for the model: decode, crop, mix, features, labels.
+"""Rows of a data set -> a batch for the model: decode, crop or cut, mix, features, labels.
 
 `AudioCollator` is a Trainer's data_collator and runs in the DataLoader's workers. What it draws
 depends on its seed, the epoch and the clips of the batch: neither on the worker nor on what came
@@ -20,12 +20,12 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ..fbank_ast import frame_samples, hop_samples
 from ..feature_extraction_ast import ASTFeatureExtractor
+from ..tagging import equal_parts
 from .augmentation import Augmentation, mixup
 from .clips import BadClips, ClipReader, column_of, read_or_list
 
-CROPS = ("start", "middle", "random")
+CROPS = ("start", "random", "parts")
 
 
 class LabelEncoder:
@@ -97,15 +97,18 @@ def _as_list(labels: Any) -> list[Any]:
 class AudioCollator:
     """Rows -> `input_values`, `labels` and, with padding "longest", `attention_mask`.
 
-    A clip longer than `extractor.max_length` frames is cropped to them; the extractor pads a
-    shorter one. Train with `TrainingArguments(remove_unused_columns=False)`.
+    A clip longer than `extractor.max_length` frames is cropped to them, or cut into parts of at
+    most so many; the extractor pads a shorter one. Train with
+    `TrainingArguments(remove_unused_columns=False)`.
 
     Args:
         extractor: Makes the features; its `padding` decides whether batches have one length.
         encode_labels: For `label_column`; without it batches have no labels.
         label_column: Holds names, MIDs or class indices.
         reader: Decodes rows; by default the column "audio", at the extractor's rate.
-        crop: Which part of a long clip is kept: "start", "middle" or "random".
+        crop: What is kept of a long clip: its "start", a "random" part (for training), or all of
+            it, in "parts" (for evaluations by `ASTTrainer`): equal ones, a row of the batch each,
+            whose scores the trainer averages, as every tool does.
         bad_clips: Where clips that cannot be decoded are listed, and replaced by others of their
             batch; without it, such a clip is an error. See `clips.py` for evaluations.
         augmentation: For training; mixup needs multi-hot labels.
@@ -132,6 +135,8 @@ class AudioCollator:
     ):
         if crop not in CROPS:
             raise ValueError(f"crop is {crop!r}; it must be one of {CROPS}")
+        if crop == "parts" and augmentation is not None:
+            raise ValueError('crop="parts" is for evaluations; give it without an augmentation')
         reader = reader or ClipReader(extractor.sampling_rate)
         if reader.sampling_rate != extractor.sampling_rate:
             raise ValueError(
@@ -167,7 +172,9 @@ class AudioCollator:
         Returns:
             `input_values` (B, T, F), `labels` (B,) or (B, C), and perhaps `attention_mask` (B, T);
             with features=False `waveforms` (B, S), padded with zeros, and `num_samples` (B,)
-            instead of `input_values`. B is always the number of `rows`.
+            instead of `input_values`. B is always the number of `rows`; with crop="parts" B is the
+            number of parts, a clip's one after the other, each with the clip's labels, and
+            `num_parts` (rows,) comes first.
         Raises:
             ValueError: A clip cannot be decoded and `bad_clips` is None, all clips of the batch are
                 bad, or a label is unknown.
@@ -176,11 +183,19 @@ class AudioCollator:
         """
         generator = self._generator(rows)
         rows, waveforms = self._read(rows)
-        waveforms = [self._cropped(waveform, generator) for waveform in waveforms]
-        labels = None if self.encode_labels is None else self._labels(rows)
+        batch, labels = {}, None if self.encode_labels is None else self._labels(rows)
+        if self.crop == "parts":
+            parts = [equal_parts(len(x), self.extractor.max_samples) for x in waveforms]
+            # First: Trainer takes the length of the first tensor for the number of clips.
+            batch["num_parts"] = torch.tensor([len(cuts) for cuts in parts])  # (rows,)
+            waveforms = [x[i:j] for x, cuts in zip(waveforms, parts) for i, j in cuts]
+            labels = None if labels is None else labels.repeat_interleave(batch["num_parts"], 0)
+        else:
+            waveforms = [self._cropped(waveform, generator) for waveform in waveforms]
         if self.augmentation is not None:
             waveforms, labels = self._augmented(waveforms, labels, generator)
-        batch = {} if labels is None else {"labels": labels}
+        if labels is not None:
+            batch["labels"] = labels
         batch["waveforms"] = pad_sequence(waveforms, batch_first=True)  # (B, S)
         batch["num_samples"] = torch.tensor([len(waveform) for waveform in waveforms])
         if not self.features:
@@ -211,16 +226,12 @@ class AudioCollator:
 
     def _cropped(self, waveform: Tensor, generator: Generator) -> Tensor:
         """At most the samples that `max_length` frames see."""
-        rate = self.extractor.sampling_rate
-        length = (self.extractor.max_length - 1) * hop_samples(rate) + frame_samples(rate)
+        length = self.extractor.max_samples
         beyond = len(waveform) - length
         if beyond <= 0:
             return waveform
-        start = {
-            "start": 0,
-            "middle": beyond // 2,
-            "random": int(torch.randint(beyond + 1, (), generator=generator)),
-        }[self.crop]
+        drawn = torch.randint(beyond + 1, (), generator=generator)
+        start = int(drawn) if self.crop == "random" else 0
         return waveform[start : start + length]
 
     def _labels(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:

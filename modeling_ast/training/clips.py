@@ -15,19 +15,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Audio, Dataset, Features, IterableDataset, Value
 from torch import Tensor
 
-from ..audio import read_audio, resample
+from ..audio import decode_clip, open_clip
 from ..configuration_ast import ASTConfig
 from ..errors import one_line
-from ..fbank_ast import frame_samples
 
 # load_dataset("audiofolder", data_dir=..., features=FOLDER_FEATURES) reads one folder per label:
 # without them datasets 5 wants torchcodec even to list the files.
@@ -82,11 +81,11 @@ def column_of(row: Mapping[str, Any], column: str) -> Any:
 
 
 class ClipReader:
-    """Row -> waveform: decodes, mixes down, resamples and checks the audio of one row.
+    """Row -> waveform: finds the clip of a row and reads it as `audio.read_clip` does.
 
     Args:
         sampling_rate: Wanted rate, in Hz.
-        audio_column: Holds {"bytes", "path"}, a path or URL, or {"array", "sampling_rate"}.
+        audio_column: Holds a clip in any form that `audio.read_clip` takes, or a URL.
         id_column: Names a clip in the list of bad ones; by default its path, else its content's
             hash does.
         root: Folder that relative paths start from; the working directory by default.
@@ -108,77 +107,65 @@ class ClipReader:
         """Reads one clip.
 
         Returns:
-            (S,), float32, mono, finite, at least one frame (25 ms) long.
+            (S,), float32, mono, finite, at least one frame (25 ms) long, in memory of its own.
         Raises:
-            OSError, ValueError: This clip cannot be decoded; the data set may hold others that can.
-            TypeError, KeyError: The column is not as described above.
+            OSError, ValueError, TypeError: This clip cannot be used; the data set may hold others
+                that can.
+            KeyError: There is no such column.
         """
-        waveform = self._decode(self._audio(row))
-        shortest = frame_samples(self.sampling_rate)
-        if len(waveform) < shortest:
-            raise ValueError(
-                f"the clip has {len(waveform)} samples but one frame needs {shortest} (25 ms at "
-                f"{self.sampling_rate} Hz); drop it"
-            )
-        if not np.isfinite(waveform).all():
-            raise ValueError("the clip holds NaN or infinity; repair or drop it")
-        return torch.from_numpy(waveform)
+        return decode_clip(open_clip(self.clip(row)), self.sampling_rate, copy=True)
+
+    def clip(self, row: Mapping[str, Any]) -> Any:
+        """The clip of a row, not read yet, in a form that `audio.read_clip` takes.
+
+        Raises:
+            KeyError: There is no such column.
+        """
+        audio = column_of(row, self.audio_column)
+        if isinstance(audio, str | Path):
+            return self._located(audio)
+        stored = isinstance(audio, Mapping) and "path" in audio
+        if stored and audio.get("bytes") is None and audio.get("array") is None and audio["path"]:
+            return self._located(audio["path"])
+        return audio
 
     def name(self, row: Mapping[str, Any]) -> str:
         """What the clip is called in errors and in the list of bad clips."""
         if self.id_column is not None:
             return str(column_of(row, self.id_column))
-        audio = self._audio(row)
+        audio = column_of(row, self.audio_column)
         if isinstance(audio, str | Path):
             return str(audio)
-        if audio.get("path"):
-            return str(audio["path"])
-        content = audio.get("bytes")
-        if content is None:
-            content = np.ascontiguousarray(audio.get("array", ())).tobytes()
-        return "content " + hashlib.blake2b(content, digest_size=8).hexdigest()
+        if isinstance(audio, Mapping):
+            if audio.get("path"):
+                return str(audio["path"])
+            audio = audio.get("bytes") or audio.get("array")
+        if not isinstance(audio, bytes):
+            audio = np.asarray(audio)
+            # Objects, such as torchcodec's decoders, by what they print of themselves.
+            audio = repr(audio).encode() if audio.dtype == object else audio.tobytes()
+        return "content " + hashlib.blake2b(audio, digest_size=8).hexdigest()
 
-    def _audio(self, row: Mapping[str, Any]) -> str | Path | Mapping[str, Any]:
-        audio = column_of(row, self.audio_column)
-        if not isinstance(audio, str | Path | Mapping):
-            raise TypeError(
-                f"column {self.audio_column!r} holds a {type(audio).__name__}; it must hold a path "
-                f'or {{"bytes", "path"}}, so call modeling_ast.training.undecoded(dataset) first'
-            )
-        return audio
-
-    def _decode(self, audio: str | Path | Mapping[str, Any]) -> np.ndarray:
-        if isinstance(audio, str | Path):
-            return read_audio(self._located(audio), self.sampling_rate)
-        if audio.get("array") is not None:
-            return self._from_array(np.asarray(audio["array"]), audio["sampling_rate"])
-        if audio.get("bytes") is not None:
-            return read_audio(audio["bytes"], self.sampling_rate)
-        if audio.get("path") is None:
-            raise ValueError("the row has neither bytes nor a path; drop it")
-        return read_audio(self._located(audio["path"]), self.sampling_rate)
-
-    def _from_array(self, array: np.ndarray, rate: int) -> np.ndarray:
-        """(S,) or (channels, S) -> (S,), float32."""
-        if not np.issubdtype(array.dtype, np.floating):
-            raise TypeError(
-                f"column {self.audio_column!r} holds arrays of {array.dtype}, whose scale is "
-                f"unknown; give floats in [-1, 1], or files"
-            )
-        mono = array.mean(axis=0) if array.ndim == 2 else array
-        # A copy: the memory of an Arrow table must not be written.
-        return resample(mono.astype(np.float32), rate, self.sampling_rate)
-
-    def _located(self, path: str | Path) -> str | Path | bytes:
-        """A path of this machine, or the content of what a stream points to."""
-        text = str(path)
-        if "://" in text:
-            # Chained URLs (zip://clip.wav::https://...) and the Hub's token are datasets' matter.
-            from datasets.utils.file_utils import xopen
-
-            with xopen(text, "rb") as file:
-                return file.read()
+    def _located(self, path: str | Path) -> str | Path | RemoteFile:
+        """A path of this machine, or the file that a URL points to."""
+        if "://" in str(path):
+            return RemoteFile(str(path))
         return path if self.root is None else self.root / path
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that a stream points to; it is fetched when it is read."""
+
+    url: str
+
+    def read(self) -> bytes:
+        """Its content."""
+        # Chained URLs (zip://clip.wav::https://...) and the Hub's token are datasets' matter.
+        from datasets.utils.file_utils import xopen
+
+        with xopen(self.url, "rb") as file:
+            return file.read()
 
 
 class BadClips:
@@ -260,7 +247,7 @@ def read_or_list(row: Mapping[str, Any], reader: ClipReader, bad: BadClips | Non
     """
     try:
         return reader(row)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         if bad is None:
             raise ValueError(
                 f"clip {reader.name(row)} cannot be used: {error}; pass "

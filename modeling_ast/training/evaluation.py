@@ -1,33 +1,44 @@
 """Judges a model, or an ensemble of models, on held-out clips.
 
-Models may differ in stride, length, rate and in the order of their labels, which are matched by
-name. An ensemble is the mean of the models' probabilities: sigmoids where a clip may have several
-labels, as published, else softmaxes. Source: Gong et al. 2021, section 3.1 (Ensemble-S,
-Ensemble-M).
+`AudioTagger` gives the scores: a clip is padded and cut as by every other tool. Models may differ
+in stride, length, rate and in the order of their labels, which are matched by name. An ensemble is
+the mean of the models' probabilities: sigmoids where a clip may have several labels, as published,
+else softmaxes. Source: Gong et al. 2021, section 3.1 (Ensemble-S, Ensemble-M).
+
+A model is also judged under both paddings on whole, half and quarter clips (`judge_lengths`): the
+padding decides how well it does on clips that are shorter than those it was trained with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
+from ..audio import read_clip
 from ..configuration_ast import ASTConfig
 from ..errors import one_line
-from ..labels import SCORES, Label, activation
-from .arguments import PADDINGS
-from .averaging import ensemble_probabilities
-from .batches import AudioCollator, LabelEncoder
-from .clips import BadClips, ClipReader, drop_bad_clips
+from ..fbank_ast import frame_samples
+from ..feature_extraction_ast import PADDINGS
+from ..labels import SCORES, Label
+from ..tagging import AudioTagger
+from .arguments import LengthArguments
+from .batches import LabelEncoder
+from .clips import BadClips, ClipReader, undecoded
 from .data_sources import DataArguments, is_exclusive, label_column, load_part, read_classes
 from .metrics import ClassResult, accuracy, class_table, tagging_metrics
+
+SHARES = (1.0, 0.5, 0.25)
+# For a reader of the scores at those lengths.
+PLAIN_TRANSFORMERS = "plain transformers and transformers.js always pad to max_length"
+# Clips whose parts are judged at a time: their waveforms are in memory.
+CLIPS_AT_ONCE = 32
 
 
 @dataclass
@@ -49,7 +60,10 @@ class EvaluationArguments:
             "choices": PADDINGS,
         },
     )
-    batch_size: int = field(default=16, metadata={"help": "clips at once"})
+    batch_size: int | None = field(
+        default=None,
+        metadata={"help": "clips of the model's length in a batch (1 on a CPU, 32 on a GPU)"},
+    )
     num_workers: int = field(default=0, metadata={"help": "processes that decode"})
     device: str | None = field(
         default=None, metadata={"help": "cpu, cuda, ...; by default a GPU if there is one"}
@@ -60,13 +74,33 @@ class EvaluationArguments:
 
 
 class HeldOut(NamedTuple):
-    """The clips that all models judge."""
+    """The clips that models are judged by."""
 
     clips: Dataset
-    classes: list[Label]
+    reader: ClipReader
+    classes: Sequence[Label]
     targets: np.ndarray  # (clips, C), zeros and ones
     exclusive: bool  # whether a clip has exactly one label
-    data: DataArguments
+
+    def select(self, indices: Sequence[int]) -> HeldOut:
+        """Some of the clips."""
+        clips, targets = self.clips.select(indices), self.targets[np.asarray(indices, int)]
+        return self._replace(clips=clips, targets=targets)
+
+
+class LengthResult(NamedTuple):
+    """How well a model does with one padding on clips cut to a share of their length."""
+
+    padding: str
+    share: float
+    metrics: dict[str, float]
+
+
+class Lengths(NamedTuple):
+    """The scores of a model under both paddings at three lengths."""
+
+    results: Sequence[LengthResult]
+    num_clips: int  # that were judged
 
 
 class Evaluation(NamedTuple):
@@ -75,82 +109,113 @@ class Evaluation(NamedTuple):
     num_clips: int
     models: list[dict]  # for each model, and for an ensemble: "model", a name, and its metrics
     classes: list[ClassResult]  # of the mean of the models
+    lengths: dict[str, Lengths]  # by the model's name
 
 
-def read_held_out(options: EvaluationArguments, data: DataArguments) -> HeldOut:
-    """The held-out clips that can be decoded, with their labels.
+def read_held_out(data: DataArguments) -> HeldOut:
+    """The held-out clips with their labels; no audio is read.
 
     Raises:
         OSError, ValueError: The data cannot be read.
-        TooManyBadClips: More clips than allowed cannot be decoded.
     """
     clips = load_part(data, held_out=True)
     classes = read_classes(data, clips)
-    bad_clips = BadClips(options.bad_clips, len(clips), data.max_bad_share)
-    clips = drop_bad_clips(clips, reader_for(data), bad_clips)
+    reader = ClipReader(audio_column=data.audio_column, root=data.root)
+    return held_out_clips(
+        clips, reader, classes, label_column(data, clips), is_exclusive(data, clips)
+    )
+
+
+def held_out_clips(
+    clips: Dataset,
+    reader: ClipReader,
+    classes: Sequence[Label],
+    column: str,
+    exclusive: bool,
+) -> HeldOut:
+    """The clips of a data set with their labels; no audio is read.
+
+    Args:
+        clips: Rows with undecoded audio.
+        reader: Finds the clip of a row.
+        classes: In the order that scores shall have.
+        column: Of the labels.
+        exclusive: Whether a clip has exactly one label.
+    Raises:
+        ValueError: A label is none of the classes.
+    """
     label2id = {key: index for index, label in enumerate(classes) for key in label}
     encode = LabelEncoder(label2id, multi_label=True, num_labels=len(classes))
-    column = label_column(data, clips)
-    targets = torch.stack([encode(row[column]) for row in clips.select_columns(column)])
-    return HeldOut(clips, classes, targets.numpy(), is_exclusive(data, clips), data)
+    targets = [encode(row[column]) for row in clips.select_columns(column)]
+    return HeldOut(
+        undecoded(clips, reader.audio_column),
+        reader,
+        classes,
+        torch.stack(targets).numpy(),
+        exclusive,
+    )
 
 
-def reader_for(data: DataArguments, sampling_rate: int = ASTConfig.sampling_rate) -> ClipReader:
-    """Decodes the rows of the data set."""
-    return ClipReader(sampling_rate, data.audio_column, root=data.root)
+def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
+    """A model with its extractor, as the arguments want it.
 
-
-def load_model(name: str, options: EvaluationArguments):
-    """A model, on its device, and its extractor, with the padding that was asked for."""
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    given = {} if options.padding is None else {"padding": options.padding}
-    extractor = AutoFeatureExtractor.from_pretrained(name, **given)
-    model = AutoModelForAudioClassification.from_pretrained(name)
+    Raises:
+        OSError, ValueError: The model cannot be read, or there is no such device.
+    """
     try:
-        return model.to(device), extractor
+        tagger = AudioTagger.from_pretrained(
+            name,
+            options.device,
+            num_workers=options.num_workers,
+            scores=options.scores,
+            padding=options.padding,
+        )
+    except OSError as error:
+        # Not every message of the Hub's client says which name it looked for.
+        raise OSError(f"cannot load the model {name!r}: {one_line(error)}") from error
     except (AssertionError, RuntimeError) as error:
         # An assertion of torch's says that it was not built for the device.
         raise ValueError(
-            f"cannot use the device {device!r} ({one_line(error)}); give --device cpu"
+            f"cannot use the device {options.device!r} ({one_line(error)}); give --device cpu"
         ) from error
+    if options.batch_size is not None:
+        tagger.batch_frames = options.batch_size * tagger.extractor.max_length
+    return tagger
 
 
-@torch.inference_mode()
-def probabilities(name: str, held_out: HeldOut, options: EvaluationArguments) -> np.ndarray:
+def probabilities(tagger: AudioTagger, held_out: HeldOut, bad_clips: BadClips) -> np.ndarray:
     """A model's probability of each class for each clip.
 
     Args:
-        name: On the Hub, or a directory.
+        bad_clips: Where clips that cannot be scored are listed.
     Returns:
-        (clips, C), float64, in the order of the data's classes.
+        (clips, C), float64, in the order of the data's classes; NaN for a bad clip.
     Raises:
-        OSError, ValueError: The model cannot be read, or lacks a class of the data.
+        ValueError: The model lacks a class of the data.
+        TooManyBadClips: More clips than allowed are bad.
     """
-    model, extractor = load_model(name, options)
-    own = columns_of(model.config, held_out.classes, name)
-    collate = AudioCollator(
-        extractor, reader=reader_for(held_out.data, extractor.sampling_rate), crop="middle"
-    )
-    loader = DataLoader(
-        held_out.clips,
-        options.batch_size,
-        num_workers=options.num_workers,
-        collate_fn=collate,
-    )
-    logits = []
-    for batch in tqdm(loader, desc=name, unit="batch", leave=False):
-        inputs = {key: tensor.to(model.device) for key, tensor in batch.items()}
-        logits.append(model(**inputs).logits.float().cpu())
-    # The "ensemble" of this one model: its own probabilities, in float64.
-    kind = activation(options.scores, model.config)
-    return ensemble_probabilities([torch.cat(logits)], kind == "sigmoid")[:, own].numpy()
+    own = columns_of(tagger.model.config, held_out.classes)
+    scores = np.full(held_out.targets.shape, np.nan)
+    clips = (held_out.reader.clip(row) for row in held_out.clips)
+    results = tqdm(tagger(clips), total=len(scores), unit="clip", leave=False)
+    for index, result in enumerate(results):
+        if result.error is not None:
+            bad_clips.add(held_out.reader.name(held_out.clips[index]), result.error)
+        else:
+            scores[index] = result.scores[own]
+    return scores
 
 
-def columns_of(config: ASTConfig, classes: Sequence[Label], name: str) -> list[int]:
-    """The model's class index of each of the data's classes, by either of its names."""
+def columns_of(config: ASTConfig, classes: Sequence[Label]) -> list[int]:
+    """The model's class index of each of the data's classes, by either of its names.
+
+    Raises:
+        ValueError: The model lacks one.
+    """
     found = [[config.label2id[key] for key in label if key in config.label2id] for label in classes]
     missing = [label.name for label, indices in zip(classes, found) if not indices]
     if missing:
+        name = config.name_or_path or "the model"
         raise ValueError(
             f"{name} does not know {len(missing)} of the {len(classes)} classes, such as "
             f"{missing[:3]}; it knows {list(config.label2id)[:3]}, ..., so name the column of "
@@ -167,8 +232,91 @@ def judge(scores: np.ndarray, held_out: HeldOut) -> dict[str, float]:
     return metrics
 
 
+def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
+    """Judges a model under both paddings, on whole clips and on the middle of each.
+
+    Args:
+        tagger: Its model and the kind of its scores; all else but the padding is kept too.
+        held_out: Clips that cannot be read are left out.
+    Raises:
+        ValueError: The model lacks a class of the data, or no clip can be read.
+    """
+    own = columns_of(tagger.model.config, held_out.classes)
+    rate = tagger.extractor.sampling_rate
+    taggers = {padding: with_padding(tagger, padding) for padding in PADDINGS}
+    scores = {(padding, share): [] for padding in PADDINGS for share in SHARES}
+    heard = []  # indices of clips
+    for block in blocks_of_waveforms(held_out, rate):
+        heard += block
+        for padding, share in scores:
+            shorter = (middle(waveform, share, rate) for waveform in block.values())
+            results = taggers[padding](shorter)
+            scores[padding, share] += [result.scores[own] for result in results]
+    if not heard:
+        raise ValueError("none of the held-out clips can be read; see the list of bad clips")
+    judged = held_out.select(heard)
+    results = [
+        LengthResult(padding, share, judge(np.stack(rows), judged))
+        for (padding, share), rows in scores.items()
+    ]
+    return Lengths(results, len(heard))
+
+
+def blocks_of_waveforms(held_out: HeldOut, sampling_rate: int) -> Iterator[dict[int, Tensor]]:
+    """The clips that can be read, a few at a time, by their index."""
+    block = {}
+    rows = tqdm(held_out.clips, desc="Both paddings, three lengths", unit="clip", leave=False)
+    for index, row in enumerate(rows):
+        try:
+            block[index] = read_clip(held_out.reader.clip(row), sampling_rate)
+        # As `AudioTagger`: whatever a file does to a decoder.
+        except Exception:
+            continue
+        if len(block) == CLIPS_AT_ONCE:
+            yield block
+            block = {}
+    if block:
+        yield block
+
+
+def middle(waveform: Tensor, share: float, sampling_rate: int) -> Tensor:
+    """The middle of a clip: this share of it, but at least one window of 25 ms."""
+    length = max(round(share * len(waveform)), frame_samples(sampling_rate))
+    start = (len(waveform) - length) // 2
+    return waveform[start : start + length]
+
+
+def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
+    """The same model under another padding; waveforms stay in this process."""
+    return AudioTagger(
+        tagger.model,
+        tagger.extractor,
+        batch_frames=tagger.batch_frames,
+        num_workers=0,
+        scores="sigmoid" if tagger.sigmoid else "softmax",
+        padding=padding,
+    )
+
+
+def spread(held_out: HeldOut, count: int) -> HeldOut:
+    """At most `count` of the clips, evenly over the set, which may be sorted by class."""
+    total = len(held_out.clips)
+    if total <= count:
+        return held_out
+    return held_out.select(np.linspace(0, total - 1, count).round().astype(int).tolist())
+
+
+def length_rows(lengths: Lengths, metric: str) -> list[tuple[str, list[float]]]:
+    """A row for each padding: its name, and a metric at each of `SHARES`."""
+    values = {(result.padding, result.share): result.metrics[metric] for result in lengths.results}
+    return [(padding, [values[padding, share] for share in SHARES]) for padding in PADDINGS]
+
+
 def evaluate_models(
-    names: Sequence[str], options: EvaluationArguments, data: DataArguments
+    names: Sequence[str],
+    options: EvaluationArguments,
+    data: DataArguments,
+    length_clips: int = LengthArguments.length_clips,
 ) -> Evaluation:
     """Judges each model and, of several, their ensemble.
 
@@ -176,21 +324,43 @@ def evaluate_models(
         names: Models on the Hub, or directories; at least one.
         options: How they are run.
         data: Its held-out part is judged.
+        length_clips: Clips of it for `judge_lengths`; 0 for none.
     Raises:
         OSError, ValueError: A model or the data cannot be read, or a model lacks a class.
         TooManyBadClips: More clips than allowed cannot be decoded.
     """
-    held_out = read_held_out(options, data)
-    rows, total = [], 0.0
+    held_out = read_held_out(data)
+    bad_clips = BadClips(options.bad_clips, len(held_out.clips), data.max_bad_share)
+    few = spread(held_out, length_clips)
+    scores, lengths = [], {}
     for name in names:
-        scores = probabilities(name, held_out, options)
-        rows.append({"model": name} | judge(scores, held_out))
-        total = total + scores
-    mean = total / len(names)
+        tagger = load_tagger(name, options)
+        scores.append(probabilities(tagger, held_out, bad_clips))
+        if length_clips and name not in lengths:
+            lengths[name] = judge_lengths(tagger, few)
+    good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2)))
+    if len(good) == 0:
+        raise ValueError(f"none of the held-out clips can be used; see {options.bad_clips}")
+    judged, scores = held_out.select(good), [rows[good] for rows in scores]
+    results = [{"model": name} | judge(rows, judged) for name, rows in zip(names, scores)]
+    mean = sum(scores) / len(scores)
     if len(names) > 1:
-        rows.append({"model": f"ensemble of {len(names)}"} | judge(mean, held_out))
-    classes = class_table(mean, held_out.targets, [label.name for label in held_out.classes])
-    return Evaluation(len(held_out.clips), rows, classes)
+        results.append({"model": f"ensemble of {len(names)}"} | judge(mean, judged))
+    classes = class_table(mean, judged.targets, [label.name for label in held_out.classes])
+    return Evaluation(len(good), results, classes, lengths)
 
 
-__all__ = ["Evaluation", "EvaluationArguments", "evaluate_models"]
+__all__ = [
+    "PLAIN_TRANSFORMERS",
+    "SHARES",
+    "Evaluation",
+    "EvaluationArguments",
+    "HeldOut",
+    "LengthResult",
+    "Lengths",
+    "evaluate_models",
+    "held_out_clips",
+    "judge_lengths",
+    "length_rows",
+    "spread",
+]

@@ -29,12 +29,14 @@ from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
 from ..modeling_ast import ASTForAudioClassification
+from ..tagging import AudioTagger
 from .arguments import Arguments, ModelArguments
 from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
 from .checkpoints import last_whole_checkpoint
 from .clips import BadClips, ClipReader, drop_bad_clips
 from .data_sources import Clips, is_exclusive, label_column, load_data, read_classes
+from .evaluation import Lengths, held_out_clips, judge_lengths, spread
 from .optimizer import EpochDecay, published_adam
 from .results import Judge, save_results
 from .sampling import BalancedSampler, balanced_weights
@@ -153,7 +155,7 @@ def build_trainer(
             partners=train if arguments.sampling.mix_whole_set else None,
             seed=training.seed,
         ),
-        eval_collator=collate(),
+        eval_collator=collate(crop="parts"),
         train_dataset=train,
         eval_dataset=good_clips(held_out, reader, bad_clips, training),
         compute_metrics=compute_metrics,
@@ -238,6 +240,18 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
         trainer.model, trainer.model_wrapped = trained, wrapped
 
 
+def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Lengths:
+    """The scores of the saved model under both paddings, on some of the held-out clips."""
+    if num_clips == 0:
+        return Lengths([], 0)
+    collate: AudioCollator = trainer.eval_collator
+    held_out = held_out_clips(
+        trainer.eval_dataset, collate.reader, judge.classes, collate.label_column, judge.exclusive
+    )
+    tagger = AudioTagger.from_pretrained(trainer.args.output_dir, trainer.args.device)
+    return judge_lengths(tagger, spread(held_out, num_clips))
+
+
 def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     """Trains the model that the arguments describe, from its last checkpoint if there is one.
 
@@ -262,7 +276,7 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
         # Not every message of the Hub's client says which name it looked for.
         name, reason = arguments.model.model, one_line(error)
         raise OSError(f"cannot load the model {name!r}: {reason}") from error
-    judge = Judge([name for _, name in classes], exclusive)
+    judge = Judge(classes, exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
     training = arguments.training
     newest = last_whole_checkpoint(training.output_dir, training.world_size)
@@ -284,9 +298,12 @@ def finetune(arguments: Arguments) -> Outcome:
     table = judge.table
     if arguments.sampling.average_from is not None:
         metrics |= evaluate_average(trainer)
+    # Not pushed yet: what follows belongs to it, and reads it.
+    trainer.save_model(_internal_call=True)
     if trainer.is_world_process_zero():
         sources = (arguments.model.model, arguments.data.data)
-        save_results(trainer, judge, table, sources, metrics)
+        lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
+        save_results(trainer, judge, table, sources, metrics, lengths)
     # With --push-to-hub this uploads the whole folder, but for the checkpoints.
     trainer.save_model()
     return Outcome(trainer, metrics, judge.metric)

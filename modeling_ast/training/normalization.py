@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..fbank_ast import fbank, frame_samples, hop_samples
+from ..fbank_ast import fbank
 from ..feature_extraction_ast import ASTFeatureExtractor
 from .clips import BadClips, ClipReader, read_or_list, undecoded
 
@@ -112,13 +112,12 @@ def _batch_moments(
     bad: BadClips | None,
 ) -> tuple[Moments, int]:
     """Runs in a worker, so that three numbers, not the frames, come back."""
-    rate = extractor.sampling_rate
-    longest = (extractor.max_length - 1) * hop_samples(rate) + frame_samples(rate)
     total = Moments()
     for row in rows:
         waveform = read_or_list(row, reader, bad)
         if waveform is not None:
-            frames = fbank(waveform[:longest], extractor.num_mel_bins, rate)  # (T, F)
+            heard = waveform[: extractor.max_samples]  # (S,)
+            frames = fbank(heard, extractor.num_mel_bins, extractor.sampling_rate)  # (T, F)
             total = total.merge(Moments.of(frames))
     return total, len(rows)
 

@@ -2,8 +2,8 @@
 
 `metrics.json`, `learning_curve.png`, `per_class.csv` (average precision, area under the ROC curve
 and number of held-out clips of each class), `per_class_ap.png`, and `README.md`, a model card with
-the results in the Hub's model-index. Trainer adds its checkpoints and the TensorBoard log
-(`runs/`, for `tensorboard --logdir`).
+the results in the Hub's model-index and the scores under both paddings. Trainer adds its
+checkpoints and the TensorBoard log (`runs/`, for `tensorboard --logdir`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult
 from transformers import EvalPrediction
 from transformers.trainer_utils import has_length
 
+from ..conversion import write_card
+from ..labels import Label
 from ..strict_json import to_json
+from .evaluation import PLAIN_TRANSFORMERS, Lengths, length_rows
 from .metrics import ClassResult, accuracy, class_table, compute_metrics
 from .trainer import ASTTrainer
 
@@ -30,13 +33,14 @@ class Judge:
     """`compute_metrics` for Trainer; it keeps the table of classes of the last evaluation.
 
     Args:
-        names: Of the classes, in the order of their indices.
+        classes: In the order of their indices.
         exclusive: Whether a clip has exactly one label: accuracy is then the first metric, also
             where the labels are multi-hot.
     """
 
-    def __init__(self, names: Sequence[str], exclusive: bool):
-        self.names = names
+    def __init__(self, classes: Sequence[Label], exclusive: bool):
+        self.classes = classes
+        self.names = [label.name for label in classes]
         self.exclusive = exclusive
         self.table: list[ClassResult] = []
 
@@ -64,6 +68,7 @@ def save_results(
     table: list[ClassResult],
     sources: tuple[str, str],
     metrics: dict[str, float],
+    lengths: Lengths,
 ) -> None:
     """Writes everything but the weights into the output directory.
 
@@ -73,13 +78,18 @@ def save_results(
         table: Of the evaluation that `metrics` come from.
         sources: The base model and the data, as they were given.
         metrics: `eval_*`, and `average_*` if weights were averaged.
+        lengths: From `evaluation.judge_lengths`.
     """
     folder = Path(trainer.args.output_dir)
-    (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
+    by_length = {
+        f"{result.padding}_{result.share:g}_{judge.metric}": result.metrics[judge.metric]
+        for result in lengths.results
+    }
+    (folder / "metrics.json").write_text(to_json(metrics | by_length) + "\n", encoding="utf-8")
     write_table(table, folder / "per_class.csv")
     draw_curve(trainer.state.log_history, folder / "learning_curve.png", judge.metric)
     draw_classes(table, folder / "per_class_ap.png")
-    card = write_card(folder.name, *sources, metrics, judge.metric, trainer)
+    card = run_card(folder.name, *sources, metrics, judge.metric, trainer, lengths)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -137,58 +147,61 @@ def quiet_pyplot():
     return pyplot
 
 
-def write_card(
-    name: str, base_model: str, data: str, metrics: dict, metric: str, trainer: ASTTrainer
+def run_card(
+    name: str,
+    base_model: str,
+    data: str,
+    metrics: dict[str, float],
+    metric: str,
+    trainer: ASTTrainer,
+    lengths: Lengths,
 ) -> str:
-    """The model card: metadata that the Hub reads, results, how to use the model."""
-    is_local = Path(base_model).exists() or Path(data).exists()
+    """The model card of a run: results, the scores under both paddings, how to use the model."""
+    local_model, local_data = Path(base_model).exists(), Path(data).exists()
     result = EvalResult(
         task_type="audio-classification",
-        dataset_type=Path(data).name if Path(data).exists() else data,
+        dataset_type=Path(data).name if local_data else data,
         dataset_name=Path(data).name,
         metric_type=metric,
         metric_name={"mAP": "mean average precision"}.get(metric, metric),
         metric_value=round(metrics[f"eval_{metric}"], 4),
     )
-    card = ModelCardData(
-        model_name=name,
-        base_model=None if Path(base_model).exists() else base_model,
-        datasets=None if Path(data).exists() else [data],
-        eval_results=[result],
-        metrics=[metric],
-        pipeline_tag="audio-classification",
-        library_name="transformers",
-        tags=["audio-spectrogram-transformer", "audio-classification", "modeling_ast"],
-    )
+    metadata = {
+        "model_name": name,
+        "base_model": None if local_model else base_model,
+        "datasets": None if local_data else [data],
+        "eval_results": [result],
+        "metrics": [metric],
+    }
     arguments, config = trainer.args, trainer.model.config
     clips = trainer.train_dataset
     num_clips = f"{len(clips)} clips" if has_length(clips) else "a stream of clips"
+    local = (
+        "The base model and the data were local directories." if local_model or local_data else ""
+    )
     schedule = trainer.epoch_decay or f"{arguments.lr_scheduler_type} schedule"
-    local = "\nThe base model and the data were local directories.\n" if is_local else ""
-    return f"""---
-{card.to_yaml()}
----
-
-# {name}
-
-An Audio Spectrogram Transformer fine-tuned with `modeling-ast finetune`.
-
+    sections = [
+        "An Audio Spectrogram Transformer fine-tuned with `modeling-ast finetune`.",
+        f"""
 - base model: `{base_model}`
 - data: `{data}`, {num_clips} to train, {len(trainer.eval_dataset)} held out
 - classes: {", ".join(config.id2label.values())}
-{local}
+""",
+        local,
+        f"""
 | held-out metric | value |
 | --- | --- |
 {metric_rows(metrics)}
-
-![learning curve](learning_curve.png)
-
-![average precision of each class](per_class_ap.png)
-
+""",
+        length_section(lengths, metric, trainer.extractor.padding),
+        "![learning curve](learning_curve.png)",
+        "![average precision of each class](per_class_ap.png)",
+        f"""
 Trained for {arguments.num_train_epochs:g} epochs at a batch size of
 {arguments.train_batch_size}, learning rate {arguments.learning_rate:g},
 {schedule}, seed {arguments.seed}.
-
+""",
+        f"""
 ```python
 import modeling_ast
 from transformers import pipeline
@@ -196,6 +209,26 @@ from transformers import pipeline
 classify = pipeline("audio-classification", model="{name}")
 classify(modeling_ast.read_audio("clip.wav"))
 ```
+""",
+    ]
+    return write_card(name, metadata, filter(None, sections))
+
+
+def length_section(lengths: Lengths, metric: str, padding: str) -> str:
+    """The scores under both paddings at three lengths; empty if nothing was judged."""
+    if not lengths.results:
+        return ""
+    rows = "\n".join(
+        f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
+        for name, values in length_rows(lengths, metric)
+    )
+    return f"""
+{metric} on {lengths.num_clips} of the held-out clips, whole and cut to their middle, under both
+paddings. This model has saved the padding `{padding}`; {PLAIN_TRANSFORMERS}.
+
+| padding | whole clips | half of each | a quarter of each |
+| --- | --- | --- | --- |
+{rows}
 """
 
 

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 
 from ..feature_extraction_ast import ASTFeatureExtractor
+from ..labels import activation
+from ..tagging import mean_logits
 from .augmentation import Augmentation
 from .batches import add_features
 from .optimizer import EpochDecay
@@ -110,6 +113,49 @@ class ASTTrainer(Trainer):
         """As in Trainer, unless there is a card: every push would write Trainer's over it."""
         if not (Path(self.args.output_dir) / "README.md").exists():
             super().create_model_card(*args, **kwargs)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """As in Trainer; a clip that comes in parts gets the logits of their mean scores.
+
+        The loss is the mean over the parts. The parts of a batch are computed a few at a time,
+        for a long clip has many.
+        """
+        inputs = dict(inputs)
+        if (num_parts := inputs.pop("num_parts", None)) is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        num_parts = num_parts.tolist()
+        most = sum(num_parts) if self._must_step_together() else self.args.eval_batch_size
+        blocks = [
+            {name: tensor[start : start + most] for name, tensor in inputs.items()}
+            for start in range(0, sum(num_parts), most)
+        ]
+        sizes = [len(next(iter(block.values()))) for block in blocks]
+        step = super().prediction_step
+        losses, logits, labels = zip(
+            *(step(model, block, prediction_loss_only, ignore_keys) for block in blocks)
+        )
+        loss = None
+        if losses[0] is not None:
+            loss = sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes)
+        if prediction_loss_only:
+            return loss, None, None
+        sigmoid = activation("auto", self.model.config) == "sigmoid"
+        logits = mean_logits(torch.cat(logits), num_parts, sigmoid)  # (B, C)
+        if labels[0] is None:
+            return loss, logits, None
+        first_parts = torch.tensor([0, *num_parts[:-1]]).cumsum(0)  # (B,)
+        labels = torch.cat(labels)
+        return loss, logits, labels[first_parts.to(labels.device)]
+
+    def _must_step_together(self) -> bool:
+        """Whether all processes must compute equally often: each of them holds a shard."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """On the device, and as features."""
