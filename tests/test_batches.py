@@ -5,7 +5,6 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from test_clips import audio_set, flac, noise
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
@@ -14,6 +13,7 @@ from modeling_ast.training.augmentation import Augmentation, mixup
 from modeling_ast.training.batches import AudioCollator, LabelEncoder, add_features
 from modeling_ast.training.clips import BadClips, ClipReader, TooManyBadClips, undecoded
 from modeling_ast.training.metrics import compute_metrics
+from tests.test_clips import audio_set, flac, noise
 
 NAMES = {"/m/09x0r": 0, "Speech": 0, "/m/0cj0r": 1, "Pink noise": 1, "/m/028v0c": 2}
 MAX_LENGTH = 16

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_clips import audio_set, flac, noise
 from torchaudio.compliance import kaldi
 
 from modeling_ast import ASTFeatureExtractor
 from modeling_ast.training.clips import BadClips, TooManyBadClips
 from modeling_ast.training.normalization import Moments, normalization_stats
+from tests.test_clips import audio_set, flac, noise
 
 MAX_LENGTH = 50
 

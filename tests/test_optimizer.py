@@ -3,7 +3,6 @@
 import pytest
 import torch
 import transformers
-from test_averaging import Linear, LinearConfig
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -14,6 +13,7 @@ from modeling_ast.training.optimizer import (
     parameter_groups,
     published_adam,
 )
+from tests.test_averaging import Linear, LinearConfig
 
 # First epoch, step and factor of egs/*/run.sh, and whether it warms up.
 PUBLISHED = {

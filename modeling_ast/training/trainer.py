@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Sampler
@@ -72,6 +73,13 @@ class ASTTrainer(Trainer):
                 f"{self.args.world_size} process(es) on {self.args.device}; start it with torchrun "
                 f"or accelerate launch on GPUs, or without fsdp"
             )
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        # A DataLoader draws its seed from torch's global generator. The training that follows must
+        # draw as if there had been no evaluation: a run that resumes from the checkpoint before it
+        # has none.
+        with torch.random.fork_rng(devices=()):
+            return super().evaluate(*args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         with self._collating_for_evaluation():
