@@ -39,6 +39,7 @@ from datasets import (
     load_dataset,
 )
 
+from ..errors import one_line
 from ..labels import Label, read_label_file
 from .clips import FOLDER_FEATURES, undecoded
 
@@ -175,7 +176,11 @@ def part_of(data: Source, arguments: DataArguments, held_out: bool) -> Clips:
 
 
 def read_source(arguments: DataArguments) -> Source:
-    """The data set with all its splits."""
+    """The data set with all its splits.
+
+    Raises:
+        OSError, ValueError: It is nowhere to be found, or a file of another kind.
+    """
     path, shared = Path(arguments.data), {"streaming": arguments.streaming}
     if path.is_file():
         if path.suffix not in READERS:
@@ -186,7 +191,13 @@ def read_source(arguments: DataArguments) -> Source:
             options["sep"] = "\t"
         return load_dataset(READERS[path.suffix], **options)
     if not path.is_dir():
-        return load_dataset(arguments.data, arguments.data_config, **shared)
+        try:
+            return load_dataset(arguments.data, arguments.data_config, **shared)
+        except OSError as error:
+            raise OSError(
+                f"{arguments.data!r} is no file or directory here, and as a data set of the Hub it "
+                f"cannot be loaded ({one_line(error)}); give another --data"
+            ) from error
     shared["cache_dir"] = cache_of(path)
     if holds_audio_files_only(path):
         # Without a look at the audio, which datasets 5 would decode with torchcodec.

@@ -76,6 +76,13 @@ class ASTTrainer(Trainer):
                 f"or accelerate launch on GPUs, or without fsdp"
             )
 
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        # A DataLoader draws its seed from torch's global generator. The training that follows must
+        # draw as if there had been no evaluation: a run that resumes from the checkpoint before it
+        # has none.
+        with torch.random.fork_rng(devices=()):
+            return super().evaluate(*args, **kwargs)
+
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         with self._collating_for_evaluation():
             return super().get_eval_dataloader(eval_dataset)
