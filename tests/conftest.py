@@ -1,7 +1,6 @@
 """Fixtures of every test: no network, tiny random models, made-up audio."""
 
 import os
-import sys
 from pathlib import Path
 
 # Before any import of huggingface_hub: nothing here may wait for a network.
@@ -16,8 +15,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in ("examples", "tests"):
-    sys.path.insert(0, str(ROOT / folder))
 
 
 def pytest_collection_modifyitems(items):

@@ -360,7 +360,7 @@ def test_a_streams_bad_clips_are_counted_among_those_drawn(base, data, tmp_path)
     assert clips_of_training(splits[0], arguments) == 5 * 4 * 3
     classes = read_classes(arguments.data, *splits)
     model, extractor = load_model(ModelArguments(model=str(base)), classes)
-    judge = Judge([name for _, name in classes], exclusive=False)
+    judge = Judge(classes, exclusive=False)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
     assert isinstance(trainer.train_dataset, TrainingStream)
     assert trainer.data_collator.bad_clips.num_clips == 60 + 28
@@ -455,7 +455,7 @@ def test_gradient_accumulation_equals_a_larger_batch(base, data, tmp_path):
         )
         torch.manual_seed(0)
         model.classifier.dense.weight.data.normal_(std=0.1)
-        judge = Judge([name for _, name in classes], exclusive=False)
+        judge = Judge(classes, exclusive=False)
         everything = Arguments(
             ModelArguments(),
             arguments,

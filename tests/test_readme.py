@@ -18,9 +18,9 @@ import soundfile
 import timm
 import torch
 import transformers
-from embedded_data import CLASS_LIST, write_data_set
 from safetensors.torch import save_file
 
+from examples.embedded_data import CLASS_LIST, write_data_set
 from tests.conftest import ROOT, randomise
 from tests.hub_stand_in import HubStandIn
 

@@ -127,8 +127,8 @@ class Arguments:
     augmentation: Augmentation
     optimizer: OptimizerArguments
     sampling: SamplingArguments
-    lengths: LengthArguments
     training: TrainingArguments
+    lengths: LengthArguments = field(default_factory=LengthArguments)
 
 
 KINDS = (
@@ -137,8 +137,8 @@ KINDS = (
     Augmentation,
     OptimizerArguments,
     SamplingArguments,
-    LengthArguments,
     TrainingArguments,
+    LengthArguments,
 )
 
 

@@ -102,6 +102,13 @@ class Lengths(NamedTuple):
     results: Sequence[LengthResult]
     num_clips: int  # that were judged
 
+    def as_metrics(self, metric: str) -> dict[str, float]:
+        """One metric of each result, under names such as "longest_0.5_mAP"."""
+        return {
+            f"{result.padding}_{result.share:g}_{metric}": result.metrics[metric]
+            for result in self.results
+        }
+
 
 class Evaluation(NamedTuple):
     """What came out."""

@@ -57,7 +57,9 @@ class Outcome(NamedTuple):
     """What a fine-tuning gives, beside the files in its output directory."""
 
     trainer: ASTTrainer
-    metrics: dict[str, float]  # `eval_*` of the model, `average_*` of the averaged weights
+    # `eval_*` of the model, `average_*` of the averaged weights and, in the first process, the
+    # scores under both paddings.
+    metrics: dict[str, float]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
 
 
@@ -303,6 +305,7 @@ def finetune(arguments: Arguments) -> Outcome:
     if trainer.is_world_process_zero():
         sources = (arguments.model.model, arguments.data.data)
         lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
+        metrics |= lengths.as_metrics(judge.metric)
         save_results(trainer, judge, table, sources, metrics, lengths)
     # With --push-to-hub this uploads the whole folder, but for the checkpoints.
     trainer.save_model()

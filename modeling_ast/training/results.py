@@ -77,15 +77,11 @@ def save_results(
         judge: Of its held-out clips.
         table: Of the evaluation that `metrics` come from.
         sources: The base model and the data, as they were given.
-        metrics: `eval_*`, and `average_*` if weights were averaged.
+        metrics: `eval_*`, `average_*` if weights were averaged, and those of `lengths`.
         lengths: From `evaluation.judge_lengths`.
     """
     folder = Path(trainer.args.output_dir)
-    by_length = {
-        f"{result.padding}_{result.share:g}_{judge.metric}": result.metrics[judge.metric]
-        for result in lengths.results
-    }
-    (folder / "metrics.json").write_text(to_json(metrics | by_length) + "\n", encoding="utf-8")
+    (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
     write_table(table, folder / "per_class.csv")
     draw_curve(trainer.state.log_history, folder / "learning_curve.png", judge.metric)
     draw_classes(table, folder / "per_class_ap.png")
