@@ -127,6 +127,8 @@ class AudioTagger:
         self.top_k = min(top_k, model.config.num_labels)
         self.sigmoid = activation(scores, model.config) == "sigmoid"
         self.padding = extractor.padding if padding is None else padding_name(padding)
+        # Whether a log line says what padding costs where most of what is computed is padding.
+        self.hint_at_padding = True
         self.window_batches = CPU_WINDOW_BATCHES if on_cpu else DEVICE_WINDOW_BATCHES
         # A GPU works on one batch while the next is prepared; a CPU has nothing to wait for.
         self.batches_ahead = 0 if on_cpu else 1
@@ -200,7 +202,7 @@ class AudioTagger:
             if len(lengths) < CLIPS_BEFORE_HINT:
                 lengths.append(len(clip.waveform))
                 if len(lengths) == CLIPS_BEFORE_HINT:
-                    self._hint_at_padding(lengths)
+                    self._say_what_padding_costs(lengths)
             self._add(clip, window)
             while window.is_full:
                 launched.append(self._launch(window.take()))
@@ -212,12 +214,13 @@ class AudioTagger:
             while len(launched) > (self.batches_ahead if window.pieces else 0):
                 yield from self._collect(*launched.popleft())
         if len(lengths) < CLIPS_BEFORE_HINT:
-            self._hint_at_padding(lengths)
+            self._say_what_padding_costs(lengths)
 
-    def _hint_at_padding(self, lengths: list[int]) -> None:
+    def _say_what_padding_costs(self, lengths: list[int]) -> None:
         """Says how much time padding takes, where most of what is computed is padding."""
         longest, rate = self.extractor.max_samples, self.extractor.sampling_rate
-        if self.padding != "max_length" or not lengths or median(lengths) >= longest / 2:
+        wanted = self.hint_at_padding and self.padding == "max_length"
+        if not wanted or not lengths or median(lengths) >= longest / 2:
             return
         padded, tight = (
             sum(

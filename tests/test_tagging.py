@@ -278,6 +278,8 @@ def test_no_line_where_padding_costs_little(tagger, caplog):
     tagger.padding = "max_length"
     list(tagger([noise(0.6)] * 3))
     list(tagger([]))
+    tagger.hint_at_padding = False
+    list(tagger([noise(0.2)] * 3))
     assert not caplog.records
 
 

@@ -21,13 +21,13 @@ from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..audio import read_clip
 from ..configuration_ast import ASTConfig
 from ..errors import one_line
 from ..fbank_ast import frame_samples
 from ..feature_extraction_ast import PADDINGS
 from ..labels import SCORES, Label
 from ..tagging import AudioTagger
+from ..workers import decode_clips
 from .arguments import LengthArguments
 from .batches import LabelEncoder
 from .clips import BadClips, ClipReader, undecoded
@@ -246,19 +246,21 @@ def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
         tagger: Its model and the kind of its scores; all else but the padding is kept too.
         held_out: Clips that cannot be read are left out.
     Raises:
-        ValueError: The model lacks a class of the data, or no clip can be read.
+        ValueError: The model lacks a class of the data or gives NaN, or no clip can be read.
     """
     own = columns_of(tagger.model.config, held_out.classes)
     rate = tagger.extractor.sampling_rate
     taggers = {padding: with_padding(tagger, padding) for padding in PADDINGS}
     scores = {(padding, share): [] for padding in PADDINGS for share in SHARES}
     heard = []  # indices of clips
-    for block in blocks_of_waveforms(held_out, rate):
+    for block in blocks_of_waveforms(held_out, tagger):
         heard += block
         for padding, share in scores:
             shorter = (middle(waveform, share, rate) for waveform in block.values())
-            results = taggers[padding](shorter)
-            scores[padding, share] += [result.scores[own] for result in results]
+            for result in taggers[padding](shorter):
+                if result.error is not None:  # the model's: the clip was read
+                    raise ValueError(result.error)
+                scores[padding, share].append(result.scores[own])
     if not heard:
         raise ValueError("none of the held-out clips can be read; see the list of bad clips")
     judged = held_out.select(heard)
@@ -269,16 +271,15 @@ def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
     return Lengths(results, len(heard))
 
 
-def blocks_of_waveforms(held_out: HeldOut, sampling_rate: int) -> Iterator[dict[int, Tensor]]:
+def blocks_of_waveforms(held_out: HeldOut, tagger: AudioTagger) -> Iterator[dict[int, Tensor]]:
     """The clips that can be read, a few at a time, by their index."""
     block = {}
-    rows = tqdm(held_out.clips, desc="Both paddings, three lengths", unit="clip", leave=False)
-    for index, row in enumerate(rows):
-        try:
-            block[index] = read_clip(held_out.reader.clip(row), sampling_rate)
-        # As `AudioTagger`: whatever a file does to a decoder.
-        except Exception:
-            continue
+    clips = map(held_out.reader.clip, held_out.clips)
+    decoded = decode_clips(clips, tagger.extractor.sampling_rate, tagger.num_workers)
+    bar = {"desc": "Both paddings, three lengths", "unit": "clip", "leave": False}
+    for clip in tqdm(decoded, total=len(held_out.clips), **bar):
+        if clip.error is None:
+            block[clip.number] = clip.waveform
         if len(block) == CLIPS_AT_ONCE:
             yield block
             block = {}
@@ -295,7 +296,7 @@ def middle(waveform: Tensor, share: float, sampling_rate: int) -> Tensor:
 
 def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
     """The same model under another padding; waveforms stay in this process."""
-    return AudioTagger(
+    other = AudioTagger(
         tagger.model,
         tagger.extractor,
         batch_frames=tagger.batch_frames,
@@ -303,6 +304,8 @@ def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
         scores="sigmoid" if tagger.sigmoid else "softmax",
         padding=padding,
     )
+    other.hint_at_padding = False
+    return other
 
 
 def spread(held_out: HeldOut, count: int) -> HeldOut:
