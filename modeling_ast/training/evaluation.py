@@ -70,7 +70,7 @@ class HeldOut(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What came out."""
+    """The results of `evaluate_models`."""
 
     num_clips: int
     models: list[dict]  # for each model, and for an ensemble: "model", a name, and its metrics
