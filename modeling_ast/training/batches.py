@@ -112,8 +112,9 @@ class AudioCollator:
         bad_clips: Where clips that cannot be decoded are listed, and replaced by others of their
             batch; without it, such a clip is an error. See `clips.py` for evaluations.
         augmentation: For training; mixup needs multi-hot labels.
-        partners: Whose rows are mixed in, uniformly drawn. The authors take the whole training set,
-            which decodes a second clip for each mixed one; by default they are the batch's own.
+        partners: Data set to draw mixup partners from, uniformly. The authors take the whole
+            training set, which decodes a second clip for each mixed one; the default is the batch
+            itself.
         features: Whether workers compute `input_values`; else see `add_features`, which then does
             the part of `augmentation` that follows.
         seed: Of all that is drawn.
@@ -283,7 +284,8 @@ def add_features(
         augmentation: Its masks, noise and roll are applied; None in an evaluation.
         generator: Draws them; by default torch's global one, which Trainer restores on a resume.
     Returns:
-        The batch with `input_values` (B, T, F), and perhaps `attention_mask` (B, T), instead.
+        The batch with `input_values` (B, T, F) instead and, where the extractor gives one,
+        `attention_mask` (B, T).
     """
     batch = dict(batch)
     batch |= extractor.extract_padded(batch.pop("waveforms"), batch.pop("num_samples"))

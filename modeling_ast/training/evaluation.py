@@ -111,7 +111,7 @@ class Lengths(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What came out."""
+    """The results of `evaluate_models`."""
 
     num_clips: int
     models: list[dict]  # for each model, and for an ensemble: "model", a name, and its metrics

@@ -60,8 +60,8 @@ class ASTTrainer(Trainer):
         self.extractor = extractor
         self.augmentation = augmentation
         super().__init__(*args, **kwargs)
-        told = [x for x in (train_sampler, self.data_collator) if hasattr(x, "set_epoch")]
-        self.add_callback(EpochCallback(*told))
+        drawing = [x for x in (train_sampler, self.data_collator) if hasattr(x, "set_epoch")]
+        self.add_callback(EpochCallback(*drawing))
 
     def create_accelerator_and_postprocess(self) -> None:
         if self.args.fsdp:
