@@ -9,6 +9,7 @@ checkpoints and the TensorBoard log (`runs/`, for `tensorboard --logdir`).
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -154,19 +155,21 @@ def run_card(
 ) -> str:
     """The model card of a run: results, the scores under both paddings, how to use the model."""
     local_model, local_data = Path(base_model).exists(), Path(data).exists()
+    value = metrics[f"eval_{metric}"]
     result = EvalResult(
         task_type="audio-classification",
         dataset_type=Path(data).name if local_data else data,
         dataset_name=Path(data).name,
         metric_type=metric,
         metric_name={"mAP": "mean average precision"}.get(metric, metric),
-        metric_value=round(metrics[f"eval_{metric}"], 4),
+        metric_value=round(value, 4),
     )
     metadata = {
         "model_name": name,
         "base_model": None if local_model else base_model,
         "datasets": None if local_data else [data],
-        "eval_results": [result],
+        # An undefined value (NaN) is no result.
+        "eval_results": [result] if math.isfinite(value) else None,
         "metrics": [metric],
     }
     arguments, config = trainer.args, trainer.model.config
