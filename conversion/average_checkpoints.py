@@ -5,7 +5,7 @@ python conversion/average_checkpoints.py run/checkpoint-1 run/checkpoint-2 --out
 
 import sys
 
-from modeling_ast.commands.average import main
+from modeling_ast.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["average", *sys.argv[1:]]))

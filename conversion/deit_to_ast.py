@@ -5,7 +5,7 @@ python conversion/deit_to_ast.py facebook/deit-base-distilled-patch16-384 my-ast
 
 import sys
 
-from modeling_ast.commands.convert_deit import main
+from modeling_ast.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["convert-deit", *sys.argv[1:]]))

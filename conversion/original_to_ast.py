@@ -5,7 +5,7 @@ python conversion/original_to_ast.py audioset_10_10_0.4593.pth my-ast
 
 import sys
 
-from modeling_ast.commands.convert_original import main
+from modeling_ast.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["convert-original", *sys.argv[1:]]))

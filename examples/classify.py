@@ -5,7 +5,7 @@ python examples/classify.py MODEL FILE... [--top-k 5] [--json] [--plot out.png]
 
 import sys
 
-from modeling_ast.commands.classify import main
+from modeling_ast.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["classify", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ python examples/tag_folder.py MODEL FOLDER --output tags.parquet [--top-k 5] [--
 
 import sys
 
-from modeling_ast.commands.tag import main
+from modeling_ast.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["tag", *sys.argv[1:]]))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from numbers import Real
@@ -26,13 +26,18 @@ import torch
 from torch import Tensor
 
 from .configuration_ast import ASTConfig
+from .errors import one_line
 from .fbank_ast import frame_samples
 
 PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 # Ambisonics of the seventh order has so many; more than that is no audio with a channel axis.
 MOST_CHANNELS = 64
-# An array (S, channels) with more channels than these is taken for a batch of short clips.
+# An array (S, channels) with more channels than these counts as a batch of short clips.
 MOST_CHANNELS_OF_AN_ARRAY = 8
+# File extensions treated as audio. libsndfile cannot decode the last four: such a file is a bad
+# clip with that reason, and is not left out without a word.
+AUDIO_NAMES = "wav flac ogg oga opus mp3 aif aiff aifc au caf w64 m4a aac wma webm"
+AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
 # torchaudio's table of filters has numerator x denominator entries: 47999 -> 16000 Hz would take
 # gigabytes. The usual rates have denominators of at most 640.
 LARGEST_DENOMINATOR = 2000
@@ -45,7 +50,8 @@ class ClipSource:
     name: str  # what errors call it
     content: str | Path | bytes | np.ndarray | Tensor | list | tuple  # a file, or samples
     # Of samples, in Hz; None if nobody said it, and for files, which say it themselves.
-    sampling_rate: Any = None
+    sampling_rate: int | None = None
+    channel_axis: int | None = None  # of samples (2-D); None if it must be found by their shape
 
     @property
     def is_file(self) -> bool:
@@ -64,7 +70,7 @@ def is_single_clip(given: Any) -> bool:
     if isinstance(given, np.ndarray | Tensor):
         if given.ndim == 2:
             return given.shape[1] <= MOST_CHANNELS_OF_AN_ARRAY < given.shape[0]
-        return given.ndim < 2 and given.dtype != object
+        return given.ndim == 0 or (given.ndim == 1 and given.dtype != object)
     if isinstance(given, list | tuple):
         return _rate_place(given) is not None or bool(len(given) and _is_number(given[0]))
     return _is_decoder(given) or hasattr(given, "read")
@@ -93,23 +99,28 @@ def read_clip(clip: Any, sampling_rate: int, name: str = "the clip") -> Tensor:
 
 
 def open_clip(clip: Any, name: str = "the clip") -> ClipSource:
-    """Finds out what was given, as in `read_clip`; no file is opened."""
+    """Finds out what was given, as in `read_clip`; no file is opened.
+
+    Raises:
+        TypeError, ValueError: It is no clip, or cannot be used.
+    """
     if isinstance(clip, Mapping) and clip.get("audio") is not None:
         clip = clip["audio"]
     if isinstance(clip, str | os.PathLike):
-        return ClipSource(str(clip), clip if isinstance(clip, str) else Path(clip))
+        path = os.fsdecode(clip)
+        return ClipSource(path, path)
     if isinstance(clip, bytes | bytearray | memoryview):
         return ClipSource(name, bytes(clip))
     if _is_decoder(clip):
-        samples = clip.get_all_samples()
-        return ClipSource(name, samples.data, samples.sample_rate)
+        samples = _called(clip.get_all_samples, name)
+        return _from_samples(samples.data, samples.sample_rate, name, channel_axis=0)
     if isinstance(clip, Mapping):
         return _open_mapping(clip, name)
     if isinstance(clip, tuple) and (place := _rate_place(clip)) is not None:
-        return ClipSource(name, clip[1 - place], clip[place])
+        return _from_samples(clip[1 - place], clip[place], name)
     if isinstance(clip, np.ndarray | Tensor | list | tuple):
-        return ClipSource(name, clip)
-    if hasattr(clip, "read") and isinstance(content := clip.read(), bytes):
+        return _from_samples(clip, None, name)
+    if hasattr(clip, "read") and isinstance(content := _called(clip.read, name), bytes):
         return ClipSource(name, content)
     raise TypeError(
         f"{name} is a {type(clip).__name__}; give a path, bytes, an array, (array, sampling rate), "
@@ -128,7 +139,8 @@ def decode_clip(source: ClipSource, sampling_rate: int, copy: bool = False) -> T
         check_finite(x, source.name)
     else:
         x = _as_tensor(source.content, source.name, copy)
-        x = _mixed_down(scale_samples(x, f"{source.name} holds"), source.name)
+        x = scale_samples(x, f"{source.name} holds")
+        x = _mixed_down(x, source.name, source.channel_axis)
         if x.is_cpu:
             check_finite(x, source.name)
         if source.sampling_rate is not None:
@@ -212,7 +224,8 @@ def read_audio(
         ) from error
     if len(samples) == 0:
         raise ValueError(f"{name} is audio of zero length; drop it or record it again")
-    return resample(_mixed_down(torch.from_numpy(samples), name), rate, sampling_rate).numpy()
+    mono = _mixed_down(torch.from_numpy(samples), name, channel_axis=1)
+    return resample(mono, rate, sampling_rate).numpy()
 
 
 def _open(source: str | Path | bytes) -> tuple[str | bytes | io.BytesIO, str]:
@@ -222,19 +235,22 @@ def _open(source: str | Path | bytes) -> tuple[str | bytes | io.BytesIO, str]:
         if not len(source):
             raise ValueError(f"{name} is empty; give the content of an audio file")
         return io.BytesIO(source), name
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | os.PathLike):
         raise TypeError(
             f"source is a {type(source).__name__}; give the path of an audio file or its bytes"
         )
-    path = Path(source)
+    text = os.fsdecode(source)
+    if "://" in text:
+        raise ValueError(f"{text!r} is a URL, which is not read; download the file first")
+    path = Path(text)
     if not path.exists():
-        raise FileNotFoundError(f"no file at {str(path)!r}; check the path")
-    if not path.is_file():
-        raise ValueError(f"{str(path)!r} is no file; give the path of one audio file")
+        raise FileNotFoundError(f"no file at {text!r}; check the path")
+    if not text or not path.is_file():
+        raise ValueError(f"{text!r} is no file; give the path of one audio file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{str(path)!r} is empty (0 bytes); fetch or write it again")
+        raise ValueError(f"{text!r} is empty (0 bytes); fetch or write it again")
     # As bytes, except on Windows: soundfile takes text only where it is valid Unicode.
-    return str(path) if os.name == "nt" else os.fsencode(path), repr(str(path))
+    return text if os.name == "nt" else os.fsencode(text), repr(text)
 
 
 def resample(waveform: np.ndarray | Tensor, given: int, wanted: int) -> np.ndarray | Tensor:
@@ -255,9 +271,7 @@ def resample(waveform: np.ndarray | Tensor, given: int, wanted: int) -> np.ndarr
         ImportError: The rates differ and torchaudio cannot be loaded.
     Source: torchaudio 2.11's functional.resample, with its defaults.
     """
-    for rate in (given, wanted):
-        if not _is_number(rate) or not math.isfinite(rate) or int(rate) != rate or rate <= 0:
-            raise ValueError(f"a sampling rate is {rate}; it must be a positive whole number of Hz")
+    given, wanted = _checked_rate(given), _checked_rate(wanted)
     if given == wanted:
         return waveform
     try:
@@ -269,7 +283,7 @@ def resample(waveform: np.ndarray | Tensor, given: int, wanted: int) -> np.ndarr
             f"cannot be loaded ({error}); install torch>=2.11,<2.15 with torchaudio>=2.11,<2.12, "
             f"or give audio at {wanted} Hz"
         ) from error
-    ratio = Fraction(int(given), int(wanted)).limit_denominator(LARGEST_DENOMINATOR)
+    ratio = Fraction(given, wanted).limit_denominator(LARGEST_DENOMINATOR)
     if isinstance(waveform, Tensor):
         return functional.resample(waveform, ratio.numerator, ratio.denominator)
     tensor = torch.from_numpy(np.ascontiguousarray(waveform))
@@ -288,7 +302,15 @@ def _rate_place(pair: Any) -> int | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0)
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim == 0 and value.dtype not in (bool, torch.bool, np.dtype(object))
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _checked_rate(rate: Any) -> int:
+    if not _is_number(rate) or not math.isfinite(rate) or int(rate) != rate or rate <= 0:
+        raise ValueError(f"a sampling rate is {rate}; it must be a positive whole number of Hz")
+    return int(rate)
 
 
 def _is_decoder(clip: Any) -> bool:
@@ -296,18 +318,47 @@ def _is_decoder(clip: Any) -> bool:
     return hasattr(clip, "get_all_samples")
 
 
+def _called(read: Callable[[], Any], name: str) -> Any:
+    """What somebody else's code reads; whatever it raises is the clip's reason."""
+    try:
+        return read()
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read ({one_line(error)}); drop it") from error
+
+
 def _open_mapping(clip: Mapping, name: str) -> ClipSource:
-    name = str(clip.get("path") or name)
+    path = clip.get("path")
+    if isinstance(path, str | os.PathLike):
+        name = os.fsdecode(path)
     for key in ("array", "raw"):  # of `datasets`, and of transformers' pipelines
         if clip.get(key) is not None:
-            return ClipSource(name, clip[key], clip.get("sampling_rate"))
-    for key in ("bytes", "path"):
-        if clip.get(key) is not None:
-            return replace(open_clip(clip[key], name), name=name)
-    raise ValueError(
-        f"{name} has the keys {sorted(map(str, clip))} but none of audio, array, bytes and path "
-        f"with something in it; give one of these"
-    )
+            return _from_samples(clip[key], clip.get("sampling_rate"), name)
+    content = path if clip.get("bytes") is None else clip["bytes"]
+    if content is None:
+        raise ValueError(
+            f"{name} has the keys {sorted(map(str, clip))} but none of audio, array, bytes and "
+            f"path with something in it; give one of these"
+        )
+    if not isinstance(content, str | os.PathLike | bytes | bytearray | memoryview):
+        raise TypeError(f"{name} is a {type(content).__name__}; give a path or the bytes of a file")
+    return replace(open_clip(content), name=name)
+
+
+def _from_samples(
+    samples: Any, rate: Any, name: str, channel_axis: int | None = None
+) -> ClipSource:
+    """A source of samples; refuses what has no values that can be read here."""
+    if not isinstance(samples, np.ndarray | Tensor | list | tuple):
+        raise TypeError(
+            f"{name} has a {type(samples).__name__} in the place of samples; give an array, a "
+            f"tensor or a list of floats"
+        )
+    if isinstance(samples, Tensor) and (samples.is_meta or samples.layout != torch.strided):
+        raise ValueError(f"{name} is a tensor without values of its own; give a dense one")
+    if isinstance(samples, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array; give its .filled(0), or .compressed()")
+    rate = None if rate is None else _checked_rate(rate)
+    return ClipSource(name, samples, rate, channel_axis)
 
 
 def _as_tensor(samples: Any, name: str, copy: bool) -> Tensor:
@@ -315,30 +366,44 @@ def _as_tensor(samples: Any, name: str, copy: bool) -> Tensor:
         return samples.clone() if copy else samples
     try:
         array = np.asarray(samples)
-        if isinstance(samples, list | tuple) and array.dtype == np.float64:
-            array = array.astype(np.float32)
+    # A list of tensors with a gradient is a RuntimeError.
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _no_numbers(samples, name, one_line(error)) from error
+    if array.dtype.kind not in "fiubc":
+        raise _no_numbers(samples, name, f"its type is {array.dtype}")
+    if isinstance(samples, list | tuple) and array.dtype == np.float64:
+        array = array.astype(np.float32)
+    try:
         # torch knows neither other byte orders nor negative strides nor read-only memory.
         copy = copy or not array.flags.writeable
         native = array.astype(array.dtype.newbyteorder("="), order="C", copy=copy)
         return torch.from_numpy(native)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} is a {type(samples).__name__} that holds no numbers ({error}); pass audio as "
-            f"an array, a tensor or a list of floats"
-        ) from error
+    except (TypeError, ValueError) as error:  # such as float128
+        raise _no_numbers(samples, name, f"its type is {array.dtype}") from error
 
 
-def _mixed_down(x: Tensor, name: str) -> Tensor:
-    """(S,), (channels, S) or (S, channels) -> (S,), the mean of the channels."""
+def _no_numbers(samples: Any, name: str, why: str) -> TypeError:
+    return TypeError(
+        f"{name} is a {type(samples).__name__} that holds no numbers ({why}); pass audio as an "
+        f"array, a tensor or a list of floats"
+    )
+
+
+def _mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor:
+    """(S,), (channels, S) or (S, channels) -> (S,), the mean of the channels.
+
+    Where nobody says it, the shorter of the two axes holds the channels.
+    """
     if x.ndim == 1:
         return x
-    if x.ndim != 2 or min(x.shape) > MOST_CHANNELS:
+    if x.ndim != 2 or (channel_axis is None and min(x.shape) > MOST_CHANNELS):
         raise ValueError(
             f"{name} has shape {tuple(x.shape)} but must be (samples,), (channels, samples) or "
             f"(samples, channels) with at most {MOST_CHANNELS} channels; pick out one clip"
         )
-    # Of the two axes the shorter one holds the channels.
-    channels = x.unbind(0 if x.shape[0] <= x.shape[1] else 1)
+    if channel_axis is None:
+        channel_axis = 0 if x.shape[0] <= x.shape[1] else 1
+    channels = x.unbind(channel_axis)
     if not channels:
         return x.flatten()  # (0,)
     # Not x.mean(axis), which is slow over an axis of two.
@@ -346,6 +411,8 @@ def _mixed_down(x: Tensor, name: str) -> Tensor:
 
 
 __all__ = [
+    "AUDIO_NAMES",
+    "AUDIO_SUFFIXES",
     "ClipSource",
     "check_finite",
     "decode_clip",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+from huggingface_hub.errors import StrictDataclassError
+
 
 def one_line(said: object) -> str:
     """A text on one line.
@@ -18,6 +20,8 @@ def one_line(said: object) -> str:
     """
     if not isinstance(said, BaseException):
         return " ".join(str(said).split())
+    if isinstance(said, StrictDataclassError) and said.__cause__ is not None:
+        said = said.__cause__  # what a field is and must be, without the name of the validator
     lines = [" ".join(line.split()) for line in str(said).splitlines() if line.strip()]
     if any(line.startswith("Original Traceback ") for line in lines):
         # Without the name of the error's class.

@@ -289,6 +289,12 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         return fields
 
     @property
+    def padded_frame(self) -> Tensor:
+        """(F,), what a padded frame holds in `input_values`: a log-mel of 0, normalised."""
+        silent = torch.zeros(self.num_mel_bins)  # (F,)
+        return self.normalize(silent) if self.do_normalize else silent
+
+    @property
     def max_samples(self) -> int:
         """Samples that `max_length` frames see: the longest clip that the model hears in one
         piece."""
@@ -369,11 +375,12 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         finish = self.normalize if self.do_normalize else None
         values = waveforms[0].new_empty(len(waveforms), num_frames, self.num_mel_bins)  # (B, T, F)
         outputs = [clip_values[:count] for clip_values, count in zip(values, counts)]
-        write_fbank(waveforms, outputs, rate, finish)
-        padding = values.new_zeros(self.num_mel_bins)  # (F,)
-        padding = padding if finish is None else finish(padding)
+        # A part of a long clip may be under one frame where max_length is 3 frames or fewer.
+        whole = [(waveform, out) for waveform, out in zip(waveforms, outputs) if len(out)]
+        if whole:
+            write_fbank(*map(list, zip(*whole)), rate, finish)
         for clip_values, count in zip(values, counts):
-            clip_values[count:] = padding
+            clip_values[count:] = self.padded_frame
         return values
 
     def _together(

@@ -15,7 +15,14 @@ def to_json(value: Any, indent: int | None = 2) -> str:
         value: Mappings, lists, tuples, texts and numbers.
         indent: Spaces of each level; None gives one line.
     """
-    return json.dumps(strict(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    options = {"indent": indent, "allow_nan": False}
+    text = json.dumps(strict(value), ensure_ascii=False, **options)
+    # The name of a file need not be valid Unicode; its odd bytes are escaped then.
+    return text if _is_unicode(text) else json.dumps(strict(value), **options)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def strict(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from .audio import AUDIO_SUFFIXES
 from .tagging import AudioTagger, ClipTags
 
 try:
@@ -24,12 +25,10 @@ try:
 except ImportError:  # Windows has other locks; there, two runs at once are not told apart
     fcntl = None
 
-# File extensions treated as audio. libsndfile cannot decode the last four: they become rows that
-# say so, and are not passed over in silence.
-AUDIO_NAMES = "wav flac ogg oga opus mp3 aif aiff aifc au caf w64 m4a aac wma webm"
-AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
 PARQUET_ROWS = 10_000
 ROW_FIELDS = {"file", "seconds", "labels", "error", "model"}
+# What decides the scores of a row beside the model, and the flag that sets it.
+SETTINGS = {"padding": "--padding {}", "scores": "--scores {}", "dtype": "the same --dtype ({})"}
 
 
 def audio_files(folder: Path) -> tuple[list[str], list[OSError]]:
@@ -63,10 +62,13 @@ class Journal:
     def __init__(self, path: Path, model: str):
         self.path = path
         self.model = model
-        self.padding: str | None = None  # of the rows; None before there are any
+        # What else decides the scores of a row, as the rows that are there say it.
+        self.settings: dict[str, str] = {}
         self.num_bad = 0
         self.seconds = 0.0
         self.done: set[str] = set()
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file; give another --output")
         # Unbuffered: what a full disk did not take must not be written later, behind other lines.
         self.file = path.open("ab", buffering=0)
         self._lock()
@@ -99,24 +101,27 @@ class Journal:
                 raise ValueError(
                     f"{self.path} has the tags of the model {row['model']!r}; give another --output"
                 )
-            # Rows of version 0.1 do not say it: it always padded to the longest.
-            self.padding = row.get("padding", "longest")
+            self.settings = {name: row[name] for name in SETTINGS if row.get(name)}
+            # Rows of version 0.1 say none of them: it always padded to the longest.
+            self.settings.setdefault("padding", "longest")
             self._count(row)
             end += len(line)
         return end
 
-    def use_padding(self, padding: str) -> None:
-        """Says how the clips of the next rows are padded.
+    def use(self, **settings: str) -> None:
+        """Says with which of `SETTINGS` the next rows are scored.
 
         Raises:
-            ValueError: The rows that are there have another padding, which gives other scores.
+            ValueError: The rows that are there have another one, which gives other scores.
         """
-        if self.padding not in (None, padding):
-            raise ValueError(
-                f"{self.path} has tags with the padding {self.padding!r}, not {padding!r}; give "
-                f"another --output, or --padding {self.padding}"
-            )
-        self.padding = padding
+        for name, value in settings.items():
+            before = self.settings.get(name, value)
+            if before != value:
+                raise ValueError(
+                    f"{self.path} has tags with {name} {before!r}, not {value!r}; give another "
+                    f"--output, or {SETTINGS[name].format(before)}"
+                )
+        self.settings |= settings
 
     def add(self, name: str, tags: ClipTags) -> None:
         """Writes one result."""
@@ -127,7 +132,7 @@ class Journal:
             "labels": labels,
             "error": tags.error,
             "model": self.model,
-            "padding": self.padding,
+            **self.settings,
         }
         # In ASCII: file names need not be valid Unicode.
         line = json.dumps(row).encode() + b"\n"
@@ -187,7 +192,7 @@ def write_parquet(journal: Path, target: Path) -> None:
             ("labels", pa.list_(label)),
             ("error", pa.string()),
             ("model", pa.string()),
-            ("padding", pa.string()),
+            *((name, pa.string()) for name in SETTINGS),
         ]
     )
     partial = target.with_name(target.name + ".partial")
@@ -210,4 +215,4 @@ def _valid(row: dict) -> dict:
     return {"padding": "longest", **row, **texts}
 
 
-__all__ = ["AUDIO_NAMES", "AUDIO_SUFFIXES", "Journal", "audio_files", "tag_files", "write_parquet"]
+__all__ = ["Journal", "audio_files", "tag_files", "write_parquet"]

@@ -1,4 +1,4 @@
-"""AudioTagger: many audio files or clips -> their labels, in order, as fast as they can be had.
+"""AudioTagger: many audio files or clips -> their scores and labels, in order.
 
 Workers decode while the model runs. Clips wait in a window of bounded size; each batch takes the
 oldest of them and those nearest to it in length, so that little is spent on padding, the oldest
@@ -44,8 +44,8 @@ CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 32768
 # for the clips that fill it.
 CPU_WINDOW_BATCHES, DEVICE_WINDOW_BATCHES = 32, 8
 FIRST_WINDOW, WINDOW_GROWTH = 1 / 4, 1 / 32
-# A batch costs as much as this share of a full one before its first clip: a clip that would need
-# more padding than that is better off in another batch.
+# Fixed cost of a batch as a share of a full one; a clip that needs more padding than this goes into
+# another batch.
 BATCH_COST = 1 / 32
 # Decoding keeps up with a model on a CPU in one process or two, with a GPU in more.
 MOST_WORKERS = 8
@@ -86,7 +86,8 @@ class AudioTagger:
             gives other scores. By default what the extractor has saved.
 
     Raises:
-        ValueError: A number is too small, or `scores` or `padding` is none of those.
+        ValueError: A number is too small, `scores` or `padding` is none of those, or the extractor
+            is that of another model.
 
     Example:
 
@@ -120,6 +121,13 @@ class AudioTagger:
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}; give at least {least}")
+        bins, patch_frames = model.config.num_mel_bins, model.config.patch_shape[1]
+        if extractor.num_mel_bins != bins or extractor.max_length < patch_frames:
+            raise ValueError(
+                f"the extractor gives {extractor.num_mel_bins} mel bins and up to "
+                f"{extractor.max_length} frames but the model takes {bins} bins and at least "
+                f"{patch_frames} frames; take ASTFeatureExtractor.from_config(model.config)"
+            )
         self.model = model
         self.extractor = extractor
         self.batch_frames = batch_frames

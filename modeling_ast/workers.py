@@ -133,9 +133,10 @@ class _Workers:
         if clip.error is not None or self._is_decoded(clip.source):
             return _decode(clip, self.sampling_rate, self.pin_memory), None
         if isinstance(clip.source.content, Tensor):
-            # Tensors would go to the other process through files.
-            array = clip.source.content.detach().float().cpu().numpy()
-            clip.source = replace(clip.source, content=array)
+            # Tensors would go to the other process through files; numpy has no bfloat16.
+            tensor = clip.source.content.detach().cpu()
+            tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+            clip.source = replace(clip.source, content=tensor.numpy())
         if not self.have_begun:
             self._begin()
         try:
@@ -157,6 +158,9 @@ class _Workers:
             # A death breaks all that the pool had in hand and does not say whose it was: each of
             # them is decoded again, with nothing beside it.
             clip = self._decode_alone(clip)
+        # It could not be sent there.
+        except Exception as error:
+            clip.source, clip.error = None, one_line(error)
         if clip.waveform is not None:
             clip.waveform = torch.from_numpy(clip.waveform)
         return clip
@@ -222,7 +226,7 @@ def _waveform(source: ClipSource, sampling_rate: int, pin_memory: bool) -> Tenso
 
 def _named_clips(clips: Iterable[Any]) -> Iterator[Clip]:
     """Each clip with its name, in a form that can be sent to a worker."""
-    for number, given in enumerate(_undecoded(clips)):
+    for number, given in enumerate(undecoded(clips)):
         clip = Clip(number, f"clip {number}")
         try:
             clip.source = open_clip(given, clip.name)
@@ -233,8 +237,11 @@ def _named_clips(clips: Iterable[Any]) -> Iterator[Clip]:
         yield clip
 
 
-def _undecoded(clips: Iterable[Any]) -> Iterable[Any]:
-    """A data set with its audio as stored: `datasets` itself would decode it here, with ffmpeg."""
+def undecoded(clips: Iterable[Any]) -> Iterable[Any]:
+    """A data set with its audio as stored: `datasets` itself would decode it here, with ffmpeg.
+
+    Anything else is returned as it is.
+    """
     columns = getattr(clips, "features", None)
     if not columns or not hasattr(clips, "cast_column"):
         return clips
@@ -246,4 +253,4 @@ def _undecoded(clips: Iterable[Any]) -> Iterable[Any]:
     return clips
 
 
-__all__ = ["Clip", "decode_clips"]
+__all__ = ["Clip", "decode_clips", "undecoded"]

@@ -180,6 +180,16 @@ def test_every_form_of_a_clip_is_the_same_waveform(tmp_path, form, rate):
     assert is_single_clip(forms[form])
 
 
+def test_a_file_says_which_axis_holds_its_channels(tmp_path):
+    """Also where it has fewer frames than channels."""
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 60))
+    sf.write(tmp_path / "wide.wav", samples, 1000, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(tmp_path / "wide.wav", 1000), samples.mean(1), atol=1e-6)
+    samples = samples.T.astype(np.float32)  # torchcodec: (channels, S)
+    waveform = read_clip(Decoder(samples, 1000), 1000)
+    np.testing.assert_allclose(waveform, samples.mean(0), atol=1e-6)
+
+
 def test_what_is_one_clip_and_what_are_many():
     one = [0.0] * 9000, (0.0, 0.5), np.zeros(9000), torch.zeros(9000), np.zeros((9000, 2))
     assert all(map(is_single_clip, one))
@@ -202,11 +212,21 @@ def test_reasons_are_one_sentence_each(tmp_path):
         (nan, ValueError, "dog holds NaN or infinity in 9000 of 9000"),
         ((nan, 48000), ValueError, "dog holds NaN or infinity in 9000 of 9000"),
         (np.zeros((100, 100)), ValueError, r"shape \(100, 100\) .* at most 64 channels"),
+        ({"array": "a.wav"}, TypeError, "dog has a str in the place of samples"),
+        (np.ma.masked_array(np.zeros(9000)), ValueError, "dog is a masked array"),
+        (torch.zeros(9000, device="meta"), ValueError, "dog is a tensor without values"),
+        (torch.zeros(9000).to_sparse(), ValueError, "dog is a tensor without values"),
+        ([torch.zeros(500, requires_grad=True)] * 2, TypeError, "a list that holds no numbers"),
+        (Decoder(None, 8000), ValueError, "dog cannot be read"),
+        ("", ValueError, "'' is no file"),
+        ("https://x.org/a.wav", ValueError, "'https://x.org/a.wav' is a URL, which is not read"),
+        (np.array({}, object), TypeError, "holds no numbers .its type is object."),
+        ((np.zeros(9000), True), TypeError, "dog is a tuple that holds no numbers"),
         (np.float32(1), TypeError, "dog is a float32; give a path, bytes, an array"),
         (np.zeros(()), ValueError, r"dog has shape \(\)"),
         ([0, 1, 0, 1], ValueError, "dog holds torch.int64 values, whose scale is unknown"),
         ({"path": None, "bytes": None}, ValueError, r"dog has the keys \['bytes', 'path'\] but"),
-        ({"path": 3.5}, TypeError, "3.5 is a float; give a path"),
+        ({"path": 3.5}, TypeError, "dog is a float; give a path"),
         ({"bytes": 5}, TypeError, "dog is a int"),
         ({3: 4}, ValueError, r"dog has the keys \['3'\]"),
         (io.StringIO("text"), TypeError, "dog is a StringIO"),

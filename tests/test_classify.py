@@ -128,6 +128,22 @@ def test_json_has_every_file_in_order(audioset_like, tmp_path, capsys):
     assert err.count("error: ") == 2
 
 
+def test_flags_may_stand_between_files_and_names_may_begin_with_a_hyphen(
+    audioset_like, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.wav", 1)
+    write(tmp_path / "-0RWZT-miFs.wav", 1)
+    for words in (
+        ["a.wav", "--top-k", 1, "a.wav", "--json"],
+        ["--json", "--", "a.wav", "-0RWZT-miFs.wav"],
+        ["a.wav", "--json", "--top_k=1", "--", "-0RWZT-miFs.wav"],
+    ):
+        status, out, err = run(capsys, audioset_like, *words)
+        assert status == 0, err
+        assert [row["file"] for row in json.loads(out)][1] in ("a.wav", "-0RWZT-miFs.wav")
+
+
 def test_wrong_usage_is_2(audioset_like, tmp_path, capsys):
     path = write(tmp_path / "a.wav", 1)
     for flags, message in [

@@ -66,9 +66,9 @@ def test_every_form_of_a_row_gives_the_same_waveform(tmp_path):
 def test_rows_of_datasets_are_read_undecoded(tmp_path):
     waves = [noise(i) for i in range(3)]
     dataset = undecoded(audio_set([flac(wave) for wave in waves]))
-    for row, wave in zip(dataset, waves):
+    for row, wave in zip(dataset, waves, strict=True):
         np.testing.assert_array_equal(ClipReader()(row).numpy(), wave)
-    for row, wave in zip(undecoded(dataset.to_iterable_dataset()), waves):
+    for row, wave in zip(undecoded(dataset.to_iterable_dataset()), waves, strict=True):
         np.testing.assert_array_equal(ClipReader()(row).numpy(), wave)
     with pytest.raises(ValueError, match=r"no column 'sound'.*\['audio'\]"):
         undecoded(dataset, "sound")

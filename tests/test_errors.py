@@ -3,8 +3,16 @@
 import sys
 
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 
+from modeling_ast import ASTConfig
 from modeling_ast.errors import MissingExtra, need_extra, one_line
+
+
+def config_error(**fields):
+    with pytest.raises(StrictDataclassError) as caught:
+        ASTConfig(**fields)
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -14,6 +22,8 @@ from modeling_ast.errors import MissingExtra, need_extra, one_line
         (ValueError("\n \n  after  blank lines \n"), "after blank lines"),
         (ValueError(), "ValueError"),
         (KeyError("name"), "'name'"),
+        (config_error(std=0.0), "std is 0.0, which is impossible; it must be a number above 0"),
+        (config_error(max_length="x"), "Field 'max_length' expected int, got str (value: 'x')"),
         ("a name\nwith a break\tand tabs", "a name with a break and tabs"),
         ("", ""),
         (3.5, "3.5"),
@@ -29,6 +39,7 @@ def test_a_module_that_is_there_is_given():
 
 def test_a_missing_library_names_the_line_for_pip(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
     with pytest.raises(MissingExtra) as caught:
         need_extra("matplotlib.pyplot", "train", "a picture")
     assert str(caught.value) == (

@@ -60,7 +60,7 @@ def sounds(clips, tmp_path_factory):
     """The clips as files, in the order of their names."""
     root = tmp_path_factory.mktemp("sounds")
     paths = [root / f"{number:02}.wav" for number in range(len(clips))]
-    for path, clip in zip(paths, clips):
+    for path, clip in zip(paths, clips, strict=True):
         soundfile.write(path, clip, RATE, subtype="FLOAT")
     return paths
 
@@ -138,7 +138,7 @@ def test_extractor_and_model(folder, clips, judged):
     padding, expected = judged
     extractor = ASTFeatureExtractor.from_pretrained(folder, padding=padding)
     model = ASTForAudioClassification.from_pretrained(folder)
-    for clip, scores in zip(clips, expected):
+    for clip, scores in zip(clips, expected, strict=True):
         inputs = extractor(parts_of(clip), sampling_rate=RATE, return_tensors="pt")
         with torch.no_grad():
             found = model(**inputs).logits.double().sigmoid().mean(0)
@@ -149,7 +149,7 @@ def test_pipeline(folder, clips, judged, tmp_path):
     padding, expected = judged
     saved = save_padding(folder, tmp_path / "model", padding)
     classify = transformers.pipeline("audio-classification", model=str(saved))
-    for clip, scores in zip(clips, expected):
+    for clip, scores in zip(clips, expected, strict=True):
         results = classify(parts_of(clip), top_k=TINY["num_labels"], function_to_apply="sigmoid")
         found = np.mean([as_row(labels, saved) for labels in results], axis=0)
         np.testing.assert_allclose(found, scores, atol=TOLERANCE)

@@ -13,6 +13,7 @@ import torch
 
 from modeling_ast import AudioTagger
 from modeling_ast.commands import main, model_flags, tag
+from modeling_ast.tag_files import SETTINGS
 
 RATE = 16000
 
@@ -115,22 +116,38 @@ def test_flags_reach_the_tagger(tiny_folder, tmp_path):
 def test_rows_of_another_padding_are_not_mixed(tiny_folder, sounds, tmp_path, capsys):
     output = tmp_path / "tags.jsonl"
     run(capsys, tiny_folder, sounds, "--output", output)
-    assert {row["padding"] for row in rows_of(output)} == {"max_length"}
+    told = {tuple(row[name] for name in SETTINGS) for row in rows_of(output)}
+    assert told == {("max_length", "softmax", "float32")}
     write(sounds / "new.wav", 0.4)
     before = output.read_bytes()
     flags = ("--output", output, "--padding", "longest")
     status, _, err = run(capsys, tiny_folder, sounds, *flags)
     assert status == 1 and "--padding max_length" in err and output.read_bytes() == before
+    # Also where nothing is new.
+    (sounds / "new.wav").unlink()
+    for other in (("--padding", "longest"), ("--scores", "sigmoid"), ("--int8",)):
+        status, _, err = run(capsys, tiny_folder, sounds, "--output", output, *other)
+        assert status == 1 and "give another --output, or " in err
+    write(sounds / "new.wav", 0.4)
     # Rows of version 0.1, which always padded to the longest.
     output.write_text(
         "".join(
-            json.dumps({key: row[key] for key in row if key != "padding"}) + "\n"
+            json.dumps({key: row[key] for key in row if key not in SETTINGS}) + "\n"
             for row in rows_of(output)
         )
     )
-    assert "with the padding 'longest'" in run(capsys, tiny_folder, sounds, "--output", output)[2]
+    assert "with padding 'longest'" in run(capsys, tiny_folder, sounds, "--output", output)[2]
     assert run(capsys, tiny_folder, sounds, *flags)[0] == 1  # two files are bad
     assert rows_of(output)[-1]["file"] == "new.wav"
+
+
+def test_an_output_that_is_no_file(tiny_folder, sounds, tmp_path, capsys):
+    """A pipe would be waited for, a device read for ever."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "full.jsonl").symlink_to("/dev/full")
+    for name in ("pipe.jsonl", "full.jsonl"):
+        status, _, err = run(capsys, tiny_folder, sounds, "--output", tmp_path / name)
+        assert status == 1 and "is no regular file" in err and err.count("\n") == 1
 
 
 def test_the_summary_as_json(tiny_folder, sounds, tmp_path, capsys):

@@ -71,7 +71,7 @@ LENGTHS = [0.5, 3.0, 0.03, 0.9, 0.7, 1.1, 0.16, 0.5, 2.0, 0.4, 0.35, 1.9]
 def test_a_batch_has_the_logits_of_each_clip_alone(tagger):
     waveforms = [torch.from_numpy(noise(seconds, seed)) for seed, seconds in enumerate(LENGTHS)]
     together = tagger.logits(waveforms)
-    for row, waveform in zip(together, waveforms):
+    for row, waveform in zip(together, waveforms, strict=True):
         torch.testing.assert_close(row, alone(tagger, waveform), atol=1e-5, rtol=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_results_are_those_of_each_clip_alone_and_in_order(tagger, num_workers, 
     waveforms = [noise(seconds, seed) for seed, seconds in enumerate(LENGTHS * 4)]
     results = list(tagger(iter(waveforms)))
     assert [result.name for result in results] == [f"clip {n}" for n in range(len(waveforms))]
-    for result, waveform in zip(results, waveforms):
+    for result, waveform in zip(results, waveforms, strict=True):
         assert result.error is None and result.seconds == len(waveform) / RATE
         assert list(result.labels.values()) == sorted(result.labels.values(), reverse=True)
         # The logarithm of 1 - score magnifies float32's rounding; the logits are compared above.
@@ -156,6 +156,7 @@ def test_bad_clips_have_a_reason_and_stop_nothing(tagger, tmp_path):
                 "clip 8 is a NoneType",
                 "clip 9 is a list that holds no numbers",
             ),
+            strict=True,
         ):
             assert reason in result.error and not result.labels and result.seconds is None
 
@@ -252,7 +253,7 @@ def test_padding_is_the_saved_one_unless_another_is_given(tiny_folder, caplog):
         with torch.no_grad():
             scores.append(model.model(**inputs).logits[0].softmax(-1))
     assert (scores[0] - scores[1]).abs().max() > 1e-3
-    for tagger, expected in zip((model, tight), scores):
+    for tagger, expected in zip((model, tight), scores, strict=True):
         (result,) = tagger([clip])
         np.testing.assert_allclose(result.scores, expected, atol=1e-6)
     model.extractor.padding = "longest"
@@ -321,5 +322,5 @@ def test_each_bad_argument_is_named(tagger, tiny_folder):
 def test_the_gpu_gives_the_cpus_scores(tiny_folder):
     clips = [noise(seconds, seed) for seed, seconds in enumerate(LENGTHS)]
     taggers = [AudioTagger.from_pretrained(tiny_folder, name) for name in ("cpu", "cuda")]
-    for ours, theirs in zip(*(tagger(clips) for tagger in taggers)):
+    for ours, theirs in zip(*(tagger(clips) for tagger in taggers), strict=True):
         assert ours.labels == pytest.approx(theirs.labels, abs=1e-3)

@@ -12,8 +12,11 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
 from .. import __version__
-from ..errors import MissingExtra, need_extra
+from ..errors import need_extra
 from .output import fail
 
 
@@ -25,6 +28,16 @@ class Verb(NamedTuple):
     extra: str = ""  # that installs what it needs beyond the core
 
 
+# What a user can cause and mend: a model, a file or a number that is wrong, a full disk, a closed
+# pipe. A verb says more where it can; what it did not foresee is one line all the same.
+EXPECTED = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+    StrictDataclassError,
+    SafetensorError,
+)
 VERBS = {
     "classify": Verb("classify", "name the sounds in audio files"),
     "tag": Verb("tag", "tag every audio file of a folder"),
@@ -57,11 +70,18 @@ def main(arguments: list[str] | None = None) -> int:
     if verb is None:
         sys.stderr.write(f"{usage()}\nerror: there is no verb {name!r}; take one of these\n")
         return 2
+    # Names of files need not be valid Unicode, and a terminal need not know every character.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         module = need_extra(f"{__name__}.{verb.module}", verb.extra, f"modeling-ast {name}")
-    except MissingExtra as error:
+        status = module.main(rest)
+        sys.stdout.flush()
+        return status
+    except EXPECTED as error:
         return fail(error)
-    return module.main(rest)
+    except KeyboardInterrupt:
+        return fail("stopped")
 
 
 def usage() -> str:

@@ -36,7 +36,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help='print a list of {"file", "seconds", "labels"}, or {"file", "error"} for a bad file',
     )
     parser.add_argument("--plot", metavar="PNG", help="draw spectrograms and labels to this file")
-    options = parser.parse_args(arguments)
+    # Flags may stand between the files.
+    options = parser.parse_intermixed_args(arguments)
     check_model_flags(parser, options)
     return options
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
+from ..errors import one_line
 from ..training.arguments import (
     KINDS,
     Arguments,
@@ -81,7 +82,10 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
         if not getattr(given, name):
             flag = f"--{name.replace('_', '-')}"
             parser.error(f"{flag} is missing; give it here or in the recipe")
-    *kinds, rest = parser.read(arguments)
+    try:
+        *kinds, rest = parser.read(arguments)
+    except TypeError as error:  # a value of a recipe, of a kind that its flag does not take
+        parser.error(f"a value has the wrong type: {one_line(error)}")
     chosen = Arguments(*kinds)
     if mistake := contradiction(chosen):
         parser.error(mistake)

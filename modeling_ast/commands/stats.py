@@ -80,6 +80,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, StatsArguments, Data
         parser.error("--data is missing; give a name on the Hub, a directory or a file")
     if data.streaming:
         parser.error("--streaming is for modeling-ast finetune; leave it out")
+    if stats.max_length is not None and stats.max_length < 1:
+        parser.error(f"--max-length is {stats.max_length}; give at least 1")
     return rest.model, stats, data
 
 

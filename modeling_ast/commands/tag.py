@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from ..audio import AUDIO_NAMES
 from ..errors import MissingExtra, need_extra, one_line
-from ..tag_files import AUDIO_NAMES, Journal, audio_files, tag_files, write_parquet
+from ..tag_files import Journal, audio_files, tag_files, write_parquet
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json
 
@@ -29,12 +30,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "tag",
         description="Tag every audio file of a folder with an AST checkpoint.",
         epilog="If it is interrupted, run the same command again: it resumes. A file over the "
-        "model's length is cut into equal parts; its scores are the mean over the parts.",
+        "model's length is cut into equal parts; its scores are the mean over the parts. A bad file "
+        "is a row with its reason; the exit status is then 1.",
     )
     add_model_flags(parser)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="searched with all in it")
     parser.add_argument(
-        "--output", metavar="FILE", type=Path, required=True, help="tags.parquet or tags.jsonl"
+        "--output",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="tags.jsonl; or tags.parquet, which is written at the end from tags.jsonl beside it",
     )
     parser.add_argument(
         "--batch-frames",
@@ -78,6 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.output.suffix == ".parquet":
             need_extra("pyarrow", "train", "writing .parquet")
         journal = Journal(path, options.model)
+        # Also where nothing is left to do: rows of other settings are not what was asked for.
+        journal.use(**{name: value for name, value in given_settings(options).items() if value})
     except MissingExtra as error:
         return fail(f"{error}; or give a .jsonl")
     except (OSError, ValueError) as error:
@@ -111,12 +119,23 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: Journal
         )
     except (OSError, ValueError, RuntimeError) as error:
         return fail(f"cannot load the model {options.model!r}: {one_line(error)}")
+    dtype = "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch.")
+    scores = "sigmoid" if tagger.sigmoid else "softmax"
     try:
-        journal.use_padding(tagger.padding)
+        journal.use(padding=tagger.padding, scores=scores, dtype=dtype)
     except ValueError as error:
         return fail(error)
     tag_files(tagger, options.folder, files, journal)
     return 0
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
+    """The settings of the rows as far as the flags say them."""
+    return {
+        "padding": options.padding,
+        "scores": None if options.scores == "auto" else options.scores,
+        "dtype": "int8" if options.int8 else None if options.dtype == "auto" else options.dtype,
+    }
 
 
 def _report(options: argparse.Namespace, journal: Journal) -> None:
@@ -129,6 +148,8 @@ def _report(options: argparse.Namespace, journal: Journal) -> None:
         f"{output}: {len(journal.done)} files, {journal.num_bad} of them bad, {hours:.2f} hours of "
         f"audio\n"
     )
+    if journal.num_bad:
+        sys.stderr.write(f"error: {journal.num_bad} files are bad; their rows have the reason\n")
 
 
 __all__ = ["main", "parse_arguments"]

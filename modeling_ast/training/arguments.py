@@ -18,6 +18,9 @@ from .data_sources import DataArguments
 
 RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")
+# Types of arguments, also as HfArgumentParser leaves them, that take no list and no mapping. Those
+# of TrainingArguments that take a mapping, written as JSON, have the type str there.
+OF_ONE_VALUE = (int, float, bool, "int", "float", "bool", "int | None", "float | None")
 
 
 @dataclass
@@ -247,9 +250,12 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise ValueError(f"cannot read the recipe {path}: {one_line(str(error))}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"the recipe {path} has no lines such as 'learning_rate: 1e-5'; add some")
-    known = {entry.name for kind in KINDS for entry in fields(kind) if entry.init}
-    if unknown := sorted(map(str, recipe.keys() - known)):
+    known = {entry.name: entry.type for kind in KINDS for entry in fields(kind) if entry.init}
+    if unknown := sorted(map(str, recipe.keys() - known.keys())):
         raise ValueError(f"the recipe {path} has unknown arguments {unknown}; see --help for all")
+    for name, value in recipe.items():
+        if isinstance(value, list | dict) and known[name] in OF_ONE_VALUE:
+            raise ValueError(f"the recipe {path} has {name}: {value!r}, but it must be one value")
     return {
         name: value if value is None or isinstance(value, list | dict) else str(value)
         for name, value in recipe.items()

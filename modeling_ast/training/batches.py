@@ -291,10 +291,9 @@ def add_features(
     batch |= extractor.extract_padded(batch.pop("waveforms"), batch.pop("num_samples"))
     if augmentation is not None:
         # A mask writes what a padded frame holds: a log-mel of 0, normalised like the rest.
-        masked = torch.zeros(())
-        masked = extractor.normalize(masked) if extractor.do_normalize else masked
+        masked = extractor.padded_frame[0].item()
         frames = batch["input_values"]
-        batch["input_values"] = augmentation.features(frames, masked.item(), generator)
+        batch["input_values"] = augmentation.features(frames, masked, generator)
     return batch
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Audio, Dataset, Features, IterableDataset, Value
+from datasets import Dataset, Features, IterableDataset, Value
 from torch import Tensor
 
+from .. import workers
 from ..audio import decode_clip, open_clip
 from ..configuration_ast import ASTConfig
 from ..errors import one_line
@@ -65,9 +66,7 @@ def undecoded(
             f"the column {audio_column!r} holds {kind.dtype}; name the column of audio or of "
             f"paths, one of {sorted(features)}"
         )
-    for name in [name for name, kind in features.items() if isinstance(kind, Audio)]:
-        dataset = dataset.cast_column(name, Audio(decode=False))
-    return dataset
+    return workers.undecoded(dataset)
 
 
 def column_of(row: Mapping[str, Any], column: str) -> Any:

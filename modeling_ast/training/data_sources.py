@@ -38,7 +38,9 @@ from datasets import (
     concatenate_datasets,
     load_dataset,
 )
+from datasets.exceptions import DatasetsError
 
+from ..audio import AUDIO_SUFFIXES
 from ..errors import one_line
 from ..labels import Label, read_label_file
 from .clips import FOLDER_FEATURES, undecoded
@@ -47,7 +49,6 @@ CLASS_LIST = "class_labels_indices.csv"
 LABEL_COLUMNS = ("labels", "label", "category", "target")
 LOSSES = ("auto", "bce", "cross_entropy")
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 STORED_AUDIO = {"bytes": Value("binary"), "path": Value("string")}
 # The split at random is the same in every run, so that runs can be compared and resumed.
 SPLIT_SEED = 0
@@ -179,8 +180,16 @@ def read_source(arguments: DataArguments) -> Source:
     """The data set with all its splits.
 
     Raises:
-        OSError, ValueError: It is nowhere to be found, or a file of another kind.
+        OSError, ValueError: It is nowhere to be found, a file of another kind, or damaged.
     """
+    try:
+        return _load_source(arguments)
+    except DatasetsError as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"{arguments.data} cannot be read: {one_line(cause)}") from error
+
+
+def _load_source(arguments: DataArguments) -> Source:
     path, shared = Path(arguments.data), {"streaming": arguments.streaming}
     if path.is_file():
         if path.suffix not in READERS:
@@ -296,8 +305,12 @@ def separated(data: Clips, arguments: DataArguments) -> Clips:
 
 
 def names_of(cell: object, separator: str) -> list[str]:
-    """The names in a cell."""
-    return [part.strip() for part in str(cell).split(separator) if part.strip()]
+    """The names in a cell; an empty one has none."""
+    return (
+        []
+        if cell is None
+        else [part.strip() for part in str(cell).split(separator) if part.strip()]
+    )
 
 
 def check_column(data: Clips, name: str, flag: str) -> str:
