@@ -30,8 +30,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "tag",
         description="Tag every audio file of a folder with an AST checkpoint.",
         epilog="If it is interrupted, run the same command again: it resumes. A file over the "
-        "model's length is cut into equal parts; its scores are the mean over the parts. A bad file "
-        "is a row with its reason; the exit status is then 1.",
+        "model's length is cut into equal parts; its scores are the mean over the parts. A bad "
+        "file is a row with its reason; the exit status is then 1.",
     )
     add_model_flags(parser)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="searched with all in it")
