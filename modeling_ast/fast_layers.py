@@ -48,6 +48,12 @@ class ASTPatchProjection(nn.Conv2d):
         return x.permute(0, 3, 1, 2)
 
 
+def chosen_tokens(x: Tensor, queries: slice | Tensor | None) -> Tensor:
+    """The tokens that are queries, None for all: (B, N + 2, D) -> (B, Q, D)."""
+    # Skip the no-op indexing: small batches are limited by Python overhead.
+    return x if queries is None else x[:, queries]
+
+
 def may_encode_prefix(
     x: Tensor, token_mask: Tensor | None, config: PreTrainedConfig, asked: dict
 ) -> bool:
@@ -187,11 +193,12 @@ def sdpa_attention(
             query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
         )
         return x.transpose(1, 2), None
-    q, k, v = (x.transpose(1, 2).squeeze(0) for x in (query, key, value))  # (Q or S, H, Dh)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (Q or S, H, Dh)
     # Not torch.nn.attention.varlen, which from torch 2.14 on may choose cuDNN.
     attend = torch.ops.aten._flash_attention_forward
     ends = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
-    x = attend(q, k, v, *ends, dropout, is_causal=False, return_debug_mask=False, scale=scaling)[0]
+    # Not causal, no weights.
+    x = attend(q, k, v, *ends, dropout, False, False, scale=scaling)[0]  # (Q, H, Dh)
     return x.unsqueeze(0), None
 
 
@@ -209,7 +216,7 @@ def in_blocks(
     fed_forward: Callable[[Tensor], Tensor],
     x: Tensor,
     attention_mask: Tensor | None,
-    queries: slice | Tensor,
+    queries: slice | Tensor | None,
     **kwargs,
 ) -> Tensor:
     """A layer in blocks of clips, then of tokens; the last block of each may be smaller.
@@ -219,13 +226,13 @@ def in_blocks(
         fed_forward: x -> what the feed-forward half adds to it.
         x: (B, N + 2, D).
         attention_mask: (B, 1, 1, N + 2) or None.
-        queries: Which Q of the tokens to compute.
+        queries: Which Q of the tokens to compute, None for all.
     Returns:
         (B, Q, D).
     """
     clips = max(1, CPU_BLOCK_TOKENS // x.shape[1])
     masks = repeat(None) if attention_mask is None else attention_mask.split(clips)
-    wanted = x[:, queries]
+    wanted = chosen_tokens(x, queries)
     out = x.new_empty(wanted.shape)  # (B, Q, D)
     for block, mask, old, new in zip(x.split(clips), masks, wanted.split(clips), out.split(clips)):
         torch.add(old, attended(block, mask, queries, **kwargs), out=new)
@@ -237,6 +244,7 @@ def in_blocks(
 __all__ = [
     "CPU_BLOCK_TOKENS",
     "ASTPatchProjection",
+    "chosen_tokens",
     "encode_prefix",
     "in_blocks",
     "key_mask",

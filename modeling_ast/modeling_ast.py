@@ -24,6 +24,7 @@ from .checks import checked_input, checked_labels
 from .configuration_ast import ASTConfig
 from .fast_layers import (
     ASTPatchProjection,
+    chosen_tokens,
     encode_prefix,
     in_blocks,
     key_mask,
@@ -44,7 +45,6 @@ from .position_ast import (
 )
 from .transfer_ast import sent
 
-ALL_TOKENS = slice(None)
 # transformers' functions, but for sdpa, which here takes padding-free batches too. The name is
 # theirs: set_attn_implementation looks for it in this file.
 ALL_ATTENTION_FUNCTIONS = AttentionInterface()
@@ -129,12 +129,12 @@ class ASTAttention(nn.Module):
         self,
         x: Tensor,
         attention_mask: Tensor | None = None,
-        queries: slice | Tensor = ALL_TOKENS,
+        queries: slice | Tensor | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, N + 2, D) -> the same of the Q tokens `queries`, and the weights or None."""
+        """(B, N + 2, D) -> (B, Q, D) of the `queries`, all tokens by default; weights or None."""
         heads = (x.shape[0], -1, self.num_heads, self.head_dim)
-        q = self.q_proj(x[:, queries]).view(heads).transpose(1, 2)  # (B, H, Q, Dh)
+        q = self.q_proj(chosen_tokens(x, queries)).view(heads).transpose(1, 2)  # (B, H, Q, Dh)
         k = self.k_proj(x).view(heads).transpose(1, 2)  # (B, H, N + 2, Dh)
         v = self.v_proj(x).view(heads).transpose(1, 2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -202,18 +202,18 @@ class ASTLayer(GradientCheckpointingLayer):
         self,
         x: Tensor,
         attention_mask: Tensor | None = None,
-        queries: slice | Tensor = ALL_TOKENS,
+        queries: slice | Tensor | None = None,
         **kwargs,
     ) -> Tensor:
-        """(B, N + 2, D) -> (B, Q, D): all tokens, or those that `queries` chooses."""
+        """(B, N + 2, D) -> (B, Q, D) of the tokens `queries`, all by default."""
         if may_use_blocks(x, self.attention.config, self.training):
             parts = (self._attended, self._fed_forward)
             return in_blocks(*parts, x, attention_mask, queries, **kwargs)
-        x = x[:, queries] + self._attended(x, attention_mask, queries, **kwargs)
+        x = chosen_tokens(x, queries) + self._attended(x, attention_mask, queries, **kwargs)
         return x + self._fed_forward(x)
 
     def _attended(
-        self, x: Tensor, attention_mask: Tensor | None, queries: slice | Tensor, **kwargs
+        self, x: Tensor, attention_mask: Tensor | None, queries: slice | Tensor | None, **kwargs
     ) -> Tensor:
         x, _ = self.attention(self.layernorm_before(x), attention_mask, queries, **kwargs)
         return self._dropped(x)

@@ -76,7 +76,7 @@ def test_blocks_equal_the_plain_layer(dtype, stride, masked, monkeypatch):
         x = spectrogram(clips, TOKENS, TINY["hidden_size"]).to(dtype)
         lengths = torch.arange(clips) * 7 + 3
         mask = torch.arange(TOKENS) < lengths.view(-1, 1, 1, 1) if masked else None
-        for queries in (slice(None), slice(2), torch.tensor([4, 0, 9])):
+        for queries in (None, slice(2), torch.tensor([4, 0, 9])):
             plain = layer(x, mask, queries)  # wants gradients
             with torch.no_grad():
                 fast = layer(strided(x, stride), mask, queries)
@@ -204,9 +204,9 @@ def attend_packed(query, key, value, query_starts, key_starts, most_queries, mos
     return torch.cat(parts)
 
 
-def kernel_stand_in(q, k, v, *ends_and_dropout, is_causal, return_debug_mask, scale):
+def kernel_stand_in(q, k, v, *options, scale):
     """For torch.ops.aten._flash_attention_forward."""
-    *ends, dropout = ends_and_dropout
+    *ends, dropout, is_causal, return_debug_mask = options
     assert dropout == 0.0 and not is_causal and not return_debug_mask
     return attend_packed(q, k, v, *ends, scale), None
 
