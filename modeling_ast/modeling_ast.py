@@ -403,7 +403,7 @@ class ASTForAudioClassification(ASTPreTrainedModel):
     def freeze_feature_encoder(self) -> None:
         """Freezes what makes features of a spectrogram: the patch projection.
 
-        transformers' run_audio_classification.py calls this, unless told not to.
+        transformers' run_audio_classification.py calls this by default.
         """
         self.audio_spectrogram_transformer.embeddings.patch_embeddings.requires_grad_(False)
 

@@ -55,7 +55,7 @@ def test_encoder_outputs_equal_transformers(tiny_model):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("lengths", [[97] * 3, [97, 60, 16], [150, 97, 20]])
-def test_nobody_waits_for_a_gpu_whose_mask_is_on_the_cpu(tiny_model, lengths):
+def test_the_host_does_not_wait_for_a_gpu_when_the_mask_is_on_the_cpu(tiny_model, lengths):
     x, mask = spectrogram(len(lengths), max(lengths)), mask_of(lengths, max(lengths))
     expected = tiny_model(x, attention_mask=mask).logits
     tiny_model.cuda()
@@ -108,7 +108,7 @@ def test_a_clip_has_the_logits_it_has_alone_however_far_it_was_padded(
     for extra in (0, 1, 64):
         x = torch.cat((clean, torch.full((4, extra, 40), torch.nan)), dim=1)
         mask = mask_of(lengths, longest + extra)
-        x[mask == 0] = torch.nan  # whatever padding holds must not matter
+        x[mask == 0] = torch.nan  # the values of padding must not matter
         logits = tiny_model(x, attention_mask=mask).logits
         for clip, length in enumerate(lengths):
             frames = max(length, 16)
@@ -118,7 +118,7 @@ def test_a_clip_has_the_logits_it_has_alone_however_far_it_was_padded(
             torch.testing.assert_close(logits[clip], expected, **CLOSE)
 
 
-def test_a_clip_shorter_than_a_patch_is_heard(tiny_model):
+def test_a_clip_shorter_than_a_patch_is_not_fully_masked(tiny_model):
     x = spectrogram(2, 16)
     logits = tiny_model(x, attention_mask=mask_of([4, 4], 16)).logits
     assert (logits[0] - logits[1]).abs().max() > 1e-3
@@ -299,7 +299,7 @@ def test_memory_is_linear_in_length(tiny_model, gradient):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_dropout_is_that_of_its_modules(tiny_model, training):
-    """They may train alone: how far such forwards differ tells what a model does not know."""
+    """Dropout alone may be in training mode, to estimate uncertainty from several forwards."""
     found = []
     for model in (tiny_model, theirs_like(tiny_model)):
         for module in model.modules():
@@ -319,6 +319,23 @@ def test_half_precision_runs_on_float32_features(tiny_model):
     logits = tiny_model.bfloat16()(x, attention_mask=mask).logits
     assert logits.dtype == torch.bfloat16
     torch.testing.assert_close(logits.float(), expected, atol=0.2, rtol=0.1)
+
+
+def test_the_patch_projection_can_be_frozen(tiny_model):
+    """As transformers' run_audio_classification.py does by default."""
+    tiny_model.freeze_feature_encoder()
+    frozen = {name for name, p in tiny_model.named_parameters() if not p.requires_grad}
+    stem = "audio_spectrogram_transformer.embeddings.patch_embeddings.projection"
+    assert frozen == {f"{stem}.weight", f"{stem}.bias"}
+    tiny_model.train()(spectrogram(2, 97), labels=torch.tensor([1, 2])).loss.backward()
+    assert all((p.grad is None) == (n in frozen) for n, p in tiny_model.named_parameters())
+
+
+def test_the_encoder_can_be_frozen(tiny_model):
+    tiny_model.freeze_base_model()
+    trained = {name for name, p in tiny_model.named_parameters() if p.requires_grad}
+    assert trained == {f"classifier.{name}" for name, _ in tiny_model.classifier.named_parameters()}
+    tiny_model.train()(spectrogram(2, 97), labels=torch.tensor([1, 2])).loss.backward()
 
 
 def test_fresh_weights():
