@@ -88,17 +88,12 @@ class ASTEmbeddings(nn.Module):
         """
         config = self.config
         grid = config.patch_grid(frames.shape[1])
-        columns = None
-        if frame_mask is not None:
-            columns = column_mask(frame_mask, config.patch_shape[1], config.time_stride)  # (B, Gt)
-            columns = None if hides_nothing(columns) else columns
-            is_padding = ~sent(frame_mask, frames.device).unsqueeze(-1)  # (B, T, 1)
-            frames = frames.masked_fill(is_padding, config.padding_value)
-        patches = self.patch_embeddings(frames.to(self.patch_embeddings.projection.weight.dtype))
-        prefix = [
-            x.expand(patches.shape[0], -1, -1) for x in (self.cls_token, self.distillation_token)
-        ]
-        tokens = torch.cat((*prefix, patches), dim=1)  # (B, N + 2, D)
+        frames, columns = self._masked(frames, frame_mask)  # (B, T, F), (B, Gt) or None
+        dtype = self.patch_embeddings.projection.weight.dtype
+        patches = self.patch_embeddings(frames.to(dtype))  # (B, N, D)
+        cls = self.cls_token.expand(patches.shape[0], -1, -1)  # (B, 1, D)
+        distillation = self.distillation_token.expand(patches.shape[0], -1, -1)
+        tokens = torch.cat((cls, distillation, patches), dim=1)  # (B, N + 2, D)
         tokens += token_positions(self.position_embeddings, config.patch_grid(), grid[1], columns)
         rows = grid[0]
         if self.training and (config.patchout_frequency or config.patchout_time):
@@ -106,6 +101,16 @@ class ASTEmbeddings(nn.Module):
             tokens, columns, rows = drop_patches(tokens, columns, grid, dropped)
         mask = None if columns is None else token_mask(columns, rows)  # (B, N + 2)
         return self.dropout(tokens), mask
+
+    def _masked(self, frames: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Frames with the padding's value where they are padding, and the audible columns."""
+        if frame_mask is None:
+            return frames, None
+        _, patch_frames = self.config.patch_shape
+        columns = column_mask(frame_mask, patch_frames, self.config.time_stride)  # (B, Gt)
+        is_padding = ~sent(frame_mask, frames.device).unsqueeze(-1)  # (B, T, 1)
+        frames = frames.masked_fill(is_padding, self.config.padding_value)
+        return frames, None if hides_nothing(columns) else columns
 
 
 class ASTAttention(nn.Module):
