@@ -1,8 +1,11 @@
 """Audio Spectrogram Transformer for the Hugging Face ecosystem.
 
-Importing this package hands every AST checkpoint over to the classes here: AutoConfig,
-AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification and pipelines then give them. What
-needs transformers' models is itself imported when it is first asked for.
+Importing this package makes AutoConfig, AutoFeatureExtractor, AutoModel,
+AutoModelForAudioClassification and pipelines give the classes here for every AST checkpoint.
+
+The models and what uses them are imported when they are first asked for: they need
+`transformers.modeling_utils`, whose import takes seconds. Reading and decoding audio does not, and
+processes that do nothing else should not wait for it.
 """
 
 from importlib import import_module
@@ -36,7 +39,7 @@ __all__ = [
     "read_audio",
     "resample",
 ]
-# Public name -> the file that is imported for it.
+# Public name -> the file that is imported when it is asked for.
 _LATER = {
     "ASTForAudioClassification": "modeling_ast",
     "ASTModel": "modeling_ast",
@@ -50,8 +53,6 @@ _LATER = {
 def __getattr__(name: str):
     if name in _LATER:
         return getattr(import_module(f".{_LATER[name]}", __name__), name)
-    if name in _LATER.values():
-        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,14 +8,16 @@ from contextlib import contextmanager
 
 import torch
 
-# Here torch may have begun threads.
+# The process in which torch may have started threads.
 _PROCESS = os.getpid()
 
 
 @contextmanager
 def living_threads() -> Iterator[None]:
-    """One thread in a forked process: those of OpenMP do not outlive the fork, and a process that
-    waits for them hangs."""
+    """Lets torch compute with one thread in a forked process, and as before elsewhere.
+
+    OpenMP's threads do not survive a fork, and a process that waits for them hangs.
+    """
     if os.getpid() == _PROCESS:
         yield
         return

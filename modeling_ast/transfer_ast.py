@@ -1,4 +1,4 @@
-"""From the CPU to a GPU, without waiting for it."""
+"""Copies from the CPU to a GPU that the host does not wait for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`. From pinned memory a GPU fetches it while the host goes on."""
+    """`x` on `device`; copied to a GPU from pinned memory, while the host continues."""
     is_pinned = x.is_cpu and device.type == "cuda" and not torch.compiler.is_compiling()
     x = x.pin_memory() if is_pinned else x
     return x.to(device, non_blocking=is_pinned)
@@ -19,7 +19,7 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
 def sent_together(waveforms: list[Tensor], device: torch.device) -> Tensor:
     """Waveforms (S,) as one batch (B, S) on `device`, zeros at the end.
 
-    A GPU fetches those of the CPU beside what it has yet to compute, and not after it.
+    CPU clips are copied on a side stream, overlapping queued kernels.
     """
     if device.type != "cuda" or not all(waveform.is_cpu for waveform in waveforms):
         return pad_sequence([sent(waveform, device) for waveform in waveforms], batch_first=True)
@@ -29,7 +29,7 @@ def sent_together(waveforms: list[Tensor], device: torch.device) -> Tensor:
         for index, waveform in enumerate(waveforms):
             padded[index, : len(waveform)].copy_(waveform.pin_memory(), non_blocking=True)
     now.wait_stream(copies)
-    # Or its memory would be filled anew, by these copies, while `now` still has to read it.
+    # Otherwise the next batch's copies could get its memory while `now` still has to read it.
     padded.record_stream(now)
     return padded
 

@@ -215,19 +215,23 @@ print(json.dumps({}))
 """
     use = """
 import json, sys, numpy as np, torch
+sys.modules["modeling_ast"] = None  # as if it were not installed
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 folder, clip = sys.argv[1], np.load(sys.argv[2])
 extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True)
 with torch.no_grad():
     logits = model(**extractor(clip, sampling_rate=16000, return_tensors="pt")).logits[0].tolist()
+refitted = type(model).from_pretrained(folder, max_length=60)
+table = refitted.base_model.embeddings.position_embeddings
+assert table.shape[1] == refitted.config.num_patches() + 2
 print(json.dumps({"logits": logits, "module": type(model).__module__}))
 """
     tiny_model.save_pretrained(tmp_path / "source")
     np.save(tmp_path / "clip.npy", clip)
     plain_python(code, tmp_path / "source", tmp_path / "target")
     files = {path.name for path in (tmp_path / "target").glob("*.py")}
-    assert {"modeling_ast.py", "fbank_ast.py", "position_ast.py", "configuration_ast.py"} <= files
+    assert {"modeling_ast.py", "fast_layers.py", "loading.py", "checks.py", "fbank_ast.py"} <= files
     result = plain_python(use, tmp_path / "target", tmp_path / "clip.npy")
     assert result["module"].startswith("transformers_modules.")
     extractor = ASTFeatureExtractor.from_config(tiny_model.config, padding="longest")

@@ -1,30 +1,13 @@
 """Against transformers' own AST for the network, against the specification for the rest."""
 
-import logging
-
 import pytest
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import modeling_ast.modeling_ast
 from modeling_ast import ASTConfig, ASTForAudioClassification, ASTModel
-from modeling_ast.modeling_ast import ASTPatchEmbeddings
-from modeling_ast.position_ast import resize_position_grid
 from tests.conftest import TINY, randomise
-
-# float32 sums in another order over a few dozen values of size 1.
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-CONVOLUTION = torch.nn.Conv2d.forward
-
-
-def spectrogram(batch, frames, bins=TINY["num_mel_bins"], seed=0):
-    return torch.randn(batch, frames, bins, generator=torch.Generator().manual_seed(seed))
-
-
-def mask_of(lengths, frames):
-    return (torch.arange(frames) < torch.tensor(lengths).unsqueeze(1)).long()
+from tests.spectrograms import CLOSE, mask_of, spectrogram
 
 
 def theirs_like(model):
@@ -70,75 +53,9 @@ def test_encoder_outputs_equal_transformers(tiny_model):
     assert torch.equal(as_tuple[0], result.last_hidden_state)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("lengths", [[97] * 3, [97, 60, 16], [150, 97, 20]])
-@pytest.mark.parametrize("gradient", [False, True])
-def test_the_last_layer_computes_what_the_classifier_reads(
-    tiny_model, attention, lengths, gradient
-):
-    tiny_model.set_attn_implementation(attention)
-    x = spectrogram(len(lengths), max(lengths))
-    given = {"attention_mask": mask_of(lengths, max(lengths))}
-    seen = []
-    tiny_model.base_model.layers[-1].register_forward_hook(lambda *args: seen.append(args[2]))
-    with torch.set_grad_enabled(gradient):
-        short, whole = tiny_model(x, **given), tiny_model(x, **given, output_hidden_states=True)
-        encoded = tiny_model.base_model(x, **given, prefix_only=True)
-        all_encoded = tiny_model.base_model(x, **given)
-    tokens = tiny_model.config.num_patches(max(lengths)) + 2
-    assert [states.shape[1] for states in seen] == [2, tokens, 2, tokens]
-    torch.testing.assert_close(short.logits, whole.logits, **CLOSE)
-    torch.testing.assert_close(
-        encoded.last_hidden_state, all_encoded.last_hidden_state[:, :2], **CLOSE
-    )
-    if gradient:
-        pairs = [
-            torch.autograd.grad(out.logits.square().sum(), list(tiny_model.parameters()))
-            for out in (short, whole)
-        ]
-        for ours, other in zip(*pairs, strict=True):
-            torch.testing.assert_close(ours, other, **CLOSE)
-
-
-def test_other_attention_takes_all_tokens_in_the_last_layer(tiny_model, monkeypatch):
-    """Its mask may be made for as many queries as keys."""
-    seen = []
-
-    def attend(module, query, key, value, attention_mask, **kwargs):
-        seen.append((query.shape[2], key.shape[2]))
-        return modeling_ast.modeling_ast.eager_attention(
-            module, query, key, value, attention_mask, kwargs["scaling"]
-        )
-
-    x = spectrogram(1, 97)
-    expected = tiny_model(x).logits
-    monkeypatch.setitem(modeling_ast.modeling_ast.ALL_ATTENTION_FUNCTIONS, "other", attend)
-    monkeypatch.setattr(tiny_model.config, "_attn_implementation_internal", "other")
-    torch.testing.assert_close(tiny_model(x).logits, expected, **CLOSE)
-    tokens = tiny_model.config.num_patches(97) + 2
-    assert seen == [(tokens, tokens)] * tiny_model.config.num_hidden_layers
-
-
-@pytest.mark.parametrize("patch", [(16, 16), (128, 2), (8, 24)])
-def test_patches_are_those_of_a_convolution(patch):
-    """Its gradients too, and it still is one, for whoever wraps or exports it."""
-    config = ASTConfig(patch_size=patch, frequency_stride=7, time_stride=10, hidden_size=24)
-    projection = ASTPatchEmbeddings(config).projection
-    assert isinstance(projection, torch.nn.Conv2d)
-    randomise(projection)
-    image = spectrogram(2, 64, bins=128).unsqueeze(1).mT.requires_grad_()
-    results = [forward(projection, image) for forward in (type(projection).forward, CONVOLUTION)]
-    weights = torch.randn(results[0].shape)
-    wanted = [image, *projection.parameters()]
-    gradients = [torch.autograd.grad((out * weights).sum(), wanted) for out in results]
-    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-5)
-    for ours, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, other, atol=1e-3, rtol=1e-5)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("lengths", [[97] * 3, [97, 60, 16], [150, 97, 20]])
-def test_nobody_waits_for_a_gpu_whose_mask_is_on_the_cpu(tiny_model, lengths):
+def test_the_host_does_not_wait_for_a_gpu_when_the_mask_is_on_the_cpu(tiny_model, lengths):
     x, mask = spectrogram(len(lengths), max(lengths)), mask_of(lengths, max(lengths))
     expected = tiny_model(x, attention_mask=mask).logits
     tiny_model.cuda()
@@ -191,7 +108,7 @@ def test_a_clip_has_the_logits_it_has_alone_however_far_it_was_padded(
     for extra in (0, 1, 64):
         x = torch.cat((clean, torch.full((4, extra, 40), torch.nan)), dim=1)
         mask = mask_of(lengths, longest + extra)
-        x[mask == 0] = torch.nan  # whatever padding holds must not matter
+        x[mask == 0] = torch.nan  # the values of padding must not matter
         logits = tiny_model(x, attention_mask=mask).logits
         for clip, length in enumerate(lengths):
             frames = max(length, 16)
@@ -201,7 +118,7 @@ def test_a_clip_has_the_logits_it_has_alone_however_far_it_was_padded(
             torch.testing.assert_close(logits[clip], expected, **CLOSE)
 
 
-def test_a_clip_shorter_than_a_patch_is_heard(tiny_model):
+def test_a_clip_shorter_than_a_patch_is_not_fully_masked(tiny_model):
     x = spectrogram(2, 16)
     logits = tiny_model(x, attention_mask=mask_of([4, 4], 16)).logits
     assert (logits[0] - logits[1]).abs().max() > 1e-3
@@ -251,6 +168,12 @@ def test_fewer_frames_use_the_first_columns(tiny_model):
     judge.load_state_dict(weights)
     x = spectrogram(2, 50)
     torch.testing.assert_close(tiny_model(x).logits, judge.eval()(x).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+def test_the_attention_can_be_set(tiny_model, attention):
+    tiny_model.set_attn_implementation(attention)
+    assert tiny_model.base_model.config._attn_implementation == attention
 
 
 def test_flash_and_flex_get_the_masks_they_want(tiny_model):
@@ -374,40 +297,9 @@ def test_memory_is_linear_in_length(tiny_model, gradient):
     assert recorder.largest <= 2 * tokens * TINY["patch_size"] ** 2 < tokens**2 / 4
 
 
-@pytest.mark.parametrize("piece", [1, 40, 64, 1000])
-@pytest.mark.parametrize("lengths", [[97] * 5, [97, 60, 33, 16, 97], [150]])
-def test_pieces_change_nothing(tiny_model, monkeypatch, piece, lengths):
-    """Without gradients a layer takes a batch in pieces, here of less than a clip and of many."""
-    x = spectrogram(len(lengths), max(lengths))
-    given = {"attention_mask": mask_of(lengths, max(lengths)), "output_hidden_states": True}
-    theirs = theirs_like(tiny_model) if lengths == [97] * 5 else None
-    whole = tiny_model(x, **given)
-    monkeypatch.setattr(modeling_ast.modeling_ast, "CPU_PIECE_TOKENS", piece)
-    with torch.no_grad():
-        result = tiny_model(x, **given)
-    torch.testing.assert_close(result.logits, whole.logits, **CLOSE)
-    for ours, other in zip(result.hidden_states, whole.hidden_states, strict=True):
-        torch.testing.assert_close(ours, other, **CLOSE)
-    if theirs is not None:
-        torch.testing.assert_close(result.logits, theirs(x).logits, **CLOSE)
-
-
-def test_pieces_are_of_bounded_size(tiny_model, monkeypatch):
-    monkeypatch.setattr(modeling_ast.modeling_ast, "CPU_PIECE_TOKENS", 80)
-    layer = tiny_model.audio_spectrogram_transformer.layers[0]
-    sizes = {"attention": [], "mlp": []}
-    for name, taken in sizes.items():
-        getattr(layer, name).register_forward_pre_hook(
-            lambda module, args, taken=taken: taken.append(tuple(args[0].shape[:-1]))
-        )
-    with torch.no_grad():
-        tiny_model(spectrogram(5, 97))  # 38 tokens each
-    assert sizes == {"attention": [(2, 38), (2, 38), (1, 38)], "mlp": [(80,), (80,), (30,)]}
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_dropout_is_that_of_its_modules(tiny_model, training):
-    """They may train alone: how far such forwards differ tells what a model does not know."""
+    """Dropout alone may be in training mode, to estimate uncertainty from several forwards."""
     found = []
     for model in (tiny_model, theirs_like(tiny_model)):
         for module in model.modules():
@@ -421,20 +313,6 @@ def test_dropout_is_that_of_its_modules(tiny_model, training):
     assert torch.allclose(found[0], still, **CLOSE) == (not training)
 
 
-def test_attention_weights_are_recorded_whole(tiny_model, monkeypatch):
-    monkeypatch.setattr(modeling_ast.modeling_ast, "CPU_PIECE_TOKENS", 40)
-    tiny_model.set_attn_implementation("eager")
-    with torch.no_grad():
-        weights = tiny_model(spectrogram(3, 97), output_attentions=True).attentions
-    assert [tuple(one.shape) for one in weights] == [(3, 4, 38, 38)] * TINY["num_hidden_layers"]
-
-
-def test_exports(tiny_model):
-    x = spectrogram(2, 97)
-    program = torch.export.export(tiny_model, (x,), strict=False)
-    torch.testing.assert_close(program.module()(x).logits, tiny_model(x).logits, **CLOSE)
-
-
 def test_half_precision_runs_on_float32_features(tiny_model):
     x, mask = spectrogram(2, 97), mask_of([97, 40], 97)
     expected = tiny_model(x, attention_mask=mask).logits
@@ -443,41 +321,21 @@ def test_half_precision_runs_on_float32_features(tiny_model):
     torch.testing.assert_close(logits.float(), expected, atol=0.2, rtol=0.1)
 
 
-@pytest.mark.parametrize(
-    ("problem", "labels", "judge"),
-    [
-        (None, torch.tensor([1, 4]), torch.nn.functional.cross_entropy),
-        ("single_label_classification", torch.tensor([1, 4]), torch.nn.functional.cross_entropy),
-        (None, torch.eye(5)[[1, 4]], torch.nn.functional.binary_cross_entropy_with_logits),
-        (
-            "multi_label_classification",
-            torch.eye(5)[[1, 4]].long(),
-            lambda logits, y: torch.nn.functional.binary_cross_entropy_with_logits(
-                logits, y.float()
-            ),
-        ),
-        ("regression", torch.randn(2, 5), torch.nn.functional.mse_loss),
-    ],
-)
-def test_losses(tiny_model, problem, labels, judge):
-    tiny_model.config.problem_type = problem
-    out = tiny_model(spectrogram(2, 97), labels=labels)
-    torch.testing.assert_close(out.loss, judge(out.logits, labels))
+def test_the_patch_projection_can_be_frozen(tiny_model):
+    """As transformers' run_audio_classification.py does by default."""
+    tiny_model.freeze_feature_encoder()
+    frozen = {name for name, p in tiny_model.named_parameters() if not p.requires_grad}
+    stem = "audio_spectrogram_transformer.embeddings.patch_embeddings.projection"
+    assert frozen == {f"{stem}.weight", f"{stem}.bias"}
+    tiny_model.train()(spectrogram(2, 97), labels=torch.tensor([1, 2])).loss.backward()
+    assert all((p.grad is None) == (n in frozen) for n, p in tiny_model.named_parameters())
 
 
-def test_multi_hot_integers_are_several_labels_not_a_class_each(tiny_model):
-    labels = torch.eye(5)[[1, 4]].long()
-    out = tiny_model(spectrogram(2, 97), labels=labels)
-    assert tiny_model.config.problem_type == "multi_label_classification"
-    judge = torch.nn.functional.binary_cross_entropy_with_logits(out.logits, labels.float())
-    torch.testing.assert_close(out.loss, judge)
-
-
-def test_one_number_is_regression():
-    model = randomise(ASTForAudioClassification(ASTConfig(**{**TINY, "num_labels": 1})))
-    labels = torch.tensor([0.5, -2.0])
-    out = model(spectrogram(2, 97), labels=labels)
-    torch.testing.assert_close(out.loss, ((out.logits[:, 0] - labels) ** 2).mean())
+def test_the_encoder_can_be_frozen(tiny_model):
+    tiny_model.freeze_base_model()
+    trained = {name for name, p in tiny_model.named_parameters() if p.requires_grad}
+    assert trained == {f"classifier.{name}" for name, _ in tiny_model.classifier.named_parameters()}
+    tiny_model.train()(spectrogram(2, 97), labels=torch.tensor([1, 2])).loss.backward()
 
 
 def test_fresh_weights():
@@ -487,69 +345,6 @@ def test_fresh_weights():
     assert embeddings.position_embeddings.std().item() == pytest.approx(0.02, rel=0.02)
     assert not torch.equal(embeddings.cls_token, embeddings.distillation_token)
     assert torch.equal(model.classifier.dense.bias, torch.zeros(2))
-
-
-def test_resizing_the_grid_follows_the_authors_rule(tiny_model, tiny_folder, caplog):
-    changes = {"max_length": 150, "num_mel_bins": 64, "time_stride": 5, "frequency_stride": 16}
-    transformers.utils.logging.enable_propagation()
-    with caplog.at_level(logging.WARNING):
-        model = ASTForAudioClassification.from_pretrained(tiny_folder, **changes)
-    old, new = tiny_model.config.patch_grid(), model.config.patch_grid()
-    assert new == (4, 27)
-    assert f"refitted from {old[0]} x {old[1]} to 4 x 27" in caplog.text
-    source = tiny_model.audio_spectrogram_transformer.embeddings.position_embeddings
-    result = model.audio_spectrogram_transformer.embeddings.position_embeddings
-    assert torch.equal(result[:, :2], source[:, :2])
-    assert torch.equal(result[:, 2:], resize_position_grid(source[:, 2:], old, new))
-    assert model(spectrogram(1, 150, 64)).logits.shape == (1, 5)
-    for name, weight in model.state_dict().items():
-        if "position" not in name:
-            assert torch.equal(weight, tiny_model.state_dict()[name]), name
-
-
-def test_a_resized_model_saves_and_runs_in_plain_transformers(tiny_folder, tmp_path):
-    model = ASTForAudioClassification.from_pretrained(tiny_folder, max_length=60, time_stride=9)
-    model.save_pretrained(tmp_path / "resized")
-    theirs = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "resized")
-    x = spectrogram(2, 60)
-    torch.testing.assert_close(theirs(x).logits, model(x).logits, **CLOSE)
-
-
-def test_other_loading_options_still_work_beside_a_new_grid(tiny_folder):
-    model, info = ASTForAudioClassification.from_pretrained(
-        tiny_folder, max_length=60, dtype=torch.bfloat16, output_loading_info=True
-    )
-    assert model.dtype == torch.bfloat16 and not info["missing_keys"]
-    encoder = ASTModel.from_pretrained(tiny_folder, max_length=60)
-    assert encoder.embeddings.position_embeddings.shape[1] == encoder.config.num_patches() + 2
-    given = ASTForAudioClassification.from_pretrained(
-        tiny_folder, config=ASTConfig(**{**TINY, "max_length": 60})
-    )
-    assert given.config.max_length == 60
-
-
-def test_impossible_grids_are_refused_before_loading(tiny_folder):
-    with pytest.raises(StrictDataclassError, match="time_stride is 0"):
-        ASTForAudioClassification.from_pretrained(tiny_folder, time_stride=0)
-    with pytest.raises(StrictDataclassError, match=r"patch_size is 16.*max_length=9"):
-        ASTModel.from_pretrained(tiny_folder, max_length=9)
-
-
-@pytest.mark.parametrize(
-    ("x", "mask", "words"),
-    [
-        (None, None, "input_values is None; pass what ASTFeatureExtractor returns"),
-        (torch.zeros(2, 97), None, r"shape \(2, 97\) but must be \(clips, frames, 40 mel bins"),
-        (torch.zeros(2, 40, 97), None, r"shape \(2, 40, 97\).*from_config"),
-        (torch.zeros(2, 15, 40), None, "num_frames is 15 but one patch spans 16"),
-        (torch.zeros(2, 97, 40), torch.ones(2, 98), r"attention_mask has shape \(2, 98\)"),
-        (torch.zeros(2, 97, 40), torch.ones(1, 97), r"here \(2, 97\)"),
-        (torch.zeros(2, 97, 40), torch.ones(97), r"attention_mask has shape \(97,\)"),
-    ],
-)
-def test_wrong_shapes_are_refused(tiny_model, x, mask, words):
-    with pytest.raises(ValueError, match=words):
-        tiny_model(x, attention_mask=mask)
 
 
 def test_a_field_set_later_is_checked_too():

@@ -1,6 +1,6 @@
 """Patchout: what is dropped is what was said, evaluations and plain transformers see nothing of it.
 
-There is no file of that name: it is a step of ASTEmbeddings, drawn by position_ast.draw_kept.
+There is no file of that name: it is a step of ASTEmbeddings, done by position_ast.drop_patches.
 """
 
 from itertools import combinations

@@ -6,7 +6,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_ast.position_ast import column_mask, resize_position_grid, time_positions
+from modeling_ast.position_ast import (
+    as_frame_mask,
+    column_mask,
+    flatten_grid,
+    hides_nothing,
+    resize_position_grid,
+    time_positions,
+    token_mask,
+    token_positions,
+)
 
 
 def coordinates(rows: int, columns: int) -> torch.Tensor:
@@ -107,3 +116,38 @@ def test_a_column_is_audio_when_all_its_frames_are(frames, columns):
     mask = (torch.arange(40) < frames).unsqueeze(0)
     expected = torch.arange(4) < columns
     assert torch.equal(column_mask(mask, patch_frames=16, time_stride=7)[0], expected)
+
+
+def test_frames_beyond_the_mask_are_padding():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    assert as_frame_mask(mask, 5).tolist() == [[True] * 3 + [False] * 2, [True] + [False] * 4]
+    assert as_frame_mask(torch.ones(2, 5), 5) is None and as_frame_mask(None, 5) is None
+    assert not hides_nothing(mask) and hides_nothing(mask[:1])
+
+
+def test_tokens_are_hidden_by_their_column():
+    columns = torch.tensor([[True, True, False], [True, False, False]])
+    expected = [[True, True] + 2 * row for row in columns.tolist()]
+    assert token_mask(columns, rows=2).tolist() == expected
+
+
+def test_patches_are_numbered_row_by_row():
+    patches = torch.arange(12.0).view(1, 2, 2, 3)  # (B, D, Gf, Gt)
+    assert flatten_grid(patches).tolist() == [[list(range(6)), list(range(6, 12))]]
+
+
+@pytest.mark.parametrize("width", [4, 7, 9])
+def test_tokens_have_the_positions_of_their_patches(width):
+    """The prefix tokens' own in front; all columns, or each clip's."""
+    prefix = torch.tensor([[[-1.0, -1.0], [-2.0, -2.0]]])
+    patches = coordinates(3, 7)
+    table = torch.cat((prefix, patches), dim=1)
+    positions = token_positions(table, (3, 7), width, None)
+    assert torch.equal(positions[:, :2], prefix)
+    expected = time_positions(patches, (3, 7), torch.tensor([width]), width)
+    assert torch.equal(positions[:, 2:], expected)
+    columns = torch.arange(width) < torch.tensor([[width], [2]])
+    positions = token_positions(table, (3, 7), width, columns)
+    assert torch.equal(positions[:, :2], prefix.expand(2, -1, -1))
+    expected = time_positions(patches, (3, 7), torch.tensor([width, 2]), width)
+    assert torch.equal(positions[:, 2:], expected)

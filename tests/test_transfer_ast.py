@@ -1,4 +1,4 @@
-"""A GPU fetches what it is sent while the host goes on."""
+"""Copies to a GPU do not stop the host, and are read after they are done."""
 
 from contextlib import contextmanager
 
@@ -31,25 +31,25 @@ def test_a_batch_has_zeros_at_the_end():
 
 
 def test_a_gpu_copies_a_batch_beside_its_work_and_reads_it_after(monkeypatch):
-    """Without a GPU: the order of what its streams are told."""
-    told, copy = [], torch.Tensor.copy_
+    """Without a GPU: the order of the calls on its streams."""
+    calls, copy = [], torch.Tensor.copy_
 
     class Stream:
         def wait_stream(self, other):
-            told.append("wait")
+            calls.append("wait")
 
     @contextmanager
     def inside(stream):
-        told.append("begin")
+        calls.append("begin")
         yield
-        told.append("end")
+        calls.append("end")
 
     def copied(target, source, non_blocking):
-        told.append(f"copy {len(source)}" if non_blocking else "slow copy")
+        calls.append(f"copy {len(source)}" if non_blocking else "slow copy")
         return copy(target, source)
 
     def pinned(x):
-        told.append("pin")
+        calls.append("pin")
         return x
 
     zeros = torch.zeros
@@ -59,7 +59,7 @@ def test_a_gpu_copies_a_batch_beside_its_work_and_reads_it_after(monkeypatch):
     monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
     monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
     monkeypatch.setattr(torch.Tensor, "copy_", copied)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: told.append("record"))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: calls.append("record"))
     padded = sent_together([torch.ones(3), torch.ones(5)], torch.device("cuda", 7))
     assert padded.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
-    assert told == ["begin", "pin", "copy 3", "pin", "copy 5", "end", "wait", "record"]
+    assert calls == ["begin", "pin", "copy 3", "pin", "copy 5", "end", "wait", "record"]

@@ -1,0 +1,82 @@
+"""What a model is given has the right shapes, or is refused with a sentence."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+def checked_input(
+    input_values: Tensor | None, attention_mask: Tensor | None, num_mel_bins: int
+) -> Tensor:
+    """`input_values`, if they and the mask have the right shapes.
+
+    Args:
+        input_values: To be (B, T, F).
+        attention_mask: None or to be (B, T), or fewer frames.
+        num_mel_bins: F.
+    Raises:
+        ValueError: They have other shapes, or there are no `input_values`.
+    """
+    if input_values is None:
+        raise ValueError("input_values is None; pass what ASTFeatureExtractor returns")
+    if input_values.ndim != 3 or input_values.shape[2] != num_mel_bins:
+        raise ValueError(
+            f"input_values has shape {tuple(input_values.shape)} but must be (clips, frames, "
+            f"{num_mel_bins} mel bins); ASTFeatureExtractor.from_config(model.config) makes these"
+        )
+    if attention_mask is None:
+        return input_values
+    clips, frames, _ = input_values.shape
+    fits = attention_mask.ndim == 2 and attention_mask.shape[0] == clips
+    if not fits or attention_mask.shape[1] > frames:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)} but must be (clips, "
+            f"frames), here {(clips, frames)}; pass the extractor's mask"
+        )
+    return input_values
+
+
+def checked_labels(labels: Tensor, logits: Tensor, config: PreTrainedConfig) -> Tensor:
+    """`labels` in the type that the loss of their kind takes, if their shape fits that kind.
+
+    The kind is `config.problem_type`. Where it is None, the labels choose it, and it is written
+    into the config: "regression" for a model of one label; "multi_label_classification" for
+    (B, C) labels, of integers too; otherwise "single_label_classification" for integers.
+
+    Args:
+        labels: (B,) class indices, (B, C) zeros, ones or shares, or numbers.
+        logits: (B, C).
+    Raises:
+        ValueError: The labels have another shape than their kind needs.
+    """
+    clips, classes = logits.shape
+    problem = config.problem_type or _problem_type(labels, logits)
+    several = problem == "multi_label_classification" or (problem == "regression" and classes > 1)
+    fits = labels.shape == logits.shape if several else labels.numel() == clips
+    if not fits:
+        wanted = (clips, classes) if several else (clips,)
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype} but problem_type "
+            f'"{problem}" of a model of {classes} labels needs {tuple(wanted)}; set '
+            f'config.problem_type to "single_label_classification" for integers (clips,), to '
+            f'"multi_label_classification" for zeros and ones (clips, labels), or to "regression"'
+        )
+    if config.problem_type is None:
+        config.problem_type = problem
+    return labels if problem == "single_label_classification" else labels.to(logits.dtype)
+
+
+def _problem_type(labels: Tensor, logits: Tensor) -> ProblemType:
+    if logits.shape[1] == 1:
+        return "regression"
+    is_index = labels.dtype in (torch.long, torch.int) and labels.shape != logits.shape
+    return "single_label_classification" if is_index else "multi_label_classification"
+
+
+__all__ = ["checked_input", "checked_labels"]
