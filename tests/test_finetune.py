@@ -492,3 +492,21 @@ def test_numbers_that_are_undefined_are_null(base, folders, tmp_path, capsys):
     assert result["metrics"]["eval_mAP"] is None and result["metrics"]["eval_accuracy"] >= 0
     text = (tmp_path / "run" / "metrics.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == result["metrics"]
+
+
+def test_a_run_of_other_arguments_is_not_gone_on_with(base, data, tmp_path, capsys):
+    """Its card and its extractor would say what the weights were not trained with."""
+    out = tmp_path / "run"
+    words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN]
+    run(*words, "--save_strategy", "steps", "--save_steps", 1, "--mean", -7, "--std", 4)
+    files = ("preprocessor_config.json", "README.md", "metrics.json", "model.safetensors")
+    before = [(out / name).read_bytes() for name in files]
+    capsys.readouterr()
+    run(*words, "--save_strategy", "steps", "--save_steps", 1, status=1)
+    assert "holds a run with --mean -7.0, not None; give another" in capsys.readouterr().err
+    assert [(out / name).read_bytes() for name in files] == before
+    # Without a checkpoint nothing is gone on with.
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    run(*words)
+    assert json.loads((out / "preprocessor_config.json").read_text())["mean"] != -7

@@ -10,11 +10,12 @@ a run is interrupted, run it again: it resumes from the last checkpoint.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 from transformers import (
@@ -29,6 +30,7 @@ from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
 from ..modeling_ast import ASTForAudioClassification
+from ..strict_json import to_json
 from ..tagging import AudioTagger
 from .arguments import Arguments, ModelArguments
 from .averaging import AverageWeightsCallback
@@ -51,6 +53,12 @@ CONFIG_FIELDS = (
     "patchout_frequency",
     "patchout_time",
 )
+
+
+# In the output directory: the arguments that decide what a run learns.
+RUN_FILE = "run.json"
+# Of those, what may change when a run goes on: how clips are read, and where features are computed.
+MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features")
 
 
 class Outcome(NamedTuple):
@@ -254,6 +262,37 @@ def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Leng
     return judge_lengths(tagger, spread(held_out, num_clips))
 
 
+def deciding_arguments(arguments: Arguments) -> dict[str, Any]:
+    """The arguments that decide what a run learns, as JSON holds them."""
+    chosen = (arguments.model, arguments.data, arguments.augmentation, arguments.optimizer)
+    given = {name: value for kind in chosen for name, value in asdict(kind).items()}
+    given |= asdict(arguments.sampling)
+    given |= {name: getattr(arguments.training, name) for name in ("learning_rate", "seed")}
+    return json.loads(to_json({name: given[name] for name in given if name not in MAY_CHANGE}))
+
+
+def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
+    """Refuses to go on with a run of other arguments.
+
+    It would write a card and an extractor that the weights were not trained with.
+
+    Args:
+        folder: The output directory.
+        deciding: From `deciding_arguments`.
+    Raises:
+        ValueError: An argument differs from that of the run in `folder`.
+    """
+    file = folder / RUN_FILE
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for name, value in deciding.items():
+        if before.get(name, value) != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{folder} holds a run with {flag} {before[name]}, not {value}; give another "
+                f"--output-dir, or the same arguments to go on with it"
+            )
+
+
 def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     """Trains the model that the arguments describe, from its last checkpoint if there is one.
 
@@ -262,7 +301,12 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     Raises:
         OSError, ValueError: As `finetune`.
     """
-    set_seed(arguments.training.seed)
+    training = arguments.training
+    newest = last_whole_checkpoint(training.output_dir, training.world_size)
+    deciding = deciding_arguments(arguments)
+    if newest:
+        check_same_run(Path(training.output_dir), deciding)
+    set_seed(training.seed)
     splits = load_data(arguments.data)
     classes = read_classes(arguments.data, *splits)
     exclusive = is_exclusive(arguments.data, splits[0])
@@ -280,8 +324,10 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
         raise OSError(f"cannot load the model {name!r}: {reason}") from error
     judge = Judge(classes, exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
-    training = arguments.training
-    newest = last_whole_checkpoint(training.output_dir, training.world_size)
+    if trainer.is_world_process_zero():
+        file = Path(training.output_dir) / RUN_FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(to_json(deciding) + "\n", encoding="utf-8")
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or newest)
     return trainer, judge
 
