@@ -17,7 +17,11 @@ from tests.conftest import ROOT, randomise
 SCRIPT = ROOT / "examples" / "finetune_minimal.py"
 
 
-@pytest.mark.parametrize("own_labels", [False, True], ids=["other labels", "labels of the data"])
+@pytest.mark.parametrize(
+    "own_labels",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["other labels", "labels of the data"],
+)
 def test_two_steps(own_labels, tmp_path):
     """The head is fresh, unless the checkpoint knows the data's classes, whatever their order."""
     data = write_data_set(tmp_path / "data", num_train=24, num_test=28, seconds=1.0, progress=False)

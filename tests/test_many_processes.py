@@ -144,6 +144,7 @@ def test_sharded_processes_train_as_one_and_resume(base, data, alone, tmp_path):
         assert all(torch.equal(again[key], tensor) for key, tensor in weights.items())
 
 
+@pytest.mark.slow
 def test_a_stream_of_bad_and_good_clips_in_two_processes(base, data, tmp_path):
     """No clip twice in an epoch; a bad one is listed once and replaced, a held-out one left out."""
     folder = tmp_path / "data"
