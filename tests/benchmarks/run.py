@@ -86,7 +86,7 @@ def main() -> None:
     begin = time.perf_counter()
     peak_flops = matrix_peak(options)
     where = machine(options, peak_flops)
-    print("`python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]]) + "`:")
+    print("`python -m tests.benchmarks.run " + " ".join(sys.argv[1:]) + "`:")
     print(", ".join(f"{name} {value}" for name, value in where.items()) + "\n\n" + HEADER)
     content = {**where, "quick": options.quick, "rows": []}
     for case in cases(options):
