@@ -302,10 +302,7 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
         OSError, ValueError: As `finetune`.
     """
     training = arguments.training
-    newest = last_whole_checkpoint(training.output_dir, training.world_size)
     deciding = deciding_arguments(arguments)
-    if newest:
-        check_same_run(Path(training.output_dir), deciding)
     set_seed(training.seed)
     splits = load_data(arguments.data)
     classes = read_classes(arguments.data, *splits)
@@ -322,6 +319,9 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
         # Not every message of the Hub's client says which name it looked for.
         name, reason = arguments.model.model, one_line(error)
         raise OSError(f"cannot load the model {name!r}: {reason}") from error
+    newest = last_whole_checkpoint(training.output_dir, training.world_size)
+    if newest:
+        check_same_run(Path(training.output_dir), deciding)
     judge = Judge(classes, exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
     if trainer.is_world_process_zero():
