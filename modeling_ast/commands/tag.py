@@ -1,11 +1,11 @@
 """`modeling-ast tag MODEL FOLDER --output tags.parquet` tags every audio file of a folder.
 
 The output has a row for each file: file (relative to FOLDER), seconds, labels with scores, error,
-model, padding. It is .jsonl, to which each result is appended as it comes, or .parquet, which is
-written at the end from such a .jsonl beside it. If it is interrupted, run the same command again:
-it resumes, and tags files that are new. A bad file is a row with the reason (delete the row from
-the .jsonl to have the file tried again); the exit status is then 1. Links to folders are not
-followed.
+model, and what else decides the scores: padding, scores, dtype. It is .jsonl, to which each result
+is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside it. If
+it is interrupted, run the same command again: it resumes, and tags files that are new. A bad file
+is a row with the reason (delete the row from the .jsonl to have the file tried again); the exit
+status is then 1. Links to folders are not followed.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def run_card(
     local = (
         "The base model and the data were local directories." if local_model or local_data else ""
     )
-    schedule = trainer.epoch_decay or f"{arguments.lr_scheduler_type} schedule"
+    schedule = trainer.epoch_decay or f"{arguments.lr_scheduler_type.value} schedule"
     sections = [
         "An Audio Spectrogram Transformer fine-tuned with `modeling-ast finetune`.",
         f"""
