@@ -15,11 +15,11 @@ from .audio import read_audio, resample
 from .configuration_ast import ASTConfig
 from .feature_extraction_ast import ASTFeatureExtractor
 from .labels import activation
-from .registration_ast import register_auto_classes
+from .registration import register_auto_classes
 
 if TYPE_CHECKING:
     from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
-    from .quantization_ast import quantize_int8
+    from .quantization import quantize_int8
     from .tagging import AudioTagger, ClipTags
 
 __version__ = "0.1.0"
@@ -46,7 +46,7 @@ _LATER = {
     "ASTPreTrainedModel": "modeling_ast",
     "AudioTagger": "tagging",
     "ClipTags": "tagging",
-    "quantize_int8": "quantization_ast",
+    "quantize_int8": "quantization",
 }
 
 

@@ -25,9 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .configuration_ast import ASTConfig
+from .configuration_ast import ASTConfig, whole_samples
 from .errors import one_line
-from .fbank_ast import frame_samples
 
 PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 # Ambisonics of the seventh order has so many; more than that is no audio with a channel axis.
@@ -76,7 +75,9 @@ def is_single_clip(given: Any) -> bool:
     return _is_decoder(given) or hasattr(given, "read")
 
 
-def read_clip(clip: Any, sampling_rate: int, name: str = "the clip") -> Tensor:
+def read_clip(
+    clip: Any, sampling_rate: int, name: str = "the clip", min_samples: int | None = None
+) -> Tensor:
     """Reads one clip.
 
     Args:
@@ -87,15 +88,17 @@ def read_clip(clip: Any, sampling_rate: int, name: str = "the clip") -> Tensor:
             with such a clip in the column "audio"; an `AudioDecoder` of torchcodec.
         sampling_rate: Wanted, in Hz. Samples without a rate of their own are taken to have it.
         name: What errors call the clip, unless it has a path.
+        min_samples: Samples that one frame needs, `extractor.window_samples`; by default those of
+            25 ms. A shorter clip is refused.
     Returns:
-        (S,), float32, mono (the mean of the channels), at least one window of 25 ms. On a CPU it is
+        (S,), float32, mono (the mean of the channels), at least `min_samples` long. On a CPU it is
         known to be finite. A tensor keeps its device and its gradient.
     Raises:
         TypeError: It is nothing of the above.
         FileNotFoundError, ValueError: It is, but cannot be used; one sentence says why.
         ImportError: It must be resampled and torchaudio cannot be loaded.
     """
-    return decode_clip(open_clip(clip, name), sampling_rate)
+    return decode_clip(open_clip(clip, name), sampling_rate, min_samples)
 
 
 def open_clip(clip: Any, name: str = "the clip") -> ClipSource:
@@ -128,10 +131,13 @@ def open_clip(clip: Any, name: str = "the clip") -> ClipSource:
     )
 
 
-def decode_clip(source: ClipSource, sampling_rate: int, copy: bool = False) -> Tensor:
+def decode_clip(
+    source: ClipSource, sampling_rate: int, min_samples: int | None = None, copy: bool = False
+) -> Tensor:
     """The waveform of an opened clip, as in `read_clip`.
 
     Args:
+        min_samples: As in `read_clip`.
         copy: Whether it must have memory of its own; else it may share that of the samples given.
     """
     if source.is_file:
@@ -145,12 +151,14 @@ def decode_clip(source: ClipSource, sampling_rate: int, copy: bool = False) -> T
             check_finite(x, source.name)
         if source.sampling_rate is not None:
             x = resample(x, source.sampling_rate, sampling_rate)
-    shortest = frame_samples(sampling_rate)
-    if len(x) < shortest:
+    if min_samples is None:
+        min_samples = whole_samples(ASTConfig.window_seconds, sampling_rate)
+    if len(x) < min_samples:
         what = "is empty" if len(x) == 0 else f"has {len(x)} samples"
         raise ValueError(
-            f"{source.name} {what} but one window needs {shortest} samples (25 ms at "
-            f"{sampling_rate} Hz); drop it or pad it with zeros"
+            f"{source.name} {what} but one window needs {min_samples} samples "
+            f"({1000 * min_samples / sampling_rate:g} ms at {sampling_rate} Hz); drop it "
+            f"or pad it with zeros"
         )
     return x
 

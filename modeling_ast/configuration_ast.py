@@ -4,8 +4,13 @@ Follows Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 20
 the field names of transformers' AST, so that config.json files are exchanged with it both ways.
 """
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+# Numbers of the front end that plain transformers has no field for.
+ONLY_OURS = ("window_seconds", "hop_seconds")
 
 
 @strict
@@ -33,9 +38,12 @@ class ASTConfig(PreTrainedConfig):
         patchout_frequency: Rows of the patch grid that each clip loses while training, drawn anew
             at each step; 0 is none. Evaluations, and plain transformers, see all patches.
         patchout_time: Columns, in the same way; a shorter input keeps at least one.
-        max_length: Frames the position table is learned for; a frame is 10 ms.
+        max_length: Frames the position table is learned for.
         num_mel_bins: Mel bins F of a frame.
         sampling_rate: Rate of the waveforms, in Hz.
+        window_seconds: Length of the window that a frame is computed from.
+        hop_seconds: From the start of one frame to the start of the next. Both are saved only where
+            they differ from the default, for plain transformers computes with the default.
         do_normalize: Whether log-mel values x become (x - mean) / (2 * std).
         mean: Mean of the log-mel values of the training set (AudioSet's by default).
         std: Their standard deviation.
@@ -78,6 +86,8 @@ class ASTConfig(PreTrainedConfig):
     max_length: int = 1024
     num_mel_bins: int = 128
     sampling_rate: int = 16000
+    window_seconds: float = 0.025
+    hop_seconds: float = 0.010
     do_normalize: bool = True
     mean: float | int = -4.2677393
     std: float | int = 4.5689974
@@ -123,8 +133,21 @@ class ASTConfig(PreTrainedConfig):
         _require(
             self.hidden_act in ACT2FN, "hidden_act", self.hidden_act, f"one of {sorted(ACT2FN)}"
         )
-        # Below 1 kHz a frame of 25 ms is too short for a mel filterbank from 20 Hz upwards.
+        # Below 1 kHz a window of 25 ms is too short for a mel filterbank from 20 Hz upwards.
         _require(self.sampling_rate >= 1000, "sampling_rate", self.sampling_rate, "1000 Hz or more")
+        _require(
+            self.window_samples >= 2,
+            "window_seconds",
+            self.window_seconds,
+            f"two samples of {self.sampling_rate} Hz or more",
+        )
+        _require(
+            1 <= self.hop_samples <= self.window_samples,
+            "hop_seconds",
+            self.hop_seconds,
+            f"at least one sample of {self.sampling_rate} Hz and at most window_seconds="
+            f"{self.window_seconds}",
+        )
         self._validate_patches()
 
     def _validate_patches(self):
@@ -141,6 +164,21 @@ class ASTConfig(PreTrainedConfig):
         for name, lines in zip(("patchout_frequency", "patchout_time"), self.patch_grid()):
             dropped = getattr(self, name)
             _require(0 <= dropped < lines, name, dropped, f"from 0 to {lines - 1} of {lines} lines")
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the window that a frame is computed from."""
+        return whole_samples(self.window_seconds, self.sampling_rate)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from the start of one frame to the start of the next."""
+        return whole_samples(self.hop_seconds, self.sampling_rate)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of one second of audio: 100 by default."""
+        return self.sampling_rate / self.hop_samples
 
     @property
     def patch_shape(self) -> tuple[int, int]:
@@ -179,10 +217,29 @@ class ASTConfig(PreTrainedConfig):
         rows, columns = self.patch_grid(num_frames)
         return rows * columns
 
+    def to_dict(self) -> dict[str, Any]:
+        """As saved, without the fields of `ONLY_OURS` that have their default."""
+        return without_defaults(super().to_dict())
+
+
+def whole_samples(seconds: float, sampling_rate: int) -> int:
+    """Whole samples in so many seconds, rounded down as Kaldi does."""
+    return int(sampling_rate * seconds)
+
+
+def without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` of a config or an extractor as they are saved: files of the published front end have
+    what plain transformers writes, no more."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in ONLY_OURS or value != getattr(ASTConfig, name)
+    }
+
 
 def _require(holds: bool, field: str, value: object, wanted: str) -> None:
     if not holds:
         raise ValueError(f"{field} is {value!r}, which is impossible; it must be {wanted}")
 
 
-__all__ = ["ASTConfig"]
+__all__ = ["ASTConfig", "whole_samples", "without_defaults"]

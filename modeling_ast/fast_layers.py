@@ -21,8 +21,8 @@ from transformers.utils import logging
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.import_utils import is_tracing
 
-from .position_ast import NUM_PREFIX_TOKENS
-from .transfer_ast import sent
+from .devices import sent
+from .position import NUM_PREFIX_TOKENS
 
 logger = logging.get_logger(__name__)
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.utils import is_torchaudio_available, logging
+from transformers.utils import PaddingStrategy, is_torchaudio_available, logging
 
 try:
     from transformers import BatchFeature, SequenceFeatureExtractor
 except (ImportError, OSError, RuntimeError):
     # transformers imports torchaudio, which fails beside a torch it was not built for (CPU-only
-    # ones among them). Nothing here needs it: let transformers take it for not installed.
+    # ones among them). Nothing here needs it: make transformers treat it as not installed.
     sys.modules["torchaudio"] = None
     is_torchaudio_available.cache_clear()
     from transformers import BatchFeature, SequenceFeatureExtractor
@@ -36,21 +36,16 @@ from .audio import (
     open_clip,
     scale_samples,
 )
-from .configuration_ast import ASTConfig
-from .fbank_ast import (
-    count_frames,
-    fbank,
-    frame_mask,
-    frame_samples,
-    hop_samples,
-    write_fbank,
-)
-from .threads_ast import living_threads
-from .transfer_ast import sent, sent_together
+from .configuration_ast import ASTConfig, whole_samples, without_defaults
+from .devices import living_threads, sent, sent_together
+from .fbank import count_frames, fbank
+from .fbank_cpu import write_fbank
+from .padding import as_array, as_columns, pad_rows, padding_name
 
 logger = logging.get_logger(__name__)
 
-PADDINGS = ("max_length", "longest")
+# A call's max_length beyond this many times the saved one looks like samples.
+MAX_LENGTH_FACTOR = 10
 
 
 class ASTFeatureExtractor(SequenceFeatureExtractor):
@@ -62,8 +57,8 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         feature_size: Kept for transformers; has no effect.
         sampling_rate: Rate of the waveforms, in Hz.
         num_mel_bins: Mel bins F of a frame.
-        max_length: Frames that `padding="max_length"` gives, 10 ms each.
-        padding_value: Kept for transformers' `pad`, which pads normalised features.
+        max_length: Frames that `padding="max_length"` gives, by default 10 ms each.
+        padding_value: Kept for transformers; padded frames hold `padded_frame` instead.
         do_normalize: Whether log-mel values x become (x - mean) / (2 * std).
         mean, std: Of the log-mel values of the training set.
         return_attention_mask: Whether to return a mask over frames with "max_length" too; with
@@ -75,6 +70,8 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         min_length: Frames that "longest" gives at least: one patch.
         device: Where features are computed and returned, such as "cuda"; by default where each
             clip is, arrays and lists on the CPU. Saved only if given.
+        window_seconds, hop_seconds: Length of the window that a frame is computed from, and from
+            one to the next, as in `ASTConfig`. Saved only where they differ from the default.
 
     Example:
 
@@ -109,11 +106,15 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         truncation: bool | None = None,
         min_length: int = ASTConfig.patch_size,
         device: str | None = None,
+        window_seconds: float = ASTConfig.window_seconds,
+        hop_seconds: float = ASTConfig.hop_seconds,
         **kwargs,
     ):
         # ASTConfig knows which of these numbers are possible, and says it.
         ASTConfig(
             sampling_rate=sampling_rate,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
             num_mel_bins=num_mel_bins,
             max_length=max_length,
             mean=mean,
@@ -131,11 +132,22 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         self.truncation = truncation
         self.min_length = min_length
         self.device = device
+        self.window_seconds = window_seconds
+        self.hop_seconds = hop_seconds
 
     @classmethod
     def from_config(cls, config: ASTConfig, **kwargs) -> ASTFeatureExtractor:
         """The extractor that matches a model's config; `kwargs` are further arguments of ours."""
-        shared = ("sampling_rate", "num_mel_bins", "max_length", "do_normalize", "mean", "std")
+        shared = (
+            "sampling_rate",
+            "window_seconds",
+            "hop_seconds",
+            "num_mel_bins",
+            "max_length",
+            "do_normalize",
+            "mean",
+            "std",
+        )
         fields = {name: getattr(config, name) for name in shared}
         return cls(**{**fields, "min_length": config.patch_shape[1], **kwargs})
 
@@ -171,7 +183,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             1 where a frame comes from the clip. An utterance of t seconds has 100t - 2 of these.
 
         Raises:
-            ValueError: Wrong rate, an empty clip, one shorter than a frame (25 ms), NaN or
+            ValueError: Wrong rate, an empty clip, one shorter than a window (25 ms), NaN or
                 infinity, a number type without a known scale, a file that cannot be decoded,
                 unknown padding, a device that is not there.
             TypeError: Unknown keyword, or something that is no audio.
@@ -188,7 +200,8 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         clips = [raw_speech] if is_single_clip(raw_speech) else _listed(raw_speech)
         sources = [open_clip(clip, f"clip {index}") for index, clip in enumerate(clips)]
         self._check_rate(sources, sampling_rate)
-        waveforms = [decode_clip(source, self.sampling_rate) for source in sources]
+        rate, shortest = self.sampling_rate, self.window_samples
+        waveforms = [decode_clip(source, rate, shortest) for source in sources]
         device = device or waveforms[0].device
         inputs = self.extract(
             waveforms, padding, truncation, max_length, return_attention_mask, device
@@ -222,6 +235,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             ValueError: Unknown padding; NaN or infinity in waveforms that are on a GPU.
         """
         padding = self.padding if padding is None else padding_name(padding)
+        self._warn_of_samples(max_length)
         num_samples = [len(waveform) for waveform in waveforms]
         num_frames = self.num_frames(num_samples, padding, truncation, max_length)
         device = waveforms[0].device if device is None else device
@@ -229,7 +243,8 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         if return_attention_mask is None:
             return_attention_mask = self.return_attention_mask or padding == "longest"
         if return_attention_mask:
-            mask = frame_mask(num_samples, num_frames, self.sampling_rate)  # (B, T)
+            counts = torch.tensor([self.count_frames(count) for count in num_samples])  # (B,)
+            mask = torch.arange(num_frames) < counts.unsqueeze(1)  # (B, T)
             inputs["attention_mask"] = mask.long()
         return BatchFeature(inputs)
 
@@ -237,7 +252,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         """Model inputs of a batch that is padded already, on its device, by the saved settings.
 
         The host does not wait for a GPU, and so does not see there what a call refuses: frames with
-        NaN or infinity become NaN, a clip under 25 ms has no frames.
+        NaN or infinity become NaN, a clip shorter than a window has no frames.
 
         Args:
             waveforms: (B, S), in [-1, 1] or PCM; a clip's samples, then any others.
@@ -266,6 +281,65 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             data["attention_mask"] = mask
         return BatchFeature(data)
 
+    def pad(
+        self,
+        processed_features: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: str | bool | PaddingStrategy = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Makes one batch of features of unequal lengths, as `DataCollatorWithPadding` asks for.
+
+        Args:
+            processed_features: Rows with `input_values` (T, F) each, perhaps `attention_mask` (T,)
+                and other columns, which are kept; or columns of such rows.
+            padding: `True` or "longest", "max_length", or False for none.
+            max_length: Frames; by default the saved ones.
+            truncation: Whether longer rows are cut to `max_length`.
+            pad_to_multiple_of: The frames become a multiple of it.
+            return_attention_mask: By default where `padding` is "longest", a row has a mask, or the
+                extractor always returns one.
+            return_tensors: "pt" or "np"; by default "pt" for tensors.
+        Returns:
+            `input_values` (B, T, F), padded with `padded_frame` at the end, `attention_mask`
+            (B, T), 1 where a frame comes from the row, and the other columns.
+        Raises:
+            ValueError: `input_values` have another shape.
+        """
+        columns = as_columns(processed_features)
+        rows = columns.get("input_values", ())
+        if not len(rows) or as_array(rows[0]).ndim < 2:  # transformers says what is missing
+            return super().pad(
+                processed_features,
+                padding,
+                max_length,
+                truncation,
+                pad_to_multiple_of,
+                return_attention_mask,
+                return_tensors,
+            )
+        self._warn_of_samples(max_length)
+        if return_attention_mask is None:
+            is_longest = padding is True or padding == "longest"
+            has_mask = "attention_mask" in columns
+            return_attention_mask = is_longest or has_mask or self.return_attention_mask
+        columns = pad_rows(
+            columns,
+            self.padded_frame.numpy(),
+            padding,
+            self.max_length if max_length is None else max_length,
+            truncation,
+            pad_to_multiple_of,
+            self.min_length,
+        )
+        if not return_attention_mask:
+            del columns["attention_mask"]
+        return_tensors = return_tensors or ("pt" if isinstance(rows[0], Tensor) else "np")
+        return BatchFeature(columns, tensor_type=return_tensors)
+
     def normalize(self, input_values: Tensor) -> Tensor:
         """(x - mean) / (2 * std): the paper's zero mean and standard deviation of 0.5."""
         return (input_values - self.mean) / (self.std * 2)
@@ -280,13 +354,42 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         return super().from_dict(fields, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As saved. Without the class name: AutoFeatureExtractor then chooses by model type, ours
-        where this package is imported and transformers' own elsewhere."""
-        fields = super().to_dict()
-        fields.pop("feature_extractor_type", None)
+        """As saved. `feature_extractor_type` is the name that transformers' own class has too: it
+        gives ours where this package is imported and transformers' own elsewhere."""
+        fields = without_defaults(super().to_dict())
         if fields["device"] is None:
             del fields["device"]
         return fields
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the window that a frame is computed from: those of the shortest clip."""
+        return whole_samples(self.window_seconds, self.sampling_rate)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from the start of one frame to the start of the next."""
+        return whole_samples(self.hop_seconds, self.sampling_rate)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of one second of audio: 100 by default."""
+        return self.sampling_rate / self.hop_samples
+
+    def count_frames(self, num_samples: int) -> int:
+        """Frames of a clip with so many samples, without padding: its whole windows."""
+        return count_frames(num_samples, self.window_samples, self.hop_samples)
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """Frames of one waveform or of equally long ones, not yet normalised, nor padded.
+
+        Args:
+            waveform: (..., S), in [-1, 1], at least one window long.
+        Returns:
+            (..., T, F), natural logarithms of power.
+        """
+        window, hop = self.window_samples, self.hop_samples
+        return fbank(waveform, self.num_mel_bins, self.sampling_rate, window, hop)
 
     @property
     def padded_frame(self) -> Tensor:
@@ -317,13 +420,14 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         max_length = self.max_length if max_length is None else max_length
         if truncation is None:
             truncation = padding == "max_length"
-        counts = [count_frames(count, self.sampling_rate) for count in num_samples]
+        counts = [self.count_frames(count) for count in num_samples]
         if padding == "max_length":
             longest = max(max_length, *counts)
         else:
-            # 100 for each second: one or two more than the whole windows that Kaldi counts, unless
-            # the clip would then have more frames than the model has positions for.
-            hop = hop_samples(self.sampling_rate)
+            # A frame for each hop, 100 in a second: one or two more than the whole windows that
+            # Kaldi counts, unless the clip would then have more frames than the model has
+            # positions for.
+            hop = self.hop_samples
             frames = (
                 min(samples // hop, max_length) if count <= max_length else samples // hop
                 for samples, count in zip(num_samples, counts)
@@ -347,10 +451,19 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
                 f"(clip, {sampling_rate}), which resamples it"
             )
 
+    def _warn_of_samples(self, max_length: int | None) -> None:
+        """Warns of a `max_length` that looks like a number of samples."""
+        if max_length is not None and max_length > MAX_LENGTH_FACTOR * self.max_length:
+            frames = -(-max_length // self.hop_samples)
+            logger.warning_once(
+                f"max_length is {max_length} frames of {1000 * self.hop_seconds:g} ms each, "
+                f"{max_length / self.frames_per_second:.0f} seconds, but the saved max_length is "
+                f"{self.max_length} frames; if {max_length} are samples, pass max_length={frames}"
+            )
+
     def _samples_seen(self, num_frames: int) -> int:
         """Samples that the first `num_frames` frames see."""
-        beyond_first = (num_frames - 1) * hop_samples(self.sampling_rate)
-        return beyond_first + frame_samples(self.sampling_rate)
+        return (num_frames - 1) * self.hop_samples + self.window_samples
 
     def _features(self, waveforms: list[Tensor], num_frames: int, device: torch.device) -> Tensor:
         """`input_values` (B, T, F) on `device`."""
@@ -369,16 +482,17 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
 
     def _clip_by_clip(self, waveforms: list[Tensor], num_frames: int) -> Tensor:
         """The fast way on a CPU."""
-        rate, seen = self.sampling_rate, self._samples_seen(num_frames)
+        seen = self._samples_seen(num_frames)
         waveforms = [waveform[:seen] for waveform in waveforms]
-        counts = [count_frames(len(waveform), rate) for waveform in waveforms]
+        counts = [self.count_frames(len(waveform)) for waveform in waveforms]
         finish = self.normalize if self.do_normalize else None
         values = waveforms[0].new_empty(len(waveforms), num_frames, self.num_mel_bins)  # (B, T, F)
         outputs = [clip_values[:count] for clip_values, count in zip(values, counts)]
         # A part of a long clip may be under one frame where max_length is 3 frames or fewer.
         whole = [(waveform, out) for waveform, out in zip(waveforms, outputs) if len(out)]
         if whole:
-            write_fbank(*map(list, zip(*whole)), rate, finish)
+            window, hop = self.window_samples, self.hop_samples
+            write_fbank(*map(list, zip(*whole)), self.sampling_rate, window, hop, finish)
         for clip_values, count in zip(values, counts):
             clip_values[count:] = self.padded_frame
         return values
@@ -392,28 +506,12 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         A frame that ends within the clip has seen nothing else; the others become padding. Nothing
         here reads a value from the device, which would halt the host until it is computed.
         """
-        rate, seen = self.sampling_rate, self._samples_seen(length)
-        x = fbank(waveforms[:, :seen], self.num_mel_bins, rate)  # (B, frames, F)
+        x = self.log_mel(waveforms[:, : self._samples_seen(length)])  # (B, frames, F)
         x = F.pad(x, (0, 0, 0, length - x.shape[1]))  # (B, T, F)
-        starts = torch.arange(length, device=x.device) * hop_samples(rate)  # (T,)
-        is_real = starts + frame_samples(rate) <= num_samples.unsqueeze(1)  # (B, T)
+        starts = torch.arange(length, device=x.device) * self.hop_samples  # (T,)
+        is_real = starts + self.window_samples <= num_samples.unsqueeze(1)  # (B, T)
         x = x.masked_fill(~is_real.unsqueeze(-1), 0.0)
         return self.normalize(x) if self.do_normalize else x, is_real.long()
-
-
-def padding_name(padding: str | bool) -> str:
-    """One of the two ways to pad, by any of its names in transformers.
-
-    Raises:
-        ValueError: It is none of them.
-    """
-    name = "longest" if padding is True else getattr(padding, "value", padding)
-    if name not in PADDINGS:
-        raise ValueError(
-            f'padding is {padding!r}; it must be "max_length" (cut or pad to max_length frames) or '
-            f'"longest" (pad to the longest clip of the batch)'
-        )
-    return name
 
 
 def _listed(clips: Any) -> list[Any]:
@@ -448,4 +546,4 @@ def _convert(data: dict[str, Tensor], return_tensors: str | None) -> dict[str, A
     return arrays if return_tensors == "np" else {name: list(a) for name, a in arrays.items()}
 
 
-__all__ = ["PADDINGS", "ASTFeatureExtractor", "padding_name"]
+__all__ = ["ASTFeatureExtractor"]

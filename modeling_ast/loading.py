@@ -19,7 +19,7 @@ from transformers.conversion_mapping import (
 from transformers.utils import logging
 
 from .configuration_ast import ASTConfig
-from .position_ast import NUM_PREFIX_TOKENS, resize_position_grid
+from .position import NUM_PREFIX_TOKENS, resize_position_grid
 
 logger = logging.get_logger(__name__)
 

@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .checks import checked_input, checked_labels
 from .configuration_ast import ASTConfig
+from .devices import sent
 from .fast_layers import (
     ASTPatchProjection,
     chosen_tokens,
@@ -33,7 +34,7 @@ from .fast_layers import (
     sdpa_attention,
 )
 from .loading import LoadableModel, register_key_layout
-from .position_ast import (
+from .position import (
     NUM_PREFIX_TOKENS,
     as_frame_mask,
     column_mask,
@@ -43,7 +44,6 @@ from .position_ast import (
     token_mask,
     token_positions,
 )
-from .transfer_ast import sent
 
 # transformers' functions, but for sdpa, which here takes padding-free batches too. The name is
 # theirs: set_attn_implementation looks for it in this file.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from .audio import read_clip
 from .errors import need_extra
-from .fbank_ast import count_frames
 from .feature_extraction_ast import ASTFeatureExtractor
 from .tagging import ClipTags, equal_parts
 
@@ -34,11 +33,11 @@ def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str
     )
     rate = extractor.sampling_rate
     for (left, right), result in zip(axes, results):
-        waveform = read_clip(result.name, rate)  # (S,)
+        waveform = read_clip(result.name, rate, min_samples=extractor.window_samples)  # (S,)
         start, stop = equal_parts(len(waveform), extractor.max_samples)[0]
         frames = extractor.extract([waveform[start:stop]]).input_values[0]  # (T, F)
-        shown = frames[: count_frames(stop - start, rate)]
-        extent = (0, len(shown) / 100, 0, shown.shape[1])
+        shown = frames[: extractor.count_frames(stop - start)]
+        extent = (0, len(shown) / extractor.frames_per_second, 0, shown.shape[1])
         left.imshow(shown.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
         left.set(title=Path(result.name).name, xlabel="seconds", ylabel="mel bin")
         labels, scores = zip(*reversed(result.labels.items()))

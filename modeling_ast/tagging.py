@@ -30,9 +30,10 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .audio import is_single_clip
-from .feature_extraction_ast import ASTFeatureExtractor, padding_name
+from .feature_extraction_ast import ASTFeatureExtractor
 from .labels import activation
 from .modeling_ast import ASTForAudioClassification
+from .padding import padding_name
 from .workers import Clip, decode_clips
 
 logger = logging.get_logger(__name__)
@@ -74,7 +75,7 @@ class AudioTagger:
     Args:
         model: In evaluation mode, on the device where it shall run.
         extractor: The model's.
-        batch_frames: Frames of 10 ms in a batch, padding included; a longer clip comes alone. By
+        batch_frames: Frames in a batch, padding included; a longer clip comes alone. By
             default 1024 on a CPU and 32768 elsewhere: 10 seconds and 5 minutes of audio.
         num_workers: Processes that decode; 0 decodes in this one. By default half the CPUs, at
             most 8.
@@ -202,8 +203,8 @@ class AudioTagger:
         """(number, result) of each clip, in the order in which the batches end."""
         window, launched = _Window(self.batch_frames, self.window_batches), deque()
         pin_memory, lengths = self.model.device.type == "cuda", []
-        rate = self.extractor.sampling_rate
-        for clip in decode_clips(clips, rate, self.num_workers, pin_memory):
+        rate, shortest = self.extractor.sampling_rate, self.extractor.window_samples
+        for clip in decode_clips(clips, rate, self.num_workers, pin_memory, shortest):
             if clip.error is not None:
                 yield clip.number, ClipTags(clip.name, error=clip.error)
                 continue

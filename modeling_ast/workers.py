@@ -50,6 +50,7 @@ def decode_clips(
     sampling_rate: int,
     num_workers: int,
     pin_memory: bool = False,
+    min_samples: int | None = None,
 ) -> Iterator[Clip]:
     """Reads clips; a bad one comes with its error in its place.
 
@@ -60,15 +61,17 @@ def decode_clips(
             have no others. Samples at the wanted rate always stay here: to be sent there and back
             costs more than to be checked.
         pin_memory: Put waveforms where a GPU fetches them; those of workers are not.
+        min_samples: As in `audio.read_clip`.
 
     Raises:
         RuntimeError: The processes cannot begin.
     """
     if num_workers == 0 or multiprocessing.current_process().daemon:
         for clip in _named_clips(clips):
-            yield _decode(clip, sampling_rate, pin_memory)
+            yield _decode(clip, sampling_rate, min_samples, pin_memory)
         return
-    workers, waiting, num_bytes = _Workers(sampling_rate, num_workers, pin_memory), deque(), 0
+    workers = _Workers(sampling_rate, num_workers, pin_memory, min_samples)
+    waiting, num_bytes = deque(), 0
     try:
         for clip in _named_clips(clips):
             size = _stored_bytes(clip.source)
@@ -105,10 +108,11 @@ def _stored_bytes(source: ClipSource | None) -> int:
 class _Workers:
     """Processes that decode, and others in their place when one dies."""
 
-    def __init__(self, sampling_rate: int, count: int, pin_memory: bool):
+    def __init__(self, sampling_rate: int, count: int, pin_memory: bool, min_samples: int | None):
         self.sampling_rate = sampling_rate
         self.count = count
         self.pin_memory = pin_memory
+        self.min_samples = min_samples
         # Neither has a process before it gets its first clip.
         self.pool = self._new_pool(count)
         self.spare = self._new_pool(1)
@@ -131,7 +135,7 @@ class _Workers:
     def start(self, clip: Clip) -> tuple[Clip, Future | None]:
         """Hands a clip to a worker, unless there is nothing to decode."""
         if clip.error is not None or self._is_decoded(clip.source):
-            return _decode(clip, self.sampling_rate, self.pin_memory), None
+            return _decode(clip, self.sampling_rate, self.min_samples, self.pin_memory), None
         if isinstance(clip.source.content, Tensor):
             # Tensors would go to the other process through files; numpy has no bfloat16.
             tensor = clip.source.content.detach().cpu()
@@ -140,10 +144,14 @@ class _Workers:
         if not self.have_begun:
             self._begin()
         try:
-            return clip, self.pool.submit(_decode_to_array, clip, self.sampling_rate)
+            return clip, self.pool.submit(
+                _decode_to_array, clip, self.sampling_rate, self.min_samples
+            )
         except BrokenProcessPool:
             self.pool = self._new_pool(self.count)
-            return clip, self.pool.submit(_decode_to_array, clip, self.sampling_rate)
+            return clip, self.pool.submit(
+                _decode_to_array, clip, self.sampling_rate, self.min_samples
+            )
 
     def _is_decoded(self, source: ClipSource) -> bool:
         return not source.is_file and source.sampling_rate in (None, self.sampling_rate)
@@ -169,7 +177,9 @@ class _Workers:
         # Twice: the process may have died before, while it had nothing to do.
         for _ in range(2):
             try:
-                return self.spare.submit(_decode_to_array, clip, self.sampling_rate).result()
+                return self.spare.submit(
+                    _decode_to_array, clip, self.sampling_rate, self.min_samples
+                ).result()
             except BrokenProcessPool:
                 self.spare = self._new_pool(1)
         clip.source = None
@@ -199,18 +209,20 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _decode_to_array(clip: Clip, sampling_rate: int) -> Clip:
+def _decode_to_array(clip: Clip, sampling_rate: int, min_samples: int | None) -> Clip:
     """In a worker."""
-    clip = _decode(clip, sampling_rate)
+    clip = _decode(clip, sampling_rate, min_samples)
     clip.waveform = None if clip.waveform is None else clip.waveform.numpy()
     return clip
 
 
-def _decode(clip: Clip, sampling_rate: int, pin_memory: bool = False) -> Clip:
+def _decode(
+    clip: Clip, sampling_rate: int, min_samples: int | None, pin_memory: bool = False
+) -> Clip:
     """Fills in the waveform, in memory of its own, or the error."""
     if clip.error is None:
         try:
-            clip.waveform = _waveform(clip.source, sampling_rate, pin_memory)
+            clip.waveform = _waveform(clip.source, sampling_rate, min_samples, pin_memory)
         # Whatever a file does to a decoder: it must not stop the others.
         except Exception as error:
             clip.error = one_line(error)
@@ -218,8 +230,10 @@ def _decode(clip: Clip, sampling_rate: int, pin_memory: bool = False) -> Clip:
     return clip
 
 
-def _waveform(source: ClipSource, sampling_rate: int, pin_memory: bool) -> Tensor:
-    waveform = decode_clip(source, sampling_rate, copy=not pin_memory).detach().cpu()
+def _waveform(
+    source: ClipSource, sampling_rate: int, min_samples: int | None, pin_memory: bool
+) -> Tensor:
+    waveform = decode_clip(source, sampling_rate, min_samples, copy=not pin_memory).detach().cpu()
     # Not Tensor.pin_memory, which copies nothing that its owner has pinned already.
     return torch.empty_like(waveform, pin_memory=True).copy_(waveform) if pin_memory else waveform
 

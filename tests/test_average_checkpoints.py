@@ -23,7 +23,7 @@ from modeling_ast.conversion import (
     averaging,
     read_source,
 )
-from modeling_ast.position_ast import resize_position_grid
+from modeling_ast.position import resize_position_grid
 from tests.conftest import TINY, randomise
 from tests.hub_stand_in import HubStandIn
 from tests.made_up_checkpoints import run

@@ -85,6 +85,9 @@ def test_padding_value_is_a_normalised_zero():
         ({"hidden_act": "gulu"}, ["hidden_act is 'gulu'", "gelu"]),
         ({"sampling_rate": 0}, ["sampling_rate is 0", "1000 Hz"]),
         ({"sampling_rate": 16000.5}, ["sampling_rate"]),
+        ({"window_seconds": 0.0}, ["window_seconds is 0.0", "two samples of 16000 Hz"]),
+        ({"hop_seconds": 0.0}, ["hop_seconds is 0.0", "at least one sample of 16000 Hz"]),
+        ({"hop_seconds": 0.03}, ["hop_seconds is 0.03", "at most window_seconds=0.025"]),
     ],
 )
 def test_impossible_values_are_refused(fields, words):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio.compliance.kaldi as kaldi
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -463,10 +464,11 @@ def test_truncation(extractor):
     np.testing.assert_array_equal(whole[:, :1024], cut)
 
 
-def test_saved_padding_is_loaded_and_class_name_is_not_written(tmp_path):
+def test_saved_padding_is_loaded_and_every_client_finds_its_class(tmp_path):
     ASTFeatureExtractor(padding="longest", truncation=True, mean=-6.5).save_pretrained(tmp_path)
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert "feature_extractor_type" not in written
+    # transformers.js refuses a folder without it; transformers has a class of that name too.
+    assert written["feature_extractor_type"] == "ASTFeatureExtractor"
     again = ASTFeatureExtractor.from_pretrained(tmp_path)
     assert again.to_dict() == written
     assert (again.padding, again.truncation, again.mean) == ("longest", True, -6.5)
@@ -526,3 +528,124 @@ def test_pad_of_transformers_still_works_on_waveforms():
         {"input_values": [noise(5), noise(3)]}, padding=True, return_tensors="np"
     )
     assert padded.input_values.shape == (2, 5)
+
+
+def rows_of(extractor, lengths):
+    return [
+        {"input_values": torch.randn(length, extractor.num_mel_bins), "label": index}
+        for index, length in enumerate(lengths)
+    ]
+
+
+def test_transformers_collator_pads_rows_of_unequal_lengths_along_the_frames():
+    extractor = ASTFeatureExtractor(num_mel_bins=40)
+    rows = rows_of(extractor, (20, 33, 17))
+    batch = transformers.DataCollatorWithPadding(extractor)(rows)
+    assert batch["input_values"].shape == (3, 33, 40)
+    assert batch["attention_mask"].sum(1).tolist() == [20, 33, 17]
+    assert batch["labels"].tolist() == [0, 1, 2]
+    for row, values, mask in zip(rows, batch["input_values"], batch["attention_mask"]):
+        assert torch.equal(values[mask.bool()], row["input_values"])
+        # A log-mel of 0, normalised: what the extractor itself pads with.
+        torch.testing.assert_close(
+            values[~mask.bool()], torch.full_like(values[~mask.bool()], 0.46703), atol=1e-5, rtol=0
+        )
+
+
+def test_pad_gives_what_a_call_gives(extractor):
+    """Rows that were extracted one by one, as by `datasets.map`, and the clips in one call."""
+    clips = [noise(16000), noise(8000, 1)]
+    rows = [
+        {name: values[0] for name, values in extractor(clip, RATE, padding="longest").items()}
+        for clip in clips
+    ]
+    padded = extractor.pad(rows, return_tensors="pt")
+    called = extractor(clips, RATE, padding="longest", return_tensors="pt")
+    assert padded.keys() == called.keys()
+    for name, values in called.items():
+        torch.testing.assert_close(padded[name], values)
+
+
+def test_pad_of_features_as_transformers_pads(extractor):
+    rows = rows_of(extractor, (20, 33))
+    columns = {"input_values": [row["input_values"].numpy() for row in rows]}
+    assert extractor.pad(rows, "max_length", 50).input_values.shape == (2, 50, 128)
+    assert extractor.pad(rows, "max_length").input_values.shape == (2, 1024, 128)
+    assert extractor.pad(rows, pad_to_multiple_of=32).input_values.shape == (2, 64, 128)
+    assert extractor.pad(rows, max_length=25, truncation=True).input_values.shape == (2, 25, 128)
+    assert extractor.pad(columns, return_tensors="np").input_values.shape == (2, 33, 128)
+    unpadded = extractor.pad(
+        columns, padding=False, return_attention_mask=True, return_tensors=None
+    )
+    assert [len(values) for values in unpadded.input_values] == [20, 33]
+    assert [len(mask) for mask in unpadded.attention_mask] == [20, 33]
+    assert "attention_mask" not in extractor.pad(rows, "max_length", 50)
+    short = extractor.pad(rows_of(extractor, (3, 5)))
+    assert short.input_values.shape == (2, 16, 128)  # one patch
+    assert short.attention_mask.sum(1).tolist() == [3, 5]
+
+
+def test_rows_with_an_axis_too_many_are_refused(extractor):
+    rows = [{"input_values": torch.zeros(1, 20, 128)}]
+    with pytest.raises(ValueError, match=r"row 0 have shape \(1, 20, 128\).* take input_values\[0"):
+        extractor.pad(rows)
+
+
+@pytest.mark.parametrize("frames", [10_240, 480_000])
+def test_a_max_length_in_samples_is_warned_of(frames, caplog):
+    """Case 13: the audio course's recipe, whose lengths are samples."""
+    extractor = ASTFeatureExtractor(max_length=1024)
+    extractor.num_frames([16000], max_length=frames)
+    extractor(noise(16000), RATE, max_length=frames, truncation=True, return_tensors="pt")
+    warning = caplog.text
+    assert ("frames" in warning) == (frames > 10_240)
+    if warning:
+        assert "480000 frames of 10 ms each, 4800 seconds" in warning
+        assert "pass max_length=3000" in warning
+
+
+@pytest.mark.parametrize(("rate", "window", "hop"), [(16000, 0.02, 0.0125), (32000, 0.025, 0.01)])
+def test_another_front_end_is_kaldis_too(rate, window, hop):
+    config = ASTConfig(
+        sampling_rate=rate, window_seconds=window, hop_seconds=hop, num_mel_bins=64, max_length=90
+    )
+    extractor = ASTFeatureExtractor.from_config(config)
+    assert extractor.frames_per_second == config.frames_per_second == 1 / hop
+    waveform = torch.from_numpy(noise(rate))
+    reference = kaldi.fbank(
+        waveform[None],
+        window_type="hanning",
+        num_mel_bins=64,
+        sample_frequency=rate,
+        frame_length=1000 * window,
+        frame_shift=1000 * hop,
+    )
+    assert extractor.count_frames(rate) == len(reference)
+    for clip in (waveform, waveform.clone().requires_grad_()):  # both ways
+        inputs = extractor(clip, rate, padding="longest", truncation=False, return_tensors="pt")
+        found = inputs.input_values[0][inputs.attention_mask[0].bool()].detach()
+        expected = extractor.normalize(reference)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    with pytest.raises(
+        ValueError, match=rf"needs {round(rate * window)} samples \({1000 * window:g}"
+    ):
+        extractor(noise(round(rate * window) - 1), rate)
+
+
+def test_other_frames_are_saved_and_the_usual_ones_are_not(tmp_path):
+    fields = {"window_seconds": 0.02, "hop_seconds": 0.0125}
+    for given, name in (({}, "usual"), (fields, "other")):
+        config = ASTConfig(**given)
+        extractor = ASTFeatureExtractor.from_config(config)
+        for thing, loaded, file in (
+            (config, ASTConfig, "config.json"),
+            (extractor, ASTFeatureExtractor, "preprocessor_config.json"),
+        ):
+            thing.save_pretrained(tmp_path / name)
+            written = json.loads((tmp_path / name / file).read_text())
+            assert {key: written[key] for key in fields if key in written} == given
+            again = loaded.from_pretrained(tmp_path / name)
+            assert (again.window_samples, again.hop_samples) == (
+                thing.window_samples,
+                thing.hop_samples,
+            )

@@ -231,7 +231,7 @@ print(json.dumps({"logits": logits, "module": type(model).__module__}))
     np.save(tmp_path / "clip.npy", clip)
     plain_python(code, tmp_path / "source", tmp_path / "target")
     files = {path.name for path in (tmp_path / "target").glob("*.py")}
-    assert {"modeling_ast.py", "fast_layers.py", "loading.py", "checks.py", "fbank_ast.py"} <= files
+    assert {"modeling_ast.py", "fast_layers.py", "loading.py", "checks.py", "fbank.py"} <= files
     result = plain_python(use, tmp_path / "target", tmp_path / "clip.npy")
     assert result["module"].startswith("transformers_modules.")
     extractor = ASTFeatureExtractor.from_config(tiny_model.config, padding="longest")

@@ -8,7 +8,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_ast import ASTConfig, ASTForAudioClassification, ASTModel
-from modeling_ast.position_ast import resize_position_grid
+from modeling_ast.position import resize_position_grid
 from tests.conftest import TINY
 from tests.spectrograms import CLOSE, spectrogram
 

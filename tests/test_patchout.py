@@ -1,6 +1,6 @@
 """Patchout: what is dropped is what was said, evaluations and plain transformers see nothing of it.
 
-There is no file of that name: it is a step of ASTEmbeddings, done by position_ast.drop_patches.
+There is no file of that name: it is a step of ASTEmbeddings, done by position.drop_patches.
 """
 
 from itertools import combinations
@@ -11,7 +11,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_ast import ASTConfig, ASTForAudioClassification
-from modeling_ast.position_ast import draw_kept
+from modeling_ast.position import draw_kept
 from tests.conftest import TINY, randomise
 
 ROWS, COLUMNS = 3, 12  # of TINY's grid: 40 mel bins by 9, 97 frames by 7

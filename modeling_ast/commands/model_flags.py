@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..feature_extraction_ast import PADDINGS
 from ..labels import SCORES
-from ..quantization_ast import quantize_int8
+from ..padding import PADDINGS
+from ..quantization import quantize_int8
 from ..tagging import AudioTagger
 from .output import quiet_libraries
 

@@ -91,7 +91,7 @@ def measure(model: str, stats: StatsArguments, data: DataArguments) -> Moments:
     if stats.max_length is not None:
         extractor.max_length = stats.max_length
     clips = load_part(data, held_out=False)
-    reader = ClipReader(extractor.sampling_rate, data.audio_column, root=data.root)
+    reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
     bad_clips = BadClips(stats.bad_clips, len(clips), data.max_bad_share)
     return normalization_stats(clips, extractor, reader, bad_clips, num_workers=stats.num_workers)
 

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..configuration_ast import ASTConfig
 from ..labels import NUM_AUDIOSET_LABELS
-from ..position_ast import resize_position_grid
+from ..position import resize_position_grid
 from .architecture import find_source_grid, need, read_architecture
 from .key_maps import (
     CLS,

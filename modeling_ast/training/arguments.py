@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
 from ..errors import one_line
-from ..feature_extraction_ast import PADDINGS
+from ..padding import PADDINGS
 from .augmentation import Augmentation
 from .data_sources import DataArguments
 

@@ -138,7 +138,7 @@ class AudioCollator:
             raise ValueError(f"crop is {crop!r}; it must be one of {CROPS}")
         if crop == "parts" and augmentation is not None:
             raise ValueError('crop="parts" is for evaluations; give it without an augmentation')
-        reader = reader or ClipReader(extractor.sampling_rate)
+        reader = reader or ClipReader.for_extractor(extractor)
         if reader.sampling_rate != extractor.sampling_rate:
             raise ValueError(
                 f"the reader gives audio at {reader.sampling_rate} Hz but the extractor wants "

@@ -28,6 +28,7 @@ from .. import workers
 from ..audio import decode_clip, open_clip
 from ..configuration_ast import ASTConfig
 from ..errors import one_line
+from ..feature_extraction_ast import ASTFeatureExtractor
 
 # load_dataset("audiofolder", data_dir=..., features=FOLDER_FEATURES) reads one folder per label:
 # without them datasets 5 wants torchcodec even to list the files.
@@ -88,6 +89,7 @@ class ClipReader:
         id_column: Names a clip in the list of bad ones; by default its path, else its content's
             hash does.
         root: Folder that relative paths start from; the working directory by default.
+        min_samples: As in `audio.read_clip`.
     """
 
     def __init__(
@@ -96,23 +98,31 @@ class ClipReader:
         audio_column: str = "audio",
         id_column: str | None = None,
         root: str | Path | None = None,
+        min_samples: int | None = None,
     ):
         self.sampling_rate = sampling_rate
         self.audio_column = audio_column
         self.id_column = id_column
         self.root = None if root is None else Path(root)
+        self.min_samples = min_samples
+
+    @classmethod
+    def for_extractor(cls, extractor: ASTFeatureExtractor, **where: Any) -> ClipReader:
+        """The reader of clips for this extractor; `where` are further arguments."""
+        return cls(extractor.sampling_rate, min_samples=extractor.window_samples, **where)
 
     def __call__(self, row: Mapping[str, Any]) -> Tensor:
         """Reads one clip.
 
         Returns:
-            (S,), float32, mono, finite, at least one frame (25 ms) long, in memory of its own.
+            (S,), float32, mono, finite, at least `min_samples` long, in memory of its own.
         Raises:
             OSError, ValueError, TypeError: This clip cannot be used; the data set may hold others
                 that can.
             KeyError: There is no such column.
         """
-        return decode_clip(open_clip(self.clip(row)), self.sampling_rate, copy=True)
+        source = open_clip(self.clip(row))
+        return decode_clip(source, self.sampling_rate, self.min_samples, copy=True)
 
     def clip(self, row: Mapping[str, Any]) -> Any:
         """The clip of a row, not read yet, in a form that `audio.read_clip` takes.

@@ -23,9 +23,8 @@ from tqdm.auto import tqdm
 
 from ..configuration_ast import ASTConfig
 from ..errors import one_line
-from ..fbank_ast import frame_samples
-from ..feature_extraction_ast import PADDINGS
 from ..labels import SCORES, Label
+from ..padding import PADDINGS
 from ..tagging import AudioTagger
 from ..workers import decode_clips
 from .arguments import LengthArguments
@@ -249,14 +248,14 @@ def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
         ValueError: The model lacks a class of the data or gives NaN, or no clip can be read.
     """
     own = columns_of(tagger.model.config, held_out.classes)
-    rate = tagger.extractor.sampling_rate
+    shortest = tagger.extractor.window_samples
     taggers = {padding: with_padding(tagger, padding) for padding in PADDINGS}
     scores = {(padding, share): [] for padding in PADDINGS for share in SHARES}
     heard = []  # indices of clips
     for block in blocks_of_waveforms(held_out, tagger):
         heard += block
         for padding, share in scores:
-            shorter = (middle(waveform, share, rate) for waveform in block.values())
+            shorter = (middle(waveform, share, shortest) for waveform in block.values())
             for result in taggers[padding](shorter):
                 if result.error is not None:  # the model's: the clip was read
                     raise ValueError(result.error)
@@ -275,7 +274,12 @@ def blocks_of_waveforms(held_out: HeldOut, tagger: AudioTagger) -> Iterator[dict
     """The clips that can be read, a few at a time, by their index."""
     block = {}
     clips = map(held_out.reader.clip, held_out.clips)
-    decoded = decode_clips(clips, tagger.extractor.sampling_rate, tagger.num_workers)
+    decoded = decode_clips(
+        clips,
+        tagger.extractor.sampling_rate,
+        tagger.num_workers,
+        min_samples=tagger.extractor.window_samples,
+    )
     bar = {"desc": "Both paddings, three lengths", "unit": "clip", "leave": False}
     for clip in tqdm(decoded, total=len(held_out.clips), **bar):
         if clip.error is None:
@@ -287,9 +291,9 @@ def blocks_of_waveforms(held_out: HeldOut, tagger: AudioTagger) -> Iterator[dict
         yield block
 
 
-def middle(waveform: Tensor, share: float, sampling_rate: int) -> Tensor:
-    """The middle of a clip: this share of it, but at least one window of 25 ms."""
-    length = max(round(share * len(waveform)), frame_samples(sampling_rate))
+def middle(waveform: Tensor, share: float, min_samples: int) -> Tensor:
+    """The middle of a clip: this share of it, but at least `min_samples`: one window."""
+    length = max(round(share * len(waveform)), min_samples)
     start = (len(waveform) - length) // 2
     return waveform[start : start + length]
 

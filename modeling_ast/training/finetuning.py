@@ -141,7 +141,7 @@ def build_trainer(
         TooManyBadClips: More of the held-out clips than allowed cannot be decoded.
     """
     (train, held_out), data, training = splits, arguments.data, arguments.training
-    reader = ClipReader(extractor.sampling_rate, data.audio_column, root=data.root)
+    reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
     bad_list = Path(training.output_dir) / "bad_clips.txt"
     num_clips = clips_of_training(train, arguments) + len(held_out)
     bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)

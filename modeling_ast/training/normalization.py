@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..fbank_ast import fbank
 from ..feature_extraction_ast import ASTFeatureExtractor
 from .clips import BadClips, ClipReader, read_or_list, undecoded
 
@@ -86,7 +85,7 @@ def normalization_stats(
         ValueError: A clip cannot be decoded and `bad_clips` is None, or there is no clip at all.
         TooManyBadClips: See `BadClips`.
     """
-    reader = reader or ClipReader(extractor.sampling_rate)
+    reader = reader or ClipReader.for_extractor(extractor)
     loader = DataLoader(
         undecoded(dataset, reader.audio_column),
         batch_size=batch_size,
@@ -117,7 +116,7 @@ def _batch_moments(
         waveform = read_or_list(row, reader, bad)
         if waveform is not None:
             heard = waveform[: extractor.max_samples]  # (S,)
-            frames = fbank(heard, extractor.num_mel_bins, extractor.sampling_rate)  # (T, F)
+            frames = extractor.log_mel(heard)  # (T, F)
             total = total.merge(Moments.of(frames))
     return total, len(rows)
 

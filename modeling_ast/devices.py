@@ -1,12 +1,35 @@
-"""Copies from the CPU to a GPU that the host does not wait for."""
+"""Devices: torch's threads after a fork, and copies to a GPU that the host does not wait for."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+# The process in which torch may have started threads.
+_PROCESS = os.getpid()
+
+
+@contextmanager
+def living_threads() -> Iterator[None]:
+    """Lets torch compute with one thread in a forked process, and as before elsewhere.
+
+    OpenMP's threads do not survive a fork, and a process that waits for them hangs.
+    """
+    if os.getpid() == _PROCESS:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
@@ -39,4 +62,4 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-__all__ = ["sent", "sent_together"]
+__all__ = ["living_threads", "sent", "sent_together"]

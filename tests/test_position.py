@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_ast.position_ast import (
+from modeling_ast.position import (
     as_frame_mask,
     column_mask,
     flatten_grid,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from transformers.utils.import_utils import is_tracing
 
-from .transfer_ast import sent
+from .devices import sent
 
 # The CLS and the distillation token, in front of the patches.
 NUM_PREFIX_TOKENS = 2

@@ -1,11 +1,46 @@
-"""Copies to a GPU do not stop the host, and are read after they are done."""
+"""A forked process computes with torch; copies to a GPU do not stop the host."""
 
+import multiprocessing
 from contextlib import contextmanager
 
+import pytest
 import torch
 
-from modeling_ast import transfer_ast
-from modeling_ast.transfer_ast import sent, sent_together
+from modeling_ast import ASTFeatureExtractor, devices
+from modeling_ast.devices import sent, sent_together
+
+RATE = 16000
+
+
+def noise(samples):
+    return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
+)
+def test_a_forked_process_does_not_wait_for_its_parents_threads():
+    """As in `datasets.map(num_proc=...)`; torch's own threads do not outlive the fork."""
+    extractor = ASTFeatureExtractor()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    clips = [noise(1_000_000), noise(RATE)]
+    expected = extractor(clips, sampling_rate=RATE, return_tensors="pt", padding="longest")
+    found = torch.zeros_like(expected.input_values).share_memory_()
+    numbers = torch.zeros(2, dtype=torch.long).share_memory_()
+
+    def child():
+        numbers[0] = torch.get_num_threads()
+        inputs = extractor(clips, sampling_rate=RATE, return_tensors="pt", padding="longest")
+        numbers[1] = torch.get_num_threads()
+        found.numpy()[:] = inputs.input_values.numpy()  # numpy has no threads
+
+    process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+    process.start()
+    process.join(60)
+    torch.set_num_threads(before)
+    assert process.exitcode == 0 and torch.equal(found, expected.input_values)
+    assert numbers.tolist() == [2, 2]
 
 
 def test_copies_to_a_gpu_start_from_pinned_memory(monkeypatch):
@@ -54,7 +89,7 @@ def test_a_gpu_copies_a_batch_beside_its_work_and_reads_it_after(monkeypatch):
 
     zeros = torch.zeros
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
-    monkeypatch.setattr(transfer_ast, "_copy_stream", lambda device: Stream())
+    monkeypatch.setattr(devices, "_copy_stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "stream", inside)
     monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
     monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)

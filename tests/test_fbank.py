@@ -9,7 +9,9 @@ import torchaudio.compliance.kaldi as kaldi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_ast.fbank_ast import count_frames, fbank, mel_filters, write_fbank
+from modeling_ast.configuration_ast import ASTConfig, whole_samples
+from modeling_ast.fbank import count_frames, fbank, mel_filters
+from modeling_ast.fbank_cpu import write_fbank
 from tests.conftest import ROOT
 
 
@@ -22,13 +24,25 @@ def reference(waveform, num_mel_bins=128, sampling_rate=16000):
     )
 
 
+def framing(sampling_rate):
+    """Window and hop of the published front end, in samples."""
+    seconds = (ASTConfig.window_seconds, ASTConfig.hop_seconds)
+    return [whole_samples(each, sampling_rate) for each in seconds]
+
+
+def plain(waveform, num_mel_bins, sampling_rate):
+    return fbank(waveform, num_mel_bins, sampling_rate, *framing(sampling_rate))
+
+
 def written(*waveforms, num_mel_bins=128, sampling_rate=16000):
     """What `write_fbank` gives for each."""
     outputs = [
-        torch.full((count_frames(len(x), sampling_rate), num_mel_bins), torch.nan, dtype=x.dtype)
+        torch.full(
+            (count_frames(len(x), *framing(sampling_rate)), num_mel_bins), torch.nan, dtype=x.dtype
+        )
         for x in waveforms
     ]
-    write_fbank(list(waveforms), outputs, sampling_rate)
+    write_fbank(list(waveforms), outputs, sampling_rate, *framing(sampling_rate))
     return outputs
 
 
@@ -36,7 +50,7 @@ def written_alone(waveform, num_mel_bins, sampling_rate):
     return written(waveform, num_mel_bins=num_mel_bins, sampling_rate=sampling_rate)[0]
 
 
-both_ways = pytest.mark.parametrize("fbank", [fbank, written_alone])
+both_ways = pytest.mark.parametrize("fbank", [plain, written_alone])
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -127,15 +141,15 @@ def test_any_length_and_level(fbank, samples, level, seed):
     noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed))
     waveform = 10**level * noise
     ours = fbank(waveform, 128, 16000)
-    assert ours.shape == (count_frames(samples, 16000), 128)
+    assert ours.shape == (count_frames(samples, 400, 160), 128)
     # A frame whose spectrum cancels in one bin is ill-conditioned there: compare in power.
     torch.testing.assert_close(ours.exp(), reference(waveform).exp(), atol=1e-9, rtol=1e-4)
 
 
 def test_a_batch_gives_what_each_clip_gives_alone():
     batch = torch.randn(3, 2, 5000)
-    together = fbank(batch, 128, 16000)
-    assert together.shape == (3, 2, count_frames(5000, 16000), 128)
+    together = plain(batch, 128, 16000)
+    assert together.shape == (3, 2, count_frames(5000, 400, 160), 128)
     for i in range(3):
         for j in range(2):
             torch.testing.assert_close(together[i, j], reference(batch[i, j]), atol=1e-4, rtol=0)
@@ -145,7 +159,7 @@ def test_a_batch_gives_what_each_clip_gives_alone():
 def test_every_step_rounds_as_kaldis(name):
     """But for the sum over bins: the last digit of a float32 between 8 and 16 is 1e-6."""
     waveform = {**signals(), **ILL_CONDITIONED}[name]
-    for values in (fbank(waveform, 128, 16000), *written(waveform)):
+    for values in (plain(waveform, 128, 16000), *written(waveform)):
         torch.testing.assert_close(values, reference(waveform), atol=2e-6, rtol=0)
 
 
@@ -168,21 +182,21 @@ def test_float64_is_written_too():
 def test_what_is_finished_is_the_frames():
     waveform, factors = torch.randn(16000), torch.linspace(1, 2, 128)
     target = torch.empty(98, 128)
-    write_fbank([waveform], [target], 16000, finish=lambda frames: frames * factors)
+    write_fbank([waveform], [target], 16000, 400, 160, finish=lambda frames: frames * factors)
     assert torch.equal(target, written(waveform)[0] * factors)
 
 
 def test_nothing_is_written_for_no_clips():
-    write_fbank([], [], 16000)
+    write_fbank([], [], 16000, 400, 160)
 
 
 def test_gradients_after_a_first_call_in_inference_mode():
     rate = 12345  # no other test has made its tables
     waveform = torch.randn(rate)
     with torch.inference_mode():
-        first = fbank(waveform, 31, rate)
+        first = plain(waveform, 31, rate)
         assert torch.equal(written_alone(waveform, 31, rate), written_alone(waveform, 31, rate))
-    again = fbank(waveform.requires_grad_(), 31, rate)
+    again = plain(waveform.requires_grad_(), 31, rate)
     again.sum().backward()
     assert torch.equal(again, first) and waveform.grad.abs().sum() > 0
 
@@ -190,9 +204,9 @@ def test_gradients_after_a_first_call_in_inference_mode():
 def test_a_default_device_does_not_matter():
     waveform = torch.randn(12346)
     with torch.device("meta"):
-        values = [fbank(waveform, 32, 12346)]
+        values = [plain(waveform, 32, 12346)]
         target = torch.empty_like(values[0])
-        write_fbank([waveform], [target], 12346)
+        write_fbank([waveform], [target], 12346, *framing(12346))
     expected = reference(waveform, 32, 12346)
     for result in (*values, target):
         torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
@@ -200,20 +214,20 @@ def test_a_default_device_does_not_matter():
 
 def test_it_compiles_in_one_graph():
     waveform = torch.randn(2, 5000)
-    compiled = torch.compile(fbank, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(waveform, 128, 16000), fbank(waveform, 128, 16000))
+    compiled = torch.compile(plain, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(waveform, 128, 16000), plain(waveform, 128, 16000))
 
 
 def test_gradients_reach_the_waveform():
     waveform = torch.randn(700, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: fbank(x, 8, 16000), waveform, nondet_tol=1e-9)
+    assert torch.autograd.gradcheck(lambda x: plain(x, 8, 16000), waveform, nondet_tol=1e-9)
 
 
 def test_autocast_does_not_round_the_features():
     waveform = 0.3 * torch.randn(16000)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = fbank(waveform, 128, 16000)
-    assert torch.equal(rounded, fbank(waveform, 128, 16000))
+        rounded = plain(waveform, 128, 16000)
+    assert torch.equal(rounded, plain(waveform, 128, 16000))
 
 
 def test_the_filters_are_kaldis_and_filter_3_is_empty():
@@ -225,5 +239,5 @@ def test_the_filters_are_kaldis_and_filter_3_is_empty():
 
 def test_less_than_a_frame_is_refused():
     with pytest.raises(ValueError, match=r"399 samples but one frame needs 400 \(25 ms at 16000"):
-        fbank(torch.zeros(399), 128, 16000)
-    assert count_frames(399, 16000) == 0
+        plain(torch.zeros(399), 128, 16000)
+    assert count_frames(399, 400, 160) == 0

@@ -1,0 +1,146 @@
+"""Waveforms -> log-mel frames on a CPU: the steps of fbank.py, in blocks that stay in the cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .fbank import (
+    POWER_FLOOR,
+    PREEMPHASIS,
+    built_once,
+    hann_window,
+    mel_filters,
+    num_fft_bins,
+)
+
+# Frames for each thread that are processed at a time: they stay in the cores' cache. Rows of a
+# power of two, as in the transposed arrays below, would compete for the same places in it.
+BLOCK_FRAMES = 500
+# More threads than these share a block of that size, which takes 30 MB.
+MAX_BLOCK_THREADS = 8
+
+
+@torch.inference_mode()
+def write_fbank(
+    waveforms: list[Tensor],
+    outputs: list[Tensor],
+    sampling_rate: int,
+    window_samples: int,
+    hop_samples: int,
+    finish: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Writes what `fbank` gives for each clip, but for the rounding of the mel product.
+
+    Frames of all clips are processed in blocks. The values of a frame depend on it alone, bit by
+    bit: neither on other clips nor on the number of threads.
+
+    Args:
+        waveforms: (S,) each, on the CPU, of one dtype, at least one window long; without gradient.
+        outputs: (T, F) each, to be filled.
+        sampling_rate: In Hz.
+        window_samples, hop_samples: As in `fbank`.
+        finish: What else is done to frames (T, F), while they are in the cache.
+    Source: the steps of `fbank`, in the same order.
+    """
+    if not waveforms:
+        return
+    # (T, window) each
+    frames = [waveform.unfold(-1, window_samples, hop_samples) for waveform in waveforms]
+    total = sum(map(len, frames))
+    threads = min(torch.get_num_threads(), MAX_BLOCK_THREADS)
+    count = math.ceil(total / (threads * BLOCK_FRAMES))
+    size = math.ceil(total / count)
+    buffers = _Buffers(size, window_samples, outputs[0].shape[1], sampling_rate, waveforms[0].dtype)
+    for block in _blocks(frames, outputs, size):
+        start = 0
+        for source, _ in block:
+            buffers.put(source, start)
+            start += len(source)
+        values = buffers.log_mel()  # (size, F)
+        values = values if finish is None else finish(values)
+        start = 0
+        for _, target in block:
+            target.copy_(values[start : start + len(target)])
+            start += len(target)
+
+
+def _blocks(
+    frames: list[Tensor], outputs: list[Tensor], size: int
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Runs of frames and where they go, `size` frames at a time; the last block may be shorter."""
+    block, room = [], size
+    for source, target in zip(frames, outputs):
+        start = 0
+        while start < len(source):
+            stop = min(len(source), start + room)
+            block.append((source[start:stop], target[start:stop]))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                yield block
+                block, room = [], size
+    if block:
+        yield block
+
+
+class _Buffers:
+    """Memory for `size` frames, and the steps of `fbank` in it, with the same rounding.
+
+    It serves many blocks: memory that is fresh, or in no cache, costs as much as the steps do.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        window_samples: int,
+        num_mel_bins: int,
+        sampling_rate: int,
+        dtype: torch.dtype,
+    ):
+        num_bins = num_fft_bins(window_samples)
+        on_cpu = {"device": "cpu", "dtype": dtype}
+        self.window = hann_window(window_samples, torch.device("cpu"), dtype)[1:]
+        self.entries = _filter_entries(num_mel_bins, num_bins, sampling_rate, dtype)
+        self.x = torch.zeros(size, window_samples, **on_cpu)
+        self.padded = torch.zeros(size, 2 * num_bins, **on_cpu)  # (T, 2K)
+        # The window takes each frame's first sample to 0, which it is already.
+        self.emphasised = self.padded[:, 1:window_samples]
+        self.power = torch.empty(num_bins, size, **on_cpu)  # (K, T)
+
+    def put(self, frames: Tensor, start: int) -> None:
+        """Takes frames (T, window) in, without their means, from row `start` on."""
+        target = self.x[start : start + len(frames)]
+        torch.sub(frames, frames.mean(-1, keepdim=True), out=target)
+
+    def log_mel(self) -> Tensor:
+        """(T, F), of what was put in."""
+        torch.mul(self.x[:, :-1], -PREEMPHASIS, out=self.emphasised)
+        self.emphasised += self.x[:, 1:]
+        self.emphasised *= self.window
+        squares = torch.view_as_real(torch.fft.rfft(self.padded)).square_()[:, :-1]  # (T, K, 2)
+        torch.add(squares[..., 0].T, squares[..., 1].T, out=self.power)
+        # Two of a hundred weights are not 0. The layout (K, T) lets each of those scale a row.
+        bins, offsets, weights = self.entries
+        mel = F.embedding_bag(
+            bins, self.power, offsets, mode="sum", per_sample_weights=weights
+        )  # (F, T)
+        return mel.clamp_(min=POWER_FLOOR).log_().T  # (T, F)
+
+
+@built_once
+def _filter_entries(
+    num_mel_bins: int, num_bins: int, sampling_rate: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the filters' weights that are not 0: bin, first entry of each filter, weight."""
+    filters = mel_filters(num_mel_bins, num_bins, sampling_rate).T  # (F, K)
+    owners, bins = filters.nonzero(as_tuple=True)
+    counts = owners.bincount(minlength=num_mel_bins)  # (F,)
+    return bins, counts.cumsum(0) - counts, filters[owners, bins].to(dtype)
+
+
+__all__ = ["write_fbank"]
