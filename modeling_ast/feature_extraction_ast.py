@@ -328,7 +328,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             return_attention_mask = is_longest or has_mask or self.return_attention_mask
         columns = pad_rows(
             columns,
-            self.padded_frame.numpy(),
+            self.padded_frame[0].item(),
             padding,
             self.max_length if max_length is None else max_length,
             truncation,

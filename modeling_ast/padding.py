@@ -39,7 +39,7 @@ def as_array(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _frames_of_rows(rows: Sequence[Any], num_mel_bins: int) -> list[np.ndarray]:
+def _frames_of_rows(rows: Sequence[Any]) -> list[np.ndarray]:
     """Features of each row, (T, F), float32, of unequal lengths.
 
     Raises:
@@ -47,18 +47,18 @@ def _frames_of_rows(rows: Sequence[Any], num_mel_bins: int) -> list[np.ndarray]:
     """
     arrays = [as_array(row).astype(np.float32, copy=False) for row in rows]
     for index, array in enumerate(arrays):
-        if array.ndim != 2 or array.shape[1] != num_mel_bins:
+        if array.ndim != 2 or array.shape[1] != arrays[0].shape[-1]:
             raise ValueError(
-                f"input_values of row {index} have shape {array.shape} but must be (frames, "
-                f"{num_mel_bins} mel bins); of what the extractor returns for one clip, take "
-                f"input_values[0]"
+                f"input_values of row {index} have shape {array.shape} but must be (frames, mel "
+                f"bins), with the mel bins of the first row; of what the extractor returns for one "
+                f"clip, take input_values[0]"
             )
     return arrays
 
 
 def pad_rows(
     columns: dict[str, Any],
-    padded_frame: np.ndarray,
+    padding_value: float,
     padding: str | bool | PaddingStrategy,
     max_length: int,
     truncation: bool,
@@ -70,7 +70,7 @@ def pad_rows(
     Args:
         columns: With `input_values` (T, F) in each row, perhaps with `attention_mask` (T,); others
             are kept.
-        padded_frame: (F,), which a padded frame holds.
+        padding_value: What a padded frame holds.
         padding: True or "longest", "max_length", or False: rows keep their lengths.
         max_length: Frames that "max_length" gives, and that `truncation` cuts to.
         truncation: Whether longer rows are cut.
@@ -79,7 +79,7 @@ def pad_rows(
     Raises:
         ValueError: A row has another shape, or `padding` is unknown.
     """
-    rows = _frames_of_rows(columns["input_values"], len(padded_frame))
+    rows = _frames_of_rows(columns["input_values"])
     masks = columns.get("attention_mask", [np.ones(len(row), dtype=np.int64) for row in rows])
     masks = list(map(as_array, masks))  # (T,) each
     lengths = [min(len(row), max_length) if truncation else len(row) for row in rows]
@@ -89,15 +89,15 @@ def pad_rows(
         length = length if multiple is None else -(-length // multiple) * multiple
         lengths = [length] * len(rows)
     return columns | {
-        "input_values": [_resized(row, n, padded_frame) for row, n in zip(rows, lengths)],
+        "input_values": [_resized(row, n, padding_value) for row, n in zip(rows, lengths)],
         "attention_mask": [_resized(mask, n, 0) for mask, n in zip(masks, lengths)],
     }
 
 
-def _resized(array: np.ndarray, length: int, value: float | np.ndarray) -> np.ndarray:
+def _resized(array: np.ndarray, length: int, value: float) -> np.ndarray:
     """(T, ...) cut, or continued with `value`, to (length, ...)."""
     missing = max(0, length - len(array))
-    end = np.broadcast_to(np.asarray(value, array.dtype), (missing, *array.shape[1:]))
+    end = np.full((missing, *array.shape[1:]), value, array.dtype)
     return np.concatenate((array[:length], end))
 
 
