@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ..configuration_ast import ASTConfig
 from ..conversion import deit_config, deit_conversion, read_label_names, read_source, rename_deit
@@ -24,7 +25,7 @@ def build_parser() -> CommandParser:
         "--label-csv class_labels_indices.csv",
     )
     add = parser.add_argument
-    number = {"type": int, "metavar": "N"}
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
     add("source", help="Hub id, directory (transformers or timm), .pth or .safetensors")
     add("output_dir", type=Path, help="new directory for the AST")
     add("--max-length", **number, default=ASTConfig.max_length, help="frames (default 1024)")

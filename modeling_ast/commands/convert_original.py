@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ..configuration_ast import ASTConfig
 from ..conversion import (
@@ -30,7 +31,7 @@ def build_parser() -> CommandParser:
         "--label-csv class_labels_indices.csv",
     )
     add = parser.add_argument
-    number = {"type": int, "metavar": "N"}
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
     add("source", help="the authors' .pth file")
     add("output_dir", type=Path, help="new directory for the AST")
     add("--label-csv", type=Path, metavar="FILE", help="default: the list on the Hub")
