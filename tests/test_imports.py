@@ -105,8 +105,32 @@ def test_no_private_name_is_imported():
     for path in PYTHON_FILES:
         for dots, module, name in imports(path, everywhere=True):
             ours = dots or module.split(".")[0] in ("modeling_ast", "tests")
-            private = name.startswith("_") and not name.startswith("__")
-            assert not (ours and private), f"{path} imports {name}"
+            assert not (ours and private(name)), f"{path} imports {name}"
+
+
+def private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(path):
+    """Private names that a file defines, and those that it reads as attributes."""
+    defined, read = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            (defined if isinstance(node.ctx, ast.Store) else read).add(node.attr)
+    return set(filter(private, defined)), set(filter(private, read))
+
+
+def test_no_private_name_of_another_file_is_read_as_an_attribute():
+    """Those of libraries are theirs: a file that reads one says why, and is not meant here."""
+    names = {path: private_names(path) for path in PACKAGE_FILES}
+    for path, (own, read) in names.items():
+        others = set().union(*(defined for other, (defined, _) in names.items() if other != path))
+        assert not read & others - own, f"{path} reads {read & others - own}"
 
 
 def test_nobody_imports_torchaudio_at_module_level():
