@@ -493,8 +493,9 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         if whole:
             window, hop = self.window_samples, self.hop_samples
             write_fbank(*map(list, zip(*whole)), self.sampling_rate, window, hop, finish)
+        padded_frame = self.padded_frame
         for clip_values, count in zip(values, counts):
-            clip_values[count:] = self.padded_frame
+            clip_values[count:] = padded_frame
         return values
 
     def _together(
