@@ -1,7 +1,8 @@
-"""Every command of the README runs, in the README's order, on tiny made-up models and data.
+"""Every command and snippet of README and docs runs, in order, on tiny made-up models and data.
 
-The names of the Hub in it are served by a stand-in on loopback. One process runs all commands, each
-as `python` would run it: importing torch and transformers a dozen times would take minutes.
+The names of the Hub in them are served by a stand-in on loopback. One process runs all, each as
+`python` would run it, each document in a folder of its own: importing torch and transformers dozens
+of times would take minutes.
 """
 
 import json
@@ -24,20 +25,23 @@ from examples.embedded_data import CLASS_LIST, write_data_set
 from tests.conftest import ROOT, randomise
 from tests.hub_stand_in import HubStandIn
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-INSTALLS = "python3 -m venv"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Compiles a network with AOTInductor and starts Ray: minutes.
+SLOW_DOCUMENTS = {"other_libraries.md"}
+INSTALLS = ("python3 -m venv", "pip install")
 # What makes a command short enough for a test; everything else is as printed.
 SHORTER = {
     "embedded_data.py": "--num-train 32 --num-test 28 --seconds 1",
     "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
+    "finetune my_folder": "--num_train_epochs 1 --average_from 1",
 }
 RUNNER = """
 import json, os, runpy, sys
-for kind, text in json.load(open("commands.json")):
+for folder, kind, text in json.load(open("commands.json")):
+    os.chdir(folder)
     try:
         if kind == "python":
-            exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
+            exec(compile(text, "page", "exec"), {"__name__": "readme"})
         else:
             sys.argv, sys.path[0] = text, os.path.dirname(text[0])
             if text[0] == "modeling-ast":
@@ -50,18 +54,24 @@ for kind, text in json.load(open("commands.json")):
 """
 
 
-def commands():
+def blocks(document):
+    text = document.read_text(encoding="utf-8")
+    return re.findall(r"^```(bash|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(document):
     """(kind, what to run): Python blocks as text, lines of shell as argument lists."""
-    for kind, text in BLOCKS:
+    for kind, text in blocks(document):
         if kind == "python":
             yield kind, text
             continue
-        for line in text.splitlines():
+        for line in text.replace("\\\n", " ").splitlines():
             if line.startswith(INSTALLS):
                 continue
             words = shlex.split(line)
             assert words[0] in ("python", "modeling-ast"), line
             name = words[1].rpartition("/")[2]
+            name += " my_folder" if name == "finetune" and "my_folder" in words else ""
             words = words[1:] if words[0] == "python" else words
             yield kind, words + shlex.split(SHORTER.get(name, ""))
 
@@ -108,49 +118,98 @@ def hub_folder(tmp_path_factory):
     return root
 
 
-def test_every_command_runs(hub_folder, tmp_path):
-    for folder in ("examples", "conversion"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
+def furnish(folder, hub_folder):
+    """What a reader of any page has at hand: a clone, clips, weights, a model, own sounds."""
+    folder.mkdir()
+    for name in ("examples", "conversion"):
+        (folder / name).symlink_to(ROOT / name)
     rng = np.random.default_rng(0)
-    soundfile.write(tmp_path / "dog.wav", 0.1 * rng.standard_normal((22050, 2)), 44100)
-    soundfile.write(tmp_path / "siren.ogg", 0.1 * rng.standard_normal(96000), 48000)
-    shutil.copy(hub_folder / "datasets" / "agkphysics" / "AudioSet" / CLASS_LIST, tmp_path)
+    soundfile.write(folder / "dog.wav", 0.1 * rng.standard_normal((22050, 2)), 44100)
+    soundfile.write(folder / "siren.ogg", 0.1 * rng.standard_normal(96000), 48000)
+    shutil.copy(hub_folder / "datasets" / "agkphysics" / "AudioSet" / CLASS_LIST, folder)
     deit = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
-    torch.save({"model": deit.state_dict()}, tmp_path / "deit.pth")
-    torch.save(authors_weights(), tmp_path / "audioset_10_10_0.4593.pth")
-    todo = list(commands())
+    torch.save({"model": deit.state_dict()}, folder / "deit.pth")
+    torch.save(authors_weights(), folder / "audioset_10_10_0.4593.pth")
+    model = hub_folder / "models" / "MIT" / "ast-finetuned-audioset-10-10-0.4593"
+    shutil.copytree(model, folder / "quickstart" / "model")
+    shutil.copy(folder / "dog.wav", folder / "quickstart" / "clip.wav")
+    for label in ("bark", "siren"):
+        (folder / "my_sounds" / label).mkdir(parents=True)
+        for name in "abcdef":
+            sound = 0.1 * rng.standard_normal(16000)
+            soundfile.write(folder / "my_sounds" / label / f"{name}.wav", sound, 16000)
+
+
+def run_documents(documents, hub_folder, tmp_path):
+    """Runs all that the documents show; the folder of each is named after it."""
+    todo = []
+    for document in documents:
+        folder = tmp_path / document.stem
+        furnish(folder, hub_folder)
+        found = list(commands(document))
+        if not any("my-ast" in text and "convert-deit" in text for _, text in found):
+            shutil.copytree(folder / "quickstart" / "model", folder / "my-ast")
+        todo += [(str(folder), kind, text) for kind, text in found]
     (tmp_path / "commands.json").write_text(json.dumps(todo))
     with HubStandIn(hub_folder) as hub:
-        environment = {**os.environ, **hub.environment(home=tmp_path / "home")}
         run = subprocess.run(
             [sys.executable, "-c", RUNNER],
             cwd=tmp_path,
-            env=environment,
+            env={**os.environ, **hub.environment(home=tmp_path / "home")},
             capture_output=True,
             text=True,
             check=False,
         )
     assert run.returncode == 0, run.stderr[-4000:]
     ran = [json.loads(line[4:]) for line in run.stdout.splitlines() if line.startswith("RAN ")]
-    assert ran == [text for _, text in todo] and len(ran) >= 9
-    assert (tmp_path / "sounds.png").stat().st_size > 10_000
+    assert ran == [text for _, _, text in todo]
+    return ran
+
+
+def test_every_command_runs(hub_folder, tmp_path):
+    documents = [path for path in DOCUMENTS if path.name not in SLOW_DOCUMENTS]
+    assert len(run_documents(documents, hub_folder, tmp_path)) >= 25
+    assert (tmp_path / "tagging" / "sounds.png").stat().st_size > 10_000
     pushed = hub_folder / "models" / "me" / "my-sounds"
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {
         path.name for path in pushed.iterdir()
     }
     weights = transformers.ASTForAudioClassification.from_pretrained(pushed).state_dict()
-    trained = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "runs" / "embedded")
+    trained = transformers.ASTForAudioClassification.from_pretrained(
+        tmp_path / "fine_tuning" / "runs" / "embedded"
+    )
     assert all(torch.equal(weights[name], tensor) for name, tensor in trained.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SLOW_DOCUMENTS))
+def test_every_long_command_runs(name, hub_folder, tmp_path):
+    for library in ("peft", "ray"):
+        pytest.importorskip(library, reason=f"{name} shows {library}, which is not installed")
+    assert run_documents([ROOT / "docs" / name], hub_folder, tmp_path)
 
 
 def test_the_setup_lines_name_extras_that_exist():
     setup = (ROOT / "setup.cfg").read_text()
-    lines = [line for _, text in BLOCKS for line in text.splitlines() if line.startswith(INSTALLS)]
+    lines = [
+        line
+        for _, text in blocks(ROOT / "README.md")
+        for line in text.splitlines()
+        if line.startswith(INSTALLS[0])
+    ]
     assert len(lines) == 2
     for line in lines:
         extras = re.search(r"\.\[(.*?)\]", line).group(1).split(",")
         assert all(f"\n{extra} =\n" in setup for extra in extras)
         assert (ROOT / line.split()[-1]).exists() or line.endswith("-m pytest -n auto")
+
+
+def test_links_lead_somewhere():
+    for document in [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        for target in re.findall(
+            r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")
+        ):
+            assert "://" in target or (document.parent / target).exists(), (document, target)
 
 
 def test_the_map_of_the_house_is_true():
