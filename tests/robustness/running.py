@@ -1,0 +1,86 @@
+"""Runs a command as a process of its own, watches its memory, ends it if it hangs or when told."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Of one process, so that a command that asks for too much gets an error, not the machine.
+MEMORY_LIMIT = 6 * 2**30
+LOOK_SECONDS = 0.05
+
+
+@dataclass
+class Run:
+    """What became of a command."""
+
+    status: int
+    output: str
+    errors: str
+    peak_bytes: int  # of all its processes together, as far as they do not share it
+    hung: bool = False
+
+    @property
+    def has_traceback(self) -> bool:
+        return "Traceback (most recent call last)" in self.errors
+
+
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+
+
+def memory_of(group: int) -> int:
+    """Bytes that the processes of a group have in memory, shared ones by their share."""
+    total = 0
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if os.getpgid(int(folder.name)) != group:
+                    continue
+                for line in (folder / "smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1]) * 1024
+            except (OSError, ValueError):  # it has ended meanwhile
+                continue
+    return total
+
+
+def run(
+    arguments: Sequence[str | os.PathLike],
+    folder: Path,
+    timeout_seconds: float,
+    kill_when: Callable[[], bool] | None = None,
+) -> Run:
+    """Runs `modeling-ast` with these arguments in `folder`.
+
+    Args:
+        kill_when: Asked again and again; once it says yes, all processes are killed at once.
+    """
+    outputs = [folder / "stdout.txt", folder / "stderr.txt"]
+    with outputs[0].open("wb") as out, outputs[1].open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modeling_ast", *arguments],
+            cwd=folder,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            preexec_fn=limit_memory,
+        )
+        begin, peak, hung = time.monotonic(), 0, False
+        while process.poll() is None:
+            peak = max(peak, memory_of(process.pid))
+            hung = time.monotonic() - begin > timeout_seconds
+            if hung or (kill_when is not None and kill_when()):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+            time.sleep(LOOK_SECONDS)
+        status = process.wait()
+    texts = [path.read_bytes().decode(errors="replace") for path in outputs]
+    return Run(status, *texts, peak, hung)
