@@ -268,8 +268,8 @@ class Section(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_END:
             self.times_asked += 1
-        # soundfile asks first, and must know it. Then the decoder asks: of a file whose end is at 0,
-        # as of a pipe, it knows no length.
+        # soundfile asks first, and must know it. Then the decoder asks: a file whose end is at 0,
+        # like a pipe, has no length for it.
         if whence == os.SEEK_END and self.hides_end and self.times_asked > 1:
             self.position = 0
         else:

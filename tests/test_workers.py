@@ -114,7 +114,7 @@ def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, monkeypat
 
 
 def test_workers_that_cannot_begin(files, monkeypatch):
-    monkeypatch.setattr(workers, "_begin_worker", lambda parent: os._exit(1))
+    monkeypatch.setattr(workers, "_begin_worker", lambda *arguments: os._exit(1))
     with pytest.raises(RuntimeError, match="give num_workers=0"):
         list(decode_clips(files, RATE, 1))
 
