@@ -137,16 +137,21 @@ def open_clip(clip: Any, name: str = "the clip") -> ClipSource:
 
 
 def decode_clip(
-    source: ClipSource, sampling_rate: int, min_samples: int | None = None, copy: bool = False
+    source: ClipSource,
+    sampling_rate: int,
+    min_samples: int | None = None,
+    copy: bool = False,
+    max_bytes: int | None = MOST_BYTES,
 ) -> Tensor:
     """The waveform of an opened clip, as in `read_clip`.
 
     Args:
         min_samples: As in `read_clip`.
         copy: Whether it must have memory of its own; else it may share that of the samples given.
+        max_bytes: As in `read_audio`.
     """
     try:
-        x = _waveform(source, sampling_rate, copy)
+        x = _waveform(source, sampling_rate, copy, max_bytes)
     except (OSError, ValueError, TypeError, ImportError):
         raise
     # Whatever a decoder or a resampler raises, or too little memory, is this clip's reason.
@@ -164,10 +169,10 @@ def decode_clip(
     return x
 
 
-def _waveform(source: ClipSource, sampling_rate: int, copy: bool) -> Tensor:
+def _waveform(source: ClipSource, sampling_rate: int, copy: bool, max_bytes: int | None) -> Tensor:
     """(S,), at the wanted rate; samples on a GPU are not checked."""
     if source.is_file:
-        x = torch.from_numpy(read_audio(source.content, sampling_rate))
+        x = torch.from_numpy(read_audio(source.content, sampling_rate, max_bytes))
         check_samples(x, source.name)
         return x
     x = _as_tensor(source.content, source.name, copy)
@@ -178,7 +183,7 @@ def _waveform(source: ClipSource, sampling_rate: int, copy: bool) -> Tensor:
     if source.sampling_rate is None:
         return x
     length = resampled_length(len(x), source.sampling_rate, sampling_rate)
-    check_size(length, sampling_rate, MOST_BYTES, source.name)
+    check_size(length, sampling_rate, max_bytes, source.name)
     return resample(x, source.sampling_rate, sampling_rate)
 
 
@@ -253,7 +258,8 @@ def read_audio(
     Raises:
         OSError: There is no such file, or it may not be read.
         ValueError: `source` is a directory, empty, no audio, audio without a sample, at a rate
-            outside 100 Hz to 1 MHz, larger than `max_bytes`, or cannot be decoded to its end.
+            outside 100 Hz to 1 MHz, larger than `max_bytes` (`TooLargeError`), or cannot be decoded
+            to its end (`DecodingError`).
         TypeError: `source` is neither a path nor bytes.
     """
     file = AudioFile(source)
@@ -334,14 +340,18 @@ def _in_blocks(pieces: Iterable[np.ndarray], block_samples: int) -> Iterator[np.
         yield np.concatenate(waiting)
 
 
+class TooLargeError(ValueError):
+    """A clip that takes more memory than is allowed; `stream_audio` reads a file of any length."""
+
+
 def check_size(num_samples: int, sampling_rate: int, max_bytes: int | None, name: str) -> None:
     """Refuses a clip that takes too much memory.
 
     Raises:
-        ValueError: It has more samples, of 4 bytes each, than `max_bytes` hold.
+        TooLargeError: It has more samples, of 4 bytes each, than `max_bytes` hold.
     """
     if max_bytes is not None and 4 * num_samples > max_bytes:
-        raise ValueError(
+        raise TooLargeError(
             f"{name} has at least {num_samples / sampling_rate:.0f} s, {4 * num_samples:,} bytes "
             f"at {sampling_rate} Hz, but at most {max_bytes:,} bytes are read at once; cut it, or "
             f"read it with stream_audio"
@@ -460,6 +470,7 @@ __all__ = [
     "AUDIO_NAMES",
     "AUDIO_SUFFIXES",
     "ClipSource",
+    "TooLargeError",
     "are_samples_usable",
     "check_samples",
     "check_size",

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio import ClipSource, decode_clip, open_clip
+from .audio import MOST_BYTES, ClipSource, TooLargeError, decode_clip, open_clip
 from .errors import one_line
 
 # Clips that a worker has in hand, ahead of the model: at least, and at most if they are small. The
@@ -77,6 +77,8 @@ class Clip:
     # (S,), float32, checked, at the wanted rate; a tensor but between processes.
     waveform: Tensor | np.ndarray | SharedSamples | None = None
     error: str | None = None
+    # A file that is too long for one waveform; it has neither that nor an error, but its source.
+    is_long: bool = False
 
 
 def decode_clips(
@@ -85,6 +87,7 @@ def decode_clips(
     num_workers: int,
     pin_memory: bool = False,
     min_samples: int | None = None,
+    max_bytes: int | None = None,
 ) -> Iterator[Clip]:
     """Reads clips; a bad one comes with its error in its place.
 
@@ -96,15 +99,18 @@ def decode_clips(
             costs more than to be checked.
         pin_memory: Put waveforms where a GPU fetches them; those of workers are not.
         min_samples: As in `audio.read_clip`.
+        max_bytes: A file whose waveform would have more comes with its source, for `stream_audio`.
+            By default it comes with an error, if it has more than `audio.MOST_BYTES`.
 
     Raises:
         RuntimeError: The processes cannot begin.
     """
+    wanted = _Wanted(sampling_rate, min_samples, max_bytes, pin_memory)
     if num_workers == 0 or multiprocessing.current_process().daemon:
         for clip in _named_clips(clips):
-            yield _decode(clip, sampling_rate, min_samples, pin_memory)
+            yield _decode(clip, wanted)
         return
-    workers = _Workers(sampling_rate, num_workers, pin_memory, min_samples)
+    workers = _Workers(wanted, num_workers)
     ahead = _Ahead(num_workers)
     try:
         for clip in _named_clips(clips):
@@ -116,6 +122,16 @@ def decode_clips(
             yield workers.finish(*ahead.take())
     finally:
         workers.stop()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a clip is to become; see `decode_clips`."""
+
+    sampling_rate: int
+    min_samples: int | None
+    max_bytes: int | None
+    pin_memory: bool = False
 
 
 @dataclass
@@ -195,11 +211,9 @@ def _stored_bytes(source: ClipSource | None) -> int:
 class _Workers:
     """Processes that decode, and others in their place when one dies."""
 
-    def __init__(self, sampling_rate: int, count: int, pin_memory: bool, min_samples: int | None):
-        self.sampling_rate = sampling_rate
+    def __init__(self, wanted: _Wanted, count: int):
+        self.wanted = wanted
         self.count = count
-        self.pin_memory = pin_memory
-        self.min_samples = min_samples
         self.folder = None
         if os.access(SHARED_MEMORY, os.W_OK):
             self.folder = tempfile.mkdtemp(prefix="modeling_ast-", dir=SHARED_MEMORY)
@@ -227,7 +241,7 @@ class _Workers:
     def start(self, clip: Clip) -> tuple[Clip, Future | None]:
         """Hands a clip to a worker, unless there is nothing to decode."""
         if clip.error is not None or self._is_decoded(clip.source):
-            return _decode(clip, self.sampling_rate, self.min_samples, self.pin_memory), None
+            return _decode(clip, self.wanted), None
         if isinstance(clip.source.content, Tensor):
             # Tensors would go to the other process through files; numpy has no bfloat16.
             tensor = clip.source.content.detach().cpu()
@@ -236,22 +250,24 @@ class _Workers:
         if not self.have_begun:
             self._begin()
         try:
-            return clip, self.pool.submit(
-                _decode_in_worker, clip, self.sampling_rate, self.min_samples, self.folder
-            )
+            return clip, self._submit(self.pool, clip)
         except BrokenProcessPool:
             self.pool = self._new_pool(self.count)
-            return clip, self.pool.submit(
-                _decode_in_worker, clip, self.sampling_rate, self.min_samples, self.folder
-            )
+            return clip, self._submit(self.pool, clip)
+
+    def _submit(self, pool: ProcessPoolExecutor, clip: Clip) -> Future:
+        # What a worker decodes comes from another process, in memory that is not pinned.
+        wanted = replace(self.wanted, pin_memory=False)
+        return pool.submit(_decode_in_worker, clip, wanted, self.folder)
 
     def _is_decoded(self, source: ClipSource) -> bool:
-        return not source.is_file and source.sampling_rate in (None, self.sampling_rate)
+        return not source.is_file and source.sampling_rate in (None, self.wanted.sampling_rate)
 
     def finish(self, clip: Clip, future: Future | None) -> Clip:
         """Waits for a clip."""
         if future is None:
             return clip
+        source = clip.source
         try:
             clip = future.result()
         except BrokenProcessPool:
@@ -261,6 +277,7 @@ class _Workers:
         # It could not be sent there.
         except Exception as error:
             clip.source, clip.error = None, one_line(error)
+        clip.source = source if clip.is_long else None
         if isinstance(clip.waveform, SharedSamples):
             clip.waveform = clip.waveform.taken()
         if clip.waveform is not None:
@@ -271,9 +288,7 @@ class _Workers:
         # Twice: the process may have died before, while it had nothing to do.
         for _ in range(2):
             try:
-                return self.spare.submit(
-                    _decode_in_worker, clip, self.sampling_rate, self.min_samples, self.folder
-                ).result()
+                return self._submit(self.spare, clip).result()
             except BrokenProcessPool:
                 self.spare = self._new_pool(1)
         clip.source = None
@@ -307,10 +322,9 @@ def _end_with(parent: int, folder: str | None) -> None:
     os._exit(1)
 
 
-def _decode_in_worker(
-    clip: Clip, sampling_rate: int, min_samples: int | None, folder: str | None
-) -> Clip:
-    clip = _decode(clip, sampling_rate, min_samples)
+def _decode_in_worker(clip: Clip, wanted: _Wanted, folder: str | None) -> Clip:
+    clip = _decode(clip, wanted)
+    clip.source = None  # its parent has it
     if clip.waveform is not None:
         clip.waveform = clip.waveform.numpy()  # a tensor would go through another file
         if folder is not None:
@@ -318,27 +332,32 @@ def _decode_in_worker(
     return clip
 
 
-def _decode(
-    clip: Clip, sampling_rate: int, min_samples: int | None, pin_memory: bool = False
-) -> Clip:
-    """Fills in the waveform, in memory of its own, or the error."""
+def _decode(clip: Clip, wanted: _Wanted) -> Clip:
+    """Fills in the waveform, in memory of its own, or the error, or that the file is long."""
     if clip.error is None:
         try:
-            clip.waveform = _waveform(clip.source, sampling_rate, min_samples, pin_memory)
+            clip.waveform = _waveform(clip.source, wanted)
         # Whatever a file does to a decoder: it must not stop the others.
         except Exception as error:
-            clip.error = one_line(error)
-    clip.source = None
+            too_large = isinstance(error, TooLargeError) and clip.source.is_file
+            clip.is_long = too_large and wanted.max_bytes is not None
+            clip.error = None if clip.is_long else one_line(error)
+    if not clip.is_long:
+        clip.source = None
     return clip
 
 
-def _waveform(
-    source: ClipSource, sampling_rate: int, min_samples: int | None, pin_memory: bool
-) -> Tensor:
+def _waveform(source: ClipSource, wanted: _Wanted) -> Tensor:
     if isinstance(source.content, Tensor):
         # So that it is resampled as an array is.
         source = replace(source, content=source.content.detach().cpu())
-    waveform = decode_clip(source, sampling_rate, min_samples, copy=not pin_memory)
+    max_bytes = MOST_BYTES
+    if source.is_file and wanted.max_bytes is not None:
+        max_bytes = wanted.max_bytes
+    pin_memory = wanted.pin_memory
+    waveform = decode_clip(
+        source, wanted.sampling_rate, wanted.min_samples, not pin_memory, max_bytes
+    )
     # Not Tensor.pin_memory, which copies nothing that its owner has pinned already.
     return torch.empty_like(waveform, pin_memory=True).copy_(waveform) if pin_memory else waveform
 

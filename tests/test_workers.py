@@ -100,10 +100,10 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(files):
 def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, monkeypatch):
     read_audio, bad = audio.read_audio, (files[5], files[6], files[39])
 
-    def deadly(path, rate):
+    def deadly(path, *wanted):
         if path in map(str, bad):
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_audio(path, rate)
+        return read_audio(path, *wanted)
 
     # The workers are forked and have this too.
     monkeypatch.setattr(audio, "read_audio", deadly)
