@@ -33,10 +33,6 @@ PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 MOST_CHANNELS = 64
 # An array (S, channels) with more channels than these counts as a batch of short clips.
 MOST_CHANNELS_OF_AN_ARRAY = 8
-# File extensions treated as audio. libsndfile cannot decode the last four: such a file is a bad
-# clip with that reason, and is not left out without a word.
-AUDIO_NAMES = "wav flac ogg oga opus mp3 aif aiff aifc au caf w64 m4a aac wma webm"
-AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
 # torchaudio's table of filters has numerator x denominator entries: 47999 -> 16000 Hz would take
 # gigabytes. The usual rates have denominators of at most 640.
 LARGEST_DENOMINATOR = 2000
@@ -419,8 +415,6 @@ def _mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor
 
 
 __all__ = [
-    "AUDIO_NAMES",
-    "AUDIO_SUFFIXES",
     "ClipSource",
     "check_finite",
     "decode_clip",
