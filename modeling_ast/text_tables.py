@@ -48,7 +48,8 @@ def read_text(path: str | Path) -> str:
         ) from error
     if "\0" in text:
         raise ValueError(f"{path} is no text (it has zero bytes); save it as a CSV file in UTF-8")
-    return text
+    # A second mark, which some exports write, is no text either.
+    return text.removeprefix("\ufeff")
 
 
 def read_text_table(

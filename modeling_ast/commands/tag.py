@@ -22,7 +22,7 @@ from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
 from ..errors import MissingExtra, need_extra, one_line
 from ..tag_files import Journal, tag_files, write_parquet
 from .model_flags import add_model_flags, check_model_flags, load_tagger
-from .output import CommandParser, fail, print_json
+from .output import CommandParser, fail, print_json, print_report
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -153,8 +153,7 @@ def _report(options: argparse.Namespace, journal: Journal, skipped: list[Skipped
         f"{output}: {len(journal.done)} files, {journal.num_bad} of them bad, {hours:.2f} hours of "
         f"audio\n"
     )
-    for line in by_reason(skipped):
-        sys.stderr.write(f"{one_line(os.fsencode(line).decode(errors='replace'))}\n")
+    print_report(by_reason(skipped))
     if journal.num_bad:
         sys.stderr.write(f"error: {journal.num_bad} files are bad; their rows have the reason\n")
 
