@@ -36,10 +36,6 @@ PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 MOST_CHANNELS = 64
 # An array (S, channels) with more channels than these counts as a batch of short clips.
 MOST_CHANNELS_OF_AN_ARRAY = 8
-# File extensions treated as audio. libsndfile cannot decode the last four: such a file is a bad
-# clip with that reason, and is not left out without a word.
-AUDIO_NAMES = "wav flac ogg oga opus mp3 aif aiff aifc au caf w64 m4a aac wma webm"
-AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
 # Samples beyond this are no audio, but bytes under a header of another type, or damage.
 LARGEST_SAMPLE = 1e6
 # Of samples that `read_audio` gives, in bytes: 4.6 hours at 16 kHz.
@@ -467,8 +463,6 @@ def _mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor
 
 
 __all__ = [
-    "AUDIO_NAMES",
-    "AUDIO_SUFFIXES",
     "ClipSource",
     "TooLargeError",
     "are_samples_usable",

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .audio import AUDIO_SUFFIXES
 from .tagging import AudioTagger, ClipTags
 
 try:
@@ -29,22 +28,6 @@ PARQUET_ROWS = 10_000
 ROW_FIELDS = {"file", "seconds", "labels", "error", "model"}
 # What decides the scores of a row beside the model, and the flag that sets it.
 SETTINGS = {"padding": "--padding {}", "scores": "--scores {}", "dtype": "the same --dtype ({})"}
-
-
-def audio_files(folder: Path) -> tuple[list[str], list[OSError]]:
-    """Paths relative to `folder`, sorted; and why folders in it could not be listed.
-
-    Links to folders are not followed.
-    """
-    found, errors = [], []
-    for parent, _, names in os.walk(folder, onerror=errors.append):
-        inside = os.path.relpath(parent, folder)
-        found += [
-            name if inside == os.curdir else f"{Path(inside).as_posix()}/{name}"
-            for name in names
-            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-        ]
-    return sorted(found), errors
 
 
 class Journal:
@@ -165,7 +148,7 @@ def tag_files(tagger: AudioTagger, folder: Path, files: Sequence[str], journal: 
     """Tags the files that are not in the journal yet, with a progress bar.
 
     Args:
-        files: Relative to `folder`, as `audio_files` gives them.
+        files: Relative to `folder`, as `audio_files.audio_files` gives them.
     """
     missing = [name for name in files if name not in journal.done]
     results = tagger(folder / name for name in missing)
@@ -215,4 +198,4 @@ def _valid(row: dict) -> dict:
     return {"padding": "longest", **row, **texts}
 
 
-__all__ = ["Journal", "audio_files", "tag_files", "write_parquet"]
+__all__ = ["Journal", "tag_files", "write_parquet"]

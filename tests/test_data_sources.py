@@ -12,7 +12,6 @@ from examples.embedded_data import write_data_set
 from modeling_ast import read_audio
 from modeling_ast.training.clips import ClipReader
 from modeling_ast.training.data_sources import (
-    CLASS_LIST,
     DataArguments,
     is_exclusive,
     label_column,
@@ -186,7 +185,7 @@ def test_a_class_list_of_a_spreadsheet(sounds, place):
     """With a byte order mark, semicolons and no MIDs; it has a class that no clip has."""
     folder, _ = sounds
     words = ("owl", "fox", "dog", "cat")
-    path = folder / ("clips" if place == "beside the clips" else "") / CLASS_LIST
+    path = folder / ("clips" if place == "beside the clips" else "") / "class_labels_indices.csv"
     text = "\ufeffindex;display_name\r\n" + "".join(f"{i};{w}\r\n" for i, w in enumerate(words))
     path.write_text(text, encoding="utf-8")
     arguments = DataArguments(str(folder / "clips"), eval_share=0.25)

@@ -205,7 +205,12 @@ def test_bad_clips_are_left_out_of_everything(sounds, models, tmp_path, run):
     expected = json.loads(run(*models[:2], *options).out)
     (folder / "test" / "cat" / "a.wav").write_bytes(b"no sound")
     result = json.loads(run(*models[:2], *options, "--max-bad-share", 0.1).out)
+    before, after = expected.pop("data"), result.pop("data")
     assert result == expected and "a.wav" in (tmp_path / "bad.txt").read_text()
+    # The clip was not there before, and is skipped now.
+    assert before["used"] == after["used"] == {"test": 18} and before["skipped"] == []
+    assert (before["found"], after["found"]) == (18, 19) and len(after["skipped"]) == 1
+    assert "cannot be decoded" in after["skipped"][0]["reason"]
 
 
 @pytest.mark.parametrize(

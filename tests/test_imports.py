@@ -24,11 +24,13 @@ FLAT_FILES = [
     "fbank",
     "fbank_cpu",
     "padding",
+    "text_tables",
     "labels",
     "resampling",
     "file_kinds",
     "file_streams",
     "decoding",
+    "audio_files",
     "audio",
     "feature_extraction_ast",
     "fast_layers",
@@ -50,7 +52,7 @@ LIBRARIES = {
     "": CORE_LIBRARIES,
     "conversion": CORE_LIBRARIES | {"yaml"},
     "training": CORE_LIBRARIES
-    | {"datasets", "evaluate", "accelerate", "sklearn", "yaml", "matplotlib"},
+    | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib"},
     "commands": CORE_LIBRARIES | {"yaml"},
 }
 FORBIDDEN_NAMES = {"ast", "datasets", "evaluate", "wandb", "utils"}

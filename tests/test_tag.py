@@ -243,7 +243,7 @@ def test_killed_and_resumed_nothing_is_lost_or_repeated(tiny_folder, many_sounds
 
 
 def test_hostile_names_and_links(tiny_folder, tmp_path, capsys):
-    """Each name comes once, as it is on the disk; what is no file says so; no link leads round."""
+    """Each name comes once, as it is on the disk; what is no file is skipped, and so are links."""
     folder, output = tmp_path / "sounds", tmp_path / "tags.jsonl"
     names = ["line\nbreak.wav", os.fsdecode(b"\xff\xfe.wav"), "deep/er/quote\"'.WAV", "-x.wav"]
     write(tmp_path / "any.wav", 0.1)
@@ -255,12 +255,34 @@ def test_hostile_names_and_links(tiny_folder, tmp_path, capsys):
     (folder / "folder.wav").mkdir()
     os.mkfifo(folder / "pipe.wav")
     (folder / "empty.wav").touch()
-    status, _, _ = run(capsys, tiny_folder, folder, "--output", output)
+    status, _, err = run(capsys, tiny_folder, folder, "--output", output)
     rows = {row["file"]: row["error"] for row in rows_of(output)}
-    assert status == 1 and len(rows_of(output)) == 7
+    assert status == 1 and len(rows_of(output)) == 5
     assert [name for name, error in rows.items() if error is None] == sorted(names)
-    assert "no file at" in rows["itself.wav"]
-    assert "is no file" in rows["pipe.wav"] and "is empty" in rows["empty.wav"]
+    assert "is empty" in rows["empty.wav"]
+    for line in (
+        "1 skipped: link to a file that is not there (itself.wav)",
+        "1 skipped: link to a folder, which is not followed (deep/round)",
+        "1 skipped: neither a file nor a folder (pipe.wav)",
+        "1 skipped: empty folder (folder.wav)",
+    ):
+        assert line in err.splitlines()
+
+
+def test_files_that_are_left_out_are_counted_and_no_error(tiny_folder, tmp_path, capsys):
+    folder, output = tmp_path / "sounds", tmp_path / "tags.jsonl"
+    write(folder / "car_0.wav", 0.5)
+    (folder / "._car_0.wav").write_bytes(bytes(range(200)))
+    (folder / "film.mp4").write_bytes(b"x")
+    status, out, err = run(capsys, tiny_folder, folder, "--output", output)
+    assert status == 0 and [row["file"] for row in rows_of(output)] == ["car_0.wav"]
+    assert "1 skipped: resource file of macOS" in err and "ffmpeg -i NAME.mp4" in err
+    _, out, _ = run(capsys, tiny_folder, folder, "--output", output, "--json")
+    skipped = json.loads(out)["skipped"]
+    assert [entry["file"] for entry in skipped] == ["._car_0.wav", "film.mp4"]
+    (folder / "car_0.wav").unlink()
+    status, _, err = run(capsys, tiny_folder, folder, "--output", output)
+    assert status == 1 and "no audio file in" in err and "ffmpeg -i NAME.mp4" in err
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tiny_folder, sounds, tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..training.arguments import LengthArguments
-from ..training.data_sources import DataArguments
+from ..training.data_arguments import DataArguments
 from ..training.evaluation import (
     PLAIN_TRANSFORMERS,
     SHARES,
@@ -24,7 +24,7 @@ from ..training.evaluation import (
 )
 from ..training.results import write_table
 from .dataclass_parser import DataclassParser
-from .output import fail, print_json, quiet_libraries
+from .output import fail, print_json, print_report, quiet_libraries
 
 DESCRIPTION = """
 Judge a model, or an ensemble of several models, on the held-out clips of DATA: a data set on the
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
             write_table(result.classes, Path(rest.per_class))
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
+    print_report(result.data.lines())
     if rest.json:
         classes = [row._asdict() for row in result.classes]
         lengths = {
@@ -63,6 +64,7 @@ def main(arguments: list[str]) -> int:
                 "models": result.models,
                 "classes": classes,
                 "lengths": lengths,
+                "data": result.data.as_dict(),
             }
         )
     else:

@@ -24,7 +24,7 @@ from ..training.arguments import (
 )
 from ..training.finetuning import Outcome, finetune
 from .dataclass_parser import DataclassParser
-from .output import fail, print_json
+from .output import fail, print_json, print_report
 
 DESCRIPTION = f"""
 Fine-tune an AST on any data set, with one or several labels to a clip. MODEL is an AST on the Hub,
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         chosen, as_json = parse_arguments(arguments)
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            outcome = finetune(chosen)
+            outcome = finetune(chosen, announce=lambda data: print_report(data.lines()))
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
     if outcome.trainer.is_world_process_zero():
@@ -97,7 +97,8 @@ def report(outcome: Outcome, as_json: bool) -> None:
     """Prints what the run is judged by, and where the model is."""
     folder, metric = outcome.trainer.args.output_dir, outcome.metric
     if as_json:
-        print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
+        result = {"output_dir": folder, "metric": metric, "metrics": outcome.metrics}
+        print_json(result | {"data": outcome.data.as_dict()})
         return
     score = outcome.metrics[f"eval_{metric}"]
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")

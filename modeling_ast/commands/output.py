@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from huggingface_hub.utils import logging as hub_logging
@@ -59,4 +60,12 @@ def print_json(result: Any) -> None:
     sys.stdout.write(f"{to_json(result)}\n")
 
 
-__all__ = ["CommandParser", "fail", "print_json", "quiet_libraries"]
+def print_report(lines: Iterable[str]) -> None:
+    """Prints what became of the files on standard error: standard output has the result alone."""
+    for line in lines:
+        # A name need not be valid Unicode.
+        text = os.fsencode(line).decode(errors="replace")
+        sys.stderr.write(f"{one_line(text)}\n")
+
+
+__all__ = ["CommandParser", "fail", "print_json", "print_report", "quiet_libraries"]

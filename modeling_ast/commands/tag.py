@@ -5,7 +5,8 @@ model, and what else decides the scores: padding, scores, dtype. It is .jsonl, t
 is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside it. If
 it is interrupted, run the same command again: it resumes, and tags files that are new. A bad file
 is a row with the reason (delete the row from the .jsonl to have the file tried again); the exit
-status is then 1. Links to folders are not followed.
+status is then 1. Files that are no audio by their name, hidden ones and dangling links are counted
+as skipped; links to folders are not followed.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from ..audio import AUDIO_NAMES
+from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
 from ..errors import MissingExtra, need_extra, one_line
-from ..tag_files import Journal, audio_files, tag_files, write_parquet
+from ..tag_files import Journal, tag_files, write_parquet
 from .model_flags import add_model_flags, check_model_flags, load_tagger
-from .output import CommandParser, fail, print_json
+from .output import CommandParser, fail, print_json, print_report
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,11 +78,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Tags the folder."""
     options = parse_arguments(arguments)
-    files, unlisted = audio_files(options.folder)
+    files, skipped, unlisted = audio_files(options.folder)
     for error in unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not files:
-        return fail(f"no audio file in {options.folder}; names must end in one of {AUDIO_NAMES}")
+        instead = "".join(f"; {line}" for line in by_reason(skipped))
+        return fail(
+            f"no audio file in {options.folder}; names must end in one of {AUDIO_NAMES}{instead}"
+        )
     path = options.output.with_suffix(".jsonl")
     try:
         if options.output.suffix == ".parquet":
@@ -110,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     # A full disk, mostly.
     except (OSError, RuntimeError) as error:
         return fail(f"{one_line(error)}; the same command goes on from here")
-    _report(options, journal)
+    _report(options, journal, skipped)
     return 1 if journal.num_bad or unlisted else 0
 
 
@@ -141,16 +145,18 @@ def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
     }
 
 
-def _report(options: argparse.Namespace, journal: Journal) -> None:
+def _report(options: argparse.Namespace, journal: Journal, skipped: list[Skipped]) -> None:
     output = os.fsencode(options.output).decode(errors="replace")
     hours = journal.seconds / 3600
     if options.json:
         counts = {"files": len(journal.done), "bad": journal.num_bad, "hours": hours}
-        return print_json({"output": output, **counts})
+        left_out = [entry._asdict() for entry in skipped]
+        return print_json({"output": output, **counts, "skipped": left_out})
     sys.stdout.write(
         f"{output}: {len(journal.done)} files, {journal.num_bad} of them bad, {hours:.2f} hours of "
         f"audio\n"
     )
+    print_report(by_reason(skipped))
     if journal.num_bad:
         sys.stderr.write(f"error: {journal.num_bad} files are bad; their rows have the reason\n")
 

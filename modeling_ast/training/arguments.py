@@ -14,7 +14,7 @@ from transformers.integrations import is_tensorboard_available
 from ..errors import one_line
 from ..padding import PADDINGS
 from .augmentation import Augmentation
-from .data_sources import DataArguments
+from .data_arguments import DataArguments
 
 RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")

@@ -29,8 +29,11 @@ from ..tagging import AudioTagger
 from ..workers import decode_clips
 from .arguments import LengthArguments
 from .batches import LabelEncoder
+from .classes import check_labels, is_exclusive, label_column, read_classes
 from .clips import BadClips, ClipReader, undecoded
-from .data_sources import DataArguments, is_exclusive, label_column, load_part, read_classes
+from .data_arguments import DataArguments
+from .data_report import DataReport
+from .data_sources import Loaded, load
 from .metrics import ClassResult, accuracy, class_table, tagging_metrics
 
 SHARES = (1.0, 0.5, 0.25)
@@ -116,20 +119,24 @@ class Evaluation(NamedTuple):
     models: list[dict]  # for each model, and for an ensemble: "model", a name, and its metrics
     classes: list[ClassResult]  # of the mean of the models
     lengths: dict[str, Lengths]  # by the model's name
+    data: DataReport  # what became of each file
 
 
-def read_held_out(data: DataArguments) -> HeldOut:
-    """The held-out clips with their labels; no audio is read.
+def read_held_out(data: DataArguments) -> tuple[HeldOut, Loaded]:
+    """The held-out clips with their labels, and what became of each file; no audio is read.
 
     Raises:
         OSError, ValueError: The data cannot be read.
     """
-    clips = load_part(data, held_out=True)
+    loaded = load(data, train=False)
+    clips = loaded.held_out
     classes = read_classes(data, clips)
+    check_labels(loaded.report, classes, None, loaded.held_out_name)
     reader = ClipReader(audio_column=data.audio_column, root=data.root)
-    return held_out_clips(
+    held_out = held_out_clips(
         clips, reader, classes, label_column(data, clips), is_exclusive(data, clips)
     )
+    return held_out, loaded
 
 
 def held_out_clips(
@@ -343,7 +350,7 @@ def evaluate_models(
         OSError, ValueError: A model or the data cannot be read, or a model lacks a class.
         TooManyBadClips: More clips than allowed cannot be decoded.
     """
-    held_out = read_held_out(data)
+    held_out, loaded = read_held_out(data)
     bad_clips = BadClips(options.bad_clips, len(held_out.clips), data.max_bad_share)
     few = spread(held_out, length_clips)
     scores, lengths = [], {}
@@ -355,13 +362,17 @@ def evaluate_models(
     good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2)))
     if len(good) == 0:
         raise ValueError(f"none of the held-out clips can be used; see {options.bad_clips}")
+    found_bad = np.setdiff1d(np.arange(len(held_out.clips)), good)
+    named = {one_line(held_out.reader.name(held_out.clips[int(index)])) for index in found_bad}
+    bad = {name: reason for name, reason in bad_clips.read().items() if name in named}
+    loaded.skip_bad_clips(bad, held_out.reader, data)
     judged, scores = held_out.select(good), [rows[good] for rows in scores]
     results = [{"model": name} | judge(rows, judged) for name, rows in zip(names, scores)]
     mean = sum(scores) / len(scores)
     if len(names) > 1:
         results.append({"model": f"ensemble of {len(names)}"} | judge(mean, judged))
     classes = class_table(mean, judged.targets, [label.name for label in held_out.classes])
-    return Evaluation(len(good), results, classes, lengths)
+    return Evaluation(len(good), results, classes, lengths, loaded.report)
 
 
 __all__ = [

@@ -11,7 +11,7 @@ a run is interrupted, run it again: it resumes from the last checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,10 @@ from .arguments import Arguments, ModelArguments
 from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
 from .checkpoints import last_whole_checkpoint
+from .classes import Clips, check_labels, is_exclusive, label_column, read_classes
 from .clips import BadClips, ClipReader, drop_bad_clips
-from .data_sources import Clips, is_exclusive, label_column, load_data, read_classes
+from .data_report import DataReport
+from .data_sources import Loaded, load
 from .evaluation import Lengths, held_out_clips, judge_lengths, spread
 from .optimizer import EpochDecay, published_adam
 from .results import Judge, save_results
@@ -57,6 +59,7 @@ CONFIG_FIELDS = (
 
 # In the output directory: the arguments that decide what a run learns.
 RUN_FILE = "run.json"
+BAD_LIST = "bad_clips.txt"
 # Of those, what may change when a run goes on: how clips are read, and where features are computed.
 MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features")
 
@@ -69,6 +72,7 @@ class Outcome(NamedTuple):
     # scores under both paddings.
     metrics: dict[str, float]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
+    data: DataReport  # what became of each file
 
 
 def smooth_in_loss(arguments: Arguments) -> None:
@@ -142,7 +146,7 @@ def build_trainer(
     """
     (train, held_out), data, training = splits, arguments.data, arguments.training
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
-    bad_list = Path(training.output_dir) / "bad_clips.txt"
+    bad_list = Path(training.output_dir) / BAD_LIST
     num_clips = clips_of_training(train, arguments) + len(held_out)
     bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
     collate = partial(
@@ -293,19 +297,28 @@ def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
             )
 
 
-def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
+def train(
+    arguments: Arguments, announce: Callable[[DataReport], None] = lambda report: None
+) -> tuple[ASTTrainer, Judge, Loaded]:
     """Trains the model that the arguments describe, from its last checkpoint if there is one.
 
+    Args:
+        arguments: Of the run.
+        announce: Is given what became of each file, in the first process, before the training.
     Returns:
-        The trainer, and the judge of the held-out clips.
+        The trainer, the judge of the held-out clips, and the data.
     Raises:
         OSError, ValueError: As `finetune`.
     """
     training = arguments.training
     deciding = deciding_arguments(arguments)
     set_seed(training.seed)
-    splits = load_data(arguments.data)
+    loaded = load(arguments.data)
+    splits = (loaded.train, loaded.held_out)
     classes = read_classes(arguments.data, *splits)
+    check_labels(loaded.report, classes, loaded.train_name, loaded.held_out_name)
+    if training.process_index == 0:
+        announce(loaded.report)
     exclusive = is_exclusive(arguments.data, splits[0])
     with_softmax = arguments.data.loss == "cross_entropy"
     if with_softmax and not exclusive:
@@ -328,12 +341,19 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
         file = Path(training.output_dir) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(to_json(deciding) + "\n", encoding="utf-8")
+        loaded.report.save(training.output_dir)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or newest)
-    return trainer, judge
+    return trainer, judge, loaded
 
 
-def finetune(arguments: Arguments) -> Outcome:
+def finetune(
+    arguments: Arguments, announce: Callable[[DataReport], None] = lambda report: None
+) -> Outcome:
     """Trains, evaluates and saves.
+
+    Args:
+        arguments: Of the run.
+        announce: See `train`.
 
     With several processes each of them calls it; the first one writes the files.
 
@@ -341,7 +361,7 @@ def finetune(arguments: Arguments) -> Outcome:
         OSError, ValueError: Model or data cannot be read, they do not fit together, or more clips
             than allowed are bad.
     """
-    trainer, judge = train(arguments)
+    trainer, judge, loaded = train(arguments, announce)
     metrics = trainer.evaluate()
     table = judge.table
     if arguments.sampling.average_from is not None:
@@ -353,9 +373,12 @@ def finetune(arguments: Arguments) -> Outcome:
         lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
         metrics |= lengths.as_metrics(judge.metric)
         save_results(trainer, judge, table, sources, metrics, lengths)
+        bad = BadClips(Path(trainer.args.output_dir) / BAD_LIST, num_clips=1).read()
+        loaded.skip_bad_clips(bad, trainer.eval_collator.reader, arguments.data)
+        loaded.report.save(trainer.args.output_dir)
     # With --push-to-hub this uploads the whole folder, but for the checkpoints.
     trainer.save_model()
-    return Outcome(trainer, metrics, judge.metric)
+    return Outcome(trainer, metrics, judge.metric, loaded.report)
 
 
 __all__ = ["Outcome", "build_trainer", "evaluate_average", "finetune", "load_model", "train"]
