@@ -4,13 +4,15 @@ Follows Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 20
 the field names of transformers' AST, so that config.json files are exchanged with it both ways.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 # Numbers of the front end that plain transformers has no field for.
 ONLY_OURS = ("window_seconds", "hop_seconds")
+# Mel bins and frames of a patch by default.
+PATCH_SIDE = 16
 
 
 @strict
@@ -66,6 +68,12 @@ class ASTConfig(PreTrainedConfig):
 
     model_type = "audio-spectrogram-transformer"
 
+    if TYPE_CHECKING:
+        # PreTrainedConfig declares that they may be None, but fills them in at construction.
+        num_labels: int = 2
+        id2label: dict[int, str] = {0: "LABEL_0", 1: "LABEL_1"}
+        label2id: dict[str, int] = {"LABEL_0": 0, "LABEL_1": 1}
+
     # The annotations are checked at construction: they must not be turned into strings.
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -77,7 +85,7 @@ class ASTConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     # The authors trained with 1e-6 (encoder) and 1e-5 (head); transformers' AST has 1e-12.
     layer_norm_eps: float = 1e-12
-    patch_size: int | list[int] | tuple[int, int] = 16
+    patch_size: int | list[int] | tuple[int, int] = PATCH_SIDE
     qkv_bias: bool = True
     frequency_stride: int = 10
     time_stride: int = 10
@@ -242,4 +250,4 @@ def _require(holds: bool, field: str, value: object, wanted: str) -> None:
         raise ValueError(f"{field} is {value!r}, which is impossible; it must be {wanted}")
 
 
-__all__ = ["ASTConfig", "whole_samples", "without_defaults"]
+__all__ = ["PATCH_SIDE", "ASTConfig", "whole_samples", "without_defaults"]

@@ -23,7 +23,8 @@ try:
 except (ImportError, OSError, RuntimeError):
     # transformers imports torchaudio, which fails beside a torch it was not built for (CPU-only
     # ones among them). Nothing here needs it: make transformers treat it as not installed.
-    sys.modules["torchaudio"] = None
+    # With None, Python refuses the import; typeshed wants a module there.
+    sys.modules["torchaudio"] = None  # type: ignore[assignment]
     is_torchaudio_available.cache_clear()
     from transformers import BatchFeature, SequenceFeatureExtractor
 
@@ -36,7 +37,7 @@ from .audio import (
     open_clip,
     scale_samples,
 )
-from .configuration_ast import ASTConfig, whole_samples, without_defaults
+from .configuration_ast import PATCH_SIDE, ASTConfig, whole_samples, without_defaults
 from .devices import living_threads, sent, sent_together
 from .fbank import count_frames, fbank
 from .fbank_cpu import write_fbank
@@ -104,7 +105,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool = False,
         padding: str = "max_length",
         truncation: bool | None = None,
-        min_length: int = ASTConfig.patch_size,
+        min_length: int = PATCH_SIDE,
         device: str | None = None,
         window_seconds: float = ASTConfig.window_seconds,
         hop_seconds: float = ASTConfig.hop_seconds,
@@ -313,7 +314,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         rows = columns.get("input_values", ())
         if not len(rows) or as_array(rows[0]).ndim < 2:  # transformers says what is missing
             return super().pad(
-                processed_features,
+                BatchFeature(columns),
                 padding,
                 max_length,
                 truncation,
@@ -491,8 +492,9 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         # A part of a long clip may be under one frame where max_length is 3 frames or fewer.
         whole = [(waveform, out) for waveform, out in zip(waveforms, outputs) if len(out)]
         if whole:
+            sources, targets = map(list, zip(*whole))
             window, hop = self.window_samples, self.hop_samples
-            write_fbank(*map(list, zip(*whole)), self.sampling_rate, window, hop, finish)
+            write_fbank(sources, targets, self.sampling_rate, window, hop, finish)
         padded_frame = self.padded_frame
         for clip_values, count in zip(values, counts):
             clip_values[count:] = padded_frame
@@ -532,11 +534,13 @@ def _existing(device: str | torch.device | int) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
-        count = 0 if accelerator is None else torch.accelerator.device_count()
-        there = ", ".join(["cpu", *(f"{accelerator.type}:{index}" for index in range(count))])
+        there = ["cpu"]
+        if accelerator is not None:
+            count = torch.accelerator.device_count()
+            there += [f"{accelerator.type}:{index}" for index in range(count)]
         raise ValueError(
-            f"device is {str(device)!r} but torch finds only these here: {there}; pass one of them "
-            f"as device=... or set extractor.device ({str(error).splitlines()[0]})"
+            f"device is {str(device)!r} but torch finds only these here: {', '.join(there)}; "
+            f"pass one of them as device=... or set extractor.device ({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 
@@ -15,10 +16,10 @@ def to_json(value: Any, indent: int | None = 2) -> str:
         value: Mappings, lists, tuples, texts and numbers.
         indent: Spaces of each level; None gives one line.
     """
-    options = {"indent": indent, "allow_nan": False}
-    text = json.dumps(strict(value), ensure_ascii=False, **options)
+    written = partial(json.dumps, strict(value), indent=indent, allow_nan=False)
+    text = written(ensure_ascii=False)
     # The name of a file need not be valid Unicode; its odd bytes are escaped then.
-    return text if _is_unicode(text) else json.dumps(strict(value), **options)
+    return text if _is_unicode(text) else written()
 
 
 def _is_unicode(text: str) -> bool:

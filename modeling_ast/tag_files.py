@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -19,10 +20,9 @@ from tqdm.auto import tqdm
 
 from .tagging import AudioTagger, ClipTags
 
-try:
+# Windows has other locks; there, two runs at once are not told apart.
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows has other locks; there, two runs at once are not told apart
-    fcntl = None
 
 PARQUET_ROWS = 10_000
 ROW_FIELDS = {"file", "seconds", "labels", "error", "model"}
@@ -62,7 +62,7 @@ class Journal:
 
     def _lock(self) -> None:
         """Refuses a file to which another run is writing; the lock ends with this process."""
-        if fcntl is None:
+        if sys.platform == "win32":
             return
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,8 +181,9 @@ def write_parquet(journal: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     try:
         with journal.open("rb") as lines, parquet.ParquetWriter(partial, schema) as writer:
-            while rows := list(islice(map(_row, lines), PARQUET_ROWS)):
-                writer.write_table(pa.Table.from_pylist([*map(_valid, rows)], schema))
+            all_rows = map(_valid, filter(None, map(_row, lines)))
+            while rows := list(islice(all_rows, PARQUET_ROWS)):
+                writer.write_table(pa.Table.from_pylist(rows, schema))
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import yaml
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands.finetune import parse_arguments
 from modeling_ast.training.arguments import (
+    ModelArguments,
     SamplingArguments,
     find_recipe,
     recipe_names,
@@ -53,6 +54,11 @@ def test_a_recipe_is_read_and_the_command_line_wins(tmp_path):
     assert (model.patch_size, model.from_scratch, model.mean) == ([32, 2], True, -6.5)
     assert arguments.data.data_config is None
     assert parse(*words, "--from-scratch", "--patch-size", 8).model.patch_size == [8]
+
+
+def test_a_model_is_needed():
+    with pytest.raises(ValueError, match="--model is missing; give an AST on the Hub, or a dir"):
+        load_model(ModelArguments(), classes=[])
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def table(results: list[ClipTags]) -> str:
 
 def row(result: ClipTags) -> dict:
     """Labels and scores for programs."""
-    if result.error is not None:
+    if result.seconds is None:
         return {"file": result.name, "error": result.error}
     labels = [{"label": label, "score": score} for label, score in result.labels.items()]
     return {"file": result.name, "seconds": round(result.seconds, 3), "labels": labels}

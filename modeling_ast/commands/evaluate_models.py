@@ -50,20 +50,18 @@ def main(arguments: list[str]) -> int:
         return fail(error)
     print_report(result.data.lines())
     if rest.json:
-        classes = [row._asdict() for row in result.classes]
-        lengths = {
-            name: {
-                "clips": lengths.num_clips,
-                "results": [result._asdict() for result in lengths.results],
-            }
-            for name, lengths in result.lengths.items()
-        }
         print_json(
             {
                 "clips": result.num_clips,
                 "models": result.models,
-                "classes": classes,
-                "lengths": lengths,
+                "classes": [row._asdict() for row in result.classes],
+                "lengths": {
+                    name: {
+                        "clips": judged.num_clips,
+                        "results": [scores._asdict() for scores in judged.results],
+                    }
+                    for name, judged in result.lengths.items()
+                },
                 "data": result.data.as_dict(),
             }
         )

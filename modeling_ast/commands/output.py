@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.utils import logging as hub_logging
@@ -26,7 +26,9 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, verb: str, **kwargs):
         super().__init__(prog=f"modeling-ast {verb}", **kwargs)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         """As ArgumentParser's, which every other way to parse calls."""
         args = list(sys.argv[1:] if args is None else args)
         end = args.index("--") if "--" in args else len(args)

@@ -10,6 +10,7 @@ import torch
 import yaml
 from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..errors import one_line
 from ..padding import PADDINGS
@@ -71,6 +72,17 @@ class ModelArguments:
             if getattr(self, name) not in choices:
                 known = ", ".join(choice for choice in choices if choice)
                 raise ValueError(f"--{name} is {getattr(self, name)!r}; it must be one of {known}")
+
+    @property
+    def source(self) -> str:
+        """`model`, which a run needs.
+
+        Raises:
+            ValueError: It is missing.
+        """
+        if self.model is None:
+            raise ValueError("--model is missing; give an AST on the Hub, or a directory")
+        return self.model
 
 
 @dataclass
@@ -163,6 +175,7 @@ def prepare(training: TrainingArguments) -> None:
     training.dataloader_pin_memory &= torch.cuda.is_available()
     # One process would hand the batches out only if all had the same length; those of a stream may
     # differ.
+    assert isinstance(training.accelerator_config, AcceleratorConfig)  # TrainingArguments made it
     training.accelerator_config.dispatch_batches = False
 
 

@@ -212,7 +212,7 @@ def probabilities(tagger: AudioTagger, held_out: HeldOut, bad_clips: BadClips) -
     clips = (held_out.reader.clip(row) for row in held_out.clips)
     results = tqdm(tagger(clips), total=len(scores), unit="clip", leave=False)
     for index, result in enumerate(results):
-        if result.error is not None:
+        if result.scores is None:
             bad_clips.add(held_out.reader.name(held_out.clips[index]), result.error)
         else:
             scores[index] = result.scores[own]
@@ -257,14 +257,15 @@ def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
     own = columns_of(tagger.model.config, held_out.classes)
     shortest = tagger.extractor.window_samples
     taggers = {padding: with_padding(tagger, padding) for padding in PADDINGS}
+    scores: dict[tuple[str, float], list[np.ndarray]]
     scores = {(padding, share): [] for padding in PADDINGS for share in SHARES}
-    heard = []  # indices of clips
+    heard: list[int] = []  # indices of clips
     for block in blocks_of_waveforms(held_out, tagger):
         heard += block
         for padding, share in scores:
             shorter = (middle(waveform, share, shortest) for waveform in block.values())
             for result in taggers[padding](shorter):
-                if result.error is not None:  # the model's: the clip was read
+                if result.scores is None:  # an error of the model: the clip was read
                     raise ValueError(result.error)
                 scores[padding, share].append(result.scores[own])
     if not heard:
@@ -359,8 +360,8 @@ def evaluate_models(
         scores.append(probabilities(tagger, held_out, bad_clips))
         if length_clips and name not in lengths:
             lengths[name] = judge_lengths(tagger, few)
-    good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2)))
-    if len(good) == 0:
+    good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2))).tolist()
+    if not good:
         raise ValueError(f"none of the held-out clips can be used; see {options.bad_clips}")
     found_bad = np.setdiff1d(np.arange(len(held_out.clips)), good)
     named = {one_line(held_out.reader.name(held_out.clips[int(index)])) for index in found_bad}
@@ -368,7 +369,7 @@ def evaluate_models(
     loaded.skip_bad_clips(bad, held_out.reader, data)
     judged, scores = held_out.select(good), [rows[good] for rows in scores]
     results = [{"model": name} | judge(rows, judged) for name, rows in zip(names, scores)]
-    mean = sum(scores) / len(scores)
+    mean = np.mean(scores, axis=0)  # (clips, C)
     if len(names) > 1:
         results.append({"model": f"ensemble of {len(names)}"} | judge(mean, judged))
     classes = class_table(mean, judged.targets, [label.name for label in held_out.classes])

@@ -45,7 +45,7 @@ from .optimizer import EpochDecay, published_adam
 from .results import Judge, save_results
 from .sampling import BalancedSampler, balanced_weights
 from .streams import TrainingStream
-from .trainer import ASTTrainer
+from .trainer import ASTTrainer, output_folder
 
 # Of ModelArguments, those that from_pretrained takes as they are.
 CONFIG_FIELDS = (
@@ -106,13 +106,13 @@ def load_model(
         if arguments.patch_size:
             size = arguments.patch_size
             changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
-        config = AutoConfig.from_pretrained(arguments.model, **changes)
+        config = AutoConfig.from_pretrained(arguments.source, **changes)
         model = AutoModelForAudioClassification.from_config(config)
     else:
         model = AutoModelForAudioClassification.from_pretrained(
-            arguments.model, ignore_mismatched_sizes=True, **changes
+            arguments.source, ignore_mismatched_sizes=True, **changes
         )
-    stored = AutoFeatureExtractor.from_pretrained(arguments.model)
+    stored = AutoFeatureExtractor.from_pretrained(arguments.source)
     for name in ("mean", "std", "do_normalize"):
         # A checkpoint of transformers has these in its extractor's file only.
         setattr(model.config, name, getattr(stored, name))
@@ -146,7 +146,7 @@ def build_trainer(
     """
     (train, held_out), data, training = splits, arguments.data, arguments.training
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
-    bad_list = Path(training.output_dir) / BAD_LIST
+    bad_list = output_folder(training) / BAD_LIST
     num_clips = clips_of_training(train, arguments) + len(held_out)
     bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
     collate = partial(
@@ -208,17 +208,17 @@ def good_clips(
         return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
 
 
-def label_encoder(classes: Sequence[Label], problem_type: str) -> LabelEncoder:
+def label_encoder(classes: Sequence[Label], problem_type: str | None) -> LabelEncoder:
     """MIDs, names or indices -> the labels that the loss takes."""
     label2id = {key: index for index, label in enumerate(classes) for key in label}
     multi_label = problem_type == "multi_label_classification"
     return LabelEncoder(label2id, multi_label, num_labels=len(classes))
 
 
-def published_parts(arguments: Arguments, train: Clips) -> dict:
+def published_parts(arguments: Arguments, train: Clips) -> dict[str, Any]:
     """ASTTrainer's keywords for those parts of the paper that the arguments ask for."""
     chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
-    parts = {}
+    parts: dict[str, Any] = {}
     if chosen.published_adam:
         parts["make_optimizer"] = partial(
             published_adam,
@@ -245,7 +245,7 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
     """The metrics of the averaged weights, as `average_*`."""
     trainer.accelerator.wait_for_everyone()
     trained, wrapped = trainer.model, trainer.model_wrapped
-    folder = Path(trainer.args.output_dir) / "average"
+    folder = output_folder(trainer.args) / "average"
     average = AutoModelForAudioClassification.from_pretrained(folder).to(trainer.args.device)
     trainer.model = trainer.model_wrapped = average
     try:
@@ -258,11 +258,12 @@ def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Leng
     """The scores of the saved model under both paddings, on some of the held-out clips."""
     if num_clips == 0:
         return Lengths([], 0)
-    collate: AudioCollator = trainer.eval_collator
+    collate = trainer.eval_collator
+    assert isinstance(collate, AudioCollator)  # from `build_trainer`
     held_out = held_out_clips(
         trainer.eval_dataset, collate.reader, judge.classes, collate.label_column, judge.exclusive
     )
-    tagger = AudioTagger.from_pretrained(trainer.args.output_dir, trainer.args.device)
+    tagger = AudioTagger.from_pretrained(output_folder(trainer.args), trainer.args.device)
     return judge_lengths(tagger, spread(held_out, num_clips))
 
 
@@ -332,13 +333,13 @@ def train(
         # Not every message of the Hub's client says which name it looked for.
         name, reason = arguments.model.model, one_line(error)
         raise OSError(f"cannot load the model {name!r}: {reason}") from error
-    newest = last_whole_checkpoint(training.output_dir, training.world_size)
+    newest = last_whole_checkpoint(output_folder(training), training.world_size)
     if newest:
-        check_same_run(Path(training.output_dir), deciding)
+        check_same_run(output_folder(training), deciding)
     judge = Judge(classes, exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
     if trainer.is_world_process_zero():
-        file = Path(training.output_dir) / RUN_FILE
+        file = output_folder(training) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(to_json(deciding) + "\n", encoding="utf-8")
         loaded.report.save(training.output_dir)
@@ -369,7 +370,9 @@ def finetune(
     # Not pushed yet: what follows belongs to it, and reads it.
     trainer.save_model(_internal_call=True)
     if trainer.is_world_process_zero():
-        sources = (arguments.model.model, arguments.data.data)
+        data = arguments.data.data
+        assert data is not None  # it has been read
+        sources = (arguments.model.source, data)
         lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
         metrics |= lengths.as_metrics(judge.metric)
         save_results(trainer, judge, table, sources, metrics, lengths)
