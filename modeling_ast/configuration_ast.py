@@ -322,4 +322,4 @@ def _require(holds: bool, field: str, value: object, wanted: str) -> None:
         raise ValueError(f"{field} is {value!r}, which is impossible; it must be {wanted}")
 
 
-__all__ = ["ASTConfig", "whole_samples", "without_defaults"]
+__all__ = ["LARGEST", "ASTConfig", "whole_samples", "without_defaults"]

@@ -7,6 +7,8 @@ modules that of transformers 5 (`layers.0.attention.q_proj`).
 from __future__ import annotations
 
 import copy
+import json
+import os
 from typing import Any
 
 import torch
@@ -16,7 +18,14 @@ from transformers.conversion_mapping import (
     get_model_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.utils import logging
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+    logging,
+)
 
 from .configuration_ast import ASTConfig
 from .position import NUM_PREFIX_TOKENS, resize_position_grid
@@ -25,6 +34,9 @@ logger = logging.get_logger(__name__)
 
 # What from_pretrained may change: the grid then differs and its position table is refitted.
 GRID_FIELDS = ("max_length", "num_mel_bins", "frequency_stride", "time_stride")
+# A config of fewer weights than this is believed: its network takes 400 MB at most.
+FEW_WEIGHTS = 10**8
+WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 HUB_ARGUMENTS = (
     "cache_dir",
     "force_download",
@@ -49,10 +61,14 @@ class LoadableModel(PreTrainedModel):
         """As in transformers, and `max_length`, `num_mel_bins`, `frequency_stride` and
         `time_stride` may differ from the checkpoint's: its position grid is refitted.
 
+        Raises:
+            ValueError: config.json describes many more weights than the files can hold.
+
         Source: Gong et al. 2021, section 2.2 ("cut and bilinear interpolate").
         """
         load = super().from_pretrained
         stored = _stored_config(pretrained_model_name_or_path, kwargs)
+        _check_size(stored, pretrained_model_name_or_path, kwargs)
         wanted = _wanted_grid(stored, config, kwargs)
         if wanted is None:
             return load(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
@@ -146,6 +162,30 @@ def _stored_config(name_or_path, kwargs: dict) -> ASTConfig | None:
         return ASTConfig.from_pretrained(name_or_path, **hub)
     except OSError:
         return None
+
+
+def _check_size(stored: ASTConfig | None, name_or_path, kwargs: dict) -> None:
+    """Refuses a config of many more weights than the files hold, before memory is taken for them.
+
+    A weight takes a byte or more. A fresh head of a usual size is far below `FEW_WEIGHTS`.
+    """
+    if stored is None or stored.num_weights() <= FEW_WEIGHTS:
+        return
+    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+    for file in WEIGHT_FILES:
+        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **hub)
+        if path is None:
+            continue
+        size = os.path.getsize(path)
+        if path.endswith(".json"):
+            with open(path, encoding="utf-8") as index:
+                size = json.load(index)["metadata"]["total_size"]
+        if stored.num_weights() > max(size, FEW_WEIGHTS):
+            raise ValueError(
+                f"the config.json of {name_or_path} describes {stored.num_weights()} weights but "
+                f"its files hold {size} bytes; one of the two is damaged, get them again"
+            )
+        return
 
 
 def _wanted_grid(stored: ASTConfig | None, config, kwargs: dict) -> dict[str, int] | None:

@@ -31,6 +31,7 @@ FLAT_FILES = [
     "loading",
     "modeling_ast",
     "registration",
+    "pretrained",
     "quantization",
     "workers",
     "tagging",

@@ -18,18 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModelForAudioClassification,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import TrainingArguments, set_seed
 
-from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
 from ..modeling_ast import ASTForAudioClassification
+from ..pretrained import load_config, load_extractor
+from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
 from ..tagging import AudioTagger
 from .arguments import Arguments, ModelArguments
@@ -102,13 +97,10 @@ def load_model(
         if arguments.patch_size:
             size = arguments.patch_size
             changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
-        config = AutoConfig.from_pretrained(arguments.model, **changes)
-        model = AutoModelForAudioClassification.from_config(config)
+        model = ASTForAudioClassification(load_config(arguments.model, **changes))
     else:
-        model = AutoModelForAudioClassification.from_pretrained(
-            arguments.model, ignore_mismatched_sizes=True, **changes
-        )
-    stored = AutoFeatureExtractor.from_pretrained(arguments.model)
+        model = load_pretrained(arguments.model, fresh_head=True, **changes)
+    stored = load_extractor(arguments.model)
     for name in ("mean", "std", "do_normalize"):
         # A checkpoint of transformers has these in its extractor's file only.
         setattr(model.config, name, getattr(stored, name))
@@ -242,7 +234,7 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
     trainer.accelerator.wait_for_everyone()
     trained, wrapped = trainer.model, trainer.model_wrapped
     folder = Path(trainer.args.output_dir) / "average"
-    average = AutoModelForAudioClassification.from_pretrained(folder).to(trainer.args.device)
+    average = load_pretrained(folder).to(trainer.args.device)
     trainer.model = trainer.model_wrapped = average
     try:
         return trainer.evaluate(metric_key_prefix="average")
@@ -313,12 +305,7 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     with_softmax |= arguments.data.loss == "auto" and exclusive
     if with_softmax:
         smooth_in_loss(arguments)
-    try:
-        model, extractor = load_model(arguments.model, classes, with_softmax)
-    except OSError as error:
-        # Not every message of the Hub's client says which name it looked for.
-        name, reason = arguments.model.model, one_line(error)
-        raise OSError(f"cannot load the model {name!r}: {reason}") from error
+    model, extractor = load_model(arguments.model, classes, with_softmax)
     newest = last_whole_checkpoint(training.output_dir, training.world_size)
     if newest:
         check_same_run(Path(training.output_dir), deciding)
