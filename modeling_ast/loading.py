@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -88,16 +89,22 @@ class LoadableModel(PreTrainedModel):
         Trainer resumes, and loads its best model, by handing over a file's content as it is
         (transformers issue 43701): without this no layer would be restored, with a mere warning.
         """
+        own = self.own_names(state_dict)
+        renamed = {own[name]: tensor for name, tensor in state_dict.items()}
+        return super().load_state_dict(renamed, strict=strict, assign=assign)
+
+    def own_names(self, names: Iterable[str]) -> dict[str, str]:
+        """The name in this model of each parameter of a file, in either key layout."""
         own = self.state_dict().keys()
         transforms = get_model_conversion_mapping(self)
-        renamed = {}
-        for name, tensor in state_dict.items():
+        found = {}
+        for name in names:
             new_name = name
             if name not in own:
                 for transform in transforms:
                     new_name, _ = transform.rename_source_key(new_name)
-            renamed[new_name] = tensor
-        return super().load_state_dict(renamed, strict=strict, assign=assign)
+            found[name] = new_name
+        return found
 
     @torch.no_grad()
     def resize_grid(

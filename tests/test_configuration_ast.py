@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_ast import ASTConfig, ASTForAudioClassification
@@ -158,7 +158,7 @@ VALUES = st.one_of(
 FIELDS = [*ASTConfig.__annotations__, "num_labels", "id2label", "label2id", "dtype", "torch_dtype"]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=2))
 def test_any_value_is_accepted_or_refused_as_documented(fields):
     try:

@@ -2,6 +2,7 @@
 
 import json
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -9,7 +10,6 @@ import torch
 import torchaudio.compliance.kaldi as kaldi
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -666,8 +666,10 @@ ANYTHING = st.one_of(
 SAVED = sorted(ASTFeatureExtractor().to_dict().keys() - {"feature_extractor_type", "feature_size"})
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.dictionaries(st.sampled_from([*SAVED, "device"]), ANYTHING, min_size=1, max_size=2))
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(
+    st.dictionaries(st.sampled_from([*SAVED, "device"]), ANYTHING, min_size=1, max_size=2)
+)
 def test_any_saved_value_is_accepted_or_refused_as_documented(fields):
     """What is accepted can be saved and read again."""
     try:

@@ -494,6 +494,21 @@ def test_numbers_that_are_undefined_are_null(base, folders, tmp_path, capsys):
     assert json.loads(text, parse_constant=pytest.fail) == result["metrics"]
 
 
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(base, data, tmp_path, capsys):
+    """Trainer's own choice is the highest number; a damaged one that is asked for is refused."""
+    out = tmp_path / "run"
+    words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN]
+    run(*words)
+    losses = logged(out / "checkpoint-6", "loss")
+    os.truncate(out / "checkpoint-6" / "model.safetensors", 3000)
+    (out / "checkpoint-4" / "optimizer.pt").write_bytes(b"")
+    run(*words, "--resume_from_checkpoint", out / "checkpoint-4", status=1)
+    assert "checkpoint-4: optimizer.pt is cut or damaged" in capsys.readouterr().err
+    run(*words)
+    assert logged(out / "checkpoint-6", "loss") == losses
+    assert load_file(out / "checkpoint-6" / "model.safetensors")
+
+
 def test_a_run_of_other_arguments_is_not_gone_on_with(base, data, tmp_path, capsys):
     """Its card and its extractor would say what the weights were not trained with."""
     out = tmp_path / "run"

@@ -30,7 +30,7 @@ from ..tagging import AudioTagger
 from .arguments import Arguments, ModelArguments
 from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
-from .checkpoints import last_whole_checkpoint
+from .checkpoints import find_damage, last_whole_checkpoint
 from .clips import BadClips, ClipReader, drop_bad_clips
 from .data_sources import Clips, is_exclusive, label_column, load_data, read_classes
 from .evaluation import Lengths, held_out_clips, judge_lengths, spread
@@ -285,6 +285,25 @@ def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
             )
 
 
+def find_resumed(training: TrainingArguments, model: ASTForAudioClassification) -> str | None:
+    """The checkpoint to go on from: the one that is asked for, or else the newest whole one.
+
+    Raises:
+        ValueError: The one that is asked for is damaged.
+    """
+    kind = (training.world_size, training.save_only_model, model)
+    given = training.resume_from_checkpoint
+    if given is None:
+        return last_whole_checkpoint(training.output_dir, *kind)
+    damage = find_damage(Path(given), *kind)
+    if damage is not None:
+        raise ValueError(
+            f"cannot go on from {given}: {damage}; leave out --resume-from-checkpoint to go on "
+            f"from the newest whole checkpoint in {training.output_dir}"
+        )
+    return given
+
+
 def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     """Trains the model that the arguments describe, from its last checkpoint if there is one.
 
@@ -306,8 +325,8 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     if with_softmax:
         smooth_in_loss(arguments)
     model, extractor = load_model(arguments.model, classes, with_softmax)
-    newest = last_whole_checkpoint(training.output_dir, training.world_size)
-    if newest:
+    resumed = find_resumed(training, model)
+    if resumed:
         check_same_run(Path(training.output_dir), deciding)
     judge = Judge(classes, exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
@@ -315,7 +334,7 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
         file = Path(training.output_dir) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(to_json(deciding) + "\n", encoding="utf-8")
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or newest)
+    trainer.train(resume_from_checkpoint=resumed)
     return trainer, judge
 
 
