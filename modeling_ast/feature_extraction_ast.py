@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,7 +38,7 @@ from .audio import (
     open_clip,
     scale_samples,
 )
-from .configuration_ast import PATCH_SIDE, ASTConfig, whole_samples, without_defaults
+from .configuration_ast import LARGEST, PATCH_SIDE, ASTConfig, whole_samples, without_defaults
 from .devices import living_threads, sent, sent_together
 from .fbank import count_frames, fbank
 from .fbank_cpu import write_fbank
@@ -73,6 +74,10 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             clip is, arrays and lists on the CPU. Saved only if given.
         window_seconds, hop_seconds: Length of the window that a frame is computed from, and from
             one to the next, as in `ASTConfig`. Saved only where they differ from the default.
+
+    Raises:
+        StrictDataclassError: A number of the front end has the wrong type or is impossible.
+        ValueError: Another argument has the wrong type, or `padding` is none of the two.
 
     Example:
 
@@ -118,10 +123,24 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             hop_seconds=hop_seconds,
             num_mel_bins=num_mel_bins,
             max_length=max_length,
+            do_normalize=do_normalize,
             mean=mean,
             std=std,
             patch_size=1,
         )
+        for name, value, kinds in (
+            ("padding_value", padding_value, (int, float)),
+            ("return_attention_mask", return_attention_mask, (bool, NoneType)),
+            ("truncation", truncation, (bool, NoneType)),
+            ("min_length", min_length, (int,)),
+            ("device", device, (str, int, torch.device, NoneType)),
+        ):
+            if not isinstance(value, kinds):
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(f"{name} is {value!r}; it must be of type {wanted}")
+        if not 0 <= min_length <= LARGEST["max_length"]:
+            most = LARGEST["max_length"]
+            raise ValueError(f"min_length is {min_length}; give frames, from 0 to {most}")
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
         self.max_length = max_length

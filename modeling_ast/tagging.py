@@ -36,6 +36,7 @@ from .feature_extraction_ast import ASTFeatureExtractor
 from .labels import activation
 from .modeling_ast import ASTForAudioClassification
 from .padding import padding_name
+from .pretrained import load_extractor, load_model
 from .workers import Clip, decode_clips
 
 logger = logging.get_logger(__name__)
@@ -164,12 +165,24 @@ class AudioTagger:
             dtype: Of the weights; the checkpoint's by default. A GPU is many times faster with
                 "bfloat16" than with "float32".
             kwargs: Arguments of `AudioTagger`.
+
+        Raises:
+            OSError: There is no such checkpoint, or the Hub cannot be reached.
+            ValueError: It is damaged, of another model or lacks weights, such as those of the head;
+                there is no such device; or as `AudioTagger`.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        extractor = ASTFeatureExtractor.from_pretrained(model)
         given = {} if dtype is None else {"dtype": dtype}
-        network = ASTForAudioClassification.from_pretrained(model, **given)
-        return cls(network.to(device).eval(), extractor, **kwargs)
+        network, extractor = load_model(model, **given), load_extractor(model)
+        try:
+            network.to(device)
+        except (AssertionError, RuntimeError) as error:
+            # An assertion of torch's says that it was not built for the device.
+            raise ValueError(
+                f"cannot use the device {str(device)!r} ({one_line(error)}); give cpu "
+                f"(--device cpu)"
+            ) from error
+        return cls(network, extractor, **kwargs)
 
     def __call__(self, clips: Iterable[Any]) -> Iterator[ClipTags]:
         """Tags clips as they come; a bad one does not stop the others.

@@ -402,6 +402,7 @@ def test_the_script_pushes_a_run_with_its_own_card(base, data, tmp_path):
     assert ended.returncode == 0, ended.stderr[-3000:]
     result = json.loads(ended.stdout)
     metrics = json.loads((out / "metrics.json").read_text())
+    assert result.pop("data") == json.loads((out / "data_report.json").read_text())
     assert result == {"output_dir": str(out), "metric": "mAP", "metrics": metrics}
     pushed = tmp_path / "hub" / "models" / "me" / "my-sounds"
     assert {
@@ -492,6 +493,21 @@ def test_numbers_that_are_undefined_are_null(base, folders, tmp_path, capsys):
     assert result["metrics"]["eval_mAP"] is None and result["metrics"]["eval_accuracy"] >= 0
     text = (tmp_path / "run" / "metrics.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == result["metrics"]
+
+
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(base, data, tmp_path, capsys):
+    """Trainer's own choice is the highest number; a damaged one that is asked for is refused."""
+    out = tmp_path / "run"
+    words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN]
+    run(*words)
+    losses = logged(out / "checkpoint-6", "loss")
+    os.truncate(out / "checkpoint-6" / "model.safetensors", 3000)
+    (out / "checkpoint-4" / "optimizer.pt").write_bytes(b"")
+    run(*words, "--resume_from_checkpoint", out / "checkpoint-4", status=1)
+    assert "checkpoint-4: optimizer.pt is cut or damaged" in capsys.readouterr().err
+    run(*words)
+    assert logged(out / "checkpoint-6", "loss") == losses
+    assert load_file(out / "checkpoint-6" / "model.safetensors")
 
 
 def test_a_run_of_other_arguments_is_not_gone_on_with(base, data, tmp_path, capsys):

@@ -67,8 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         # A few files are decoded before other processes would have begun.
         tagger = load_tagger(options, num_workers=0)
-    except (OSError, ValueError, RuntimeError) as error:
-        return fail(f"cannot load the model {options.model!r}: {one_line(error)}")
+    except (OSError, ValueError) as error:
+        return fail(error)
     results = []
     silent = True if len(options.files) < 2 else None  # None: where nobody is looking
     bar = tqdm(tagger(options.files), total=len(options.files), unit="file", disable=silent)

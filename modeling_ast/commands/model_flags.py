@@ -60,7 +60,7 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
     Args:
         kwargs: Further arguments of `AudioTagger`.
     Raises:
-        OSError, ValueError, RuntimeError: The model cannot be loaded.
+        OSError, ValueError: The model cannot be loaded, or there is no such device.
     """
     quiet_libraries()
     tagger = AudioTagger.from_pretrained(

@@ -12,8 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transformers import AutoFeatureExtractor
-
+from ..pretrained import load_config, load_extractor
 from ..training.clips import BadClips, ClipReader
 from ..training.data_arguments import DataArguments
 from ..training.data_report import DataReport
@@ -91,7 +90,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, StatsArguments, Data
 
 def measure(model: str, stats: StatsArguments, data: DataArguments) -> tuple[Moments, DataReport]:
     """The moments of the clips to train on, and what became of each file."""
-    extractor = AutoFeatureExtractor.from_pretrained(model)
+    load_config(model)
+    extractor = load_extractor(model)
     if stats.max_length is not None:
         extractor.max_length = stats.max_length
     loaded = load(data, held_out=False)

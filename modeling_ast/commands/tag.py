@@ -124,8 +124,8 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: Journal
         tagger = load_tagger(
             options, batch_frames=options.batch_frames, num_workers=options.workers
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        return fail(f"cannot load the model {options.model!r}: {one_line(error)}")
+    except (OSError, ValueError) as error:
+        return fail(error)
     dtype = "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch.")
     scores = "sigmoid" if tagger.sigmoid else "softmax"
     try:

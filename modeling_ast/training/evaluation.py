@@ -173,24 +173,15 @@ def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
     """A model with its extractor, as the arguments want it.
 
     Raises:
-        OSError, ValueError: The model cannot be read, or there is no such device.
+        OSError, ValueError: As `AudioTagger.from_pretrained`.
     """
-    try:
-        tagger = AudioTagger.from_pretrained(
-            name,
-            options.device,
-            num_workers=options.num_workers,
-            scores=options.scores,
-            padding=options.padding,
-        )
-    except OSError as error:
-        # Not every message of the Hub's client says which name it looked for.
-        raise OSError(f"cannot load the model {name!r}: {one_line(error)}") from error
-    except (AssertionError, RuntimeError) as error:
-        # An assertion of torch's says that it was not built for the device.
-        raise ValueError(
-            f"cannot use the device {options.device!r} ({one_line(error)}); give --device cpu"
-        ) from error
+    tagger = AudioTagger.from_pretrained(
+        name,
+        options.device,
+        num_workers=options.num_workers,
+        scores=options.scores,
+        padding=options.padding,
+    )
     if options.batch_size is not None:
         tagger.batch_frames = options.batch_size * tagger.extractor.max_length
     return tagger

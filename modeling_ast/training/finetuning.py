@@ -18,24 +18,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModelForAudioClassification,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import TrainingArguments, set_seed
 
-from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
 from ..modeling_ast import ASTForAudioClassification
+from ..pretrained import load_config, load_extractor
+from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
 from ..tagging import AudioTagger
 from .arguments import Arguments, ModelArguments
 from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
-from .checkpoints import last_whole_checkpoint
+from .checkpoints import find_damage, last_whole_checkpoint
 from .classes import Clips, check_labels, is_exclusive, label_column, read_classes
 from .clips import BadClips, ClipReader, drop_bad_clips
 from .data_report import DataReport
@@ -106,13 +101,10 @@ def load_model(
         if arguments.patch_size:
             size = arguments.patch_size
             changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
-        config = AutoConfig.from_pretrained(arguments.source, **changes)
-        model = AutoModelForAudioClassification.from_config(config)
+        model = ASTForAudioClassification(load_config(arguments.source, **changes))
     else:
-        model = AutoModelForAudioClassification.from_pretrained(
-            arguments.source, ignore_mismatched_sizes=True, **changes
-        )
-    stored = AutoFeatureExtractor.from_pretrained(arguments.source)
+        model = load_pretrained(arguments.source, fresh_head=True, **changes)
+    stored = load_extractor(arguments.source)
     for name in ("mean", "std", "do_normalize"):
         # A checkpoint of transformers has these in its extractor's file only.
         setattr(model.config, name, getattr(stored, name))
@@ -246,7 +238,7 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
     trainer.accelerator.wait_for_everyone()
     trained, wrapped = trainer.model, trainer.model_wrapped
     folder = output_folder(trainer.args) / "average"
-    average = AutoModelForAudioClassification.from_pretrained(folder).to(trainer.args.device)
+    average = load_pretrained(folder).to(trainer.args.device)
     trainer.model = trainer.model_wrapped = average
     try:
         return trainer.evaluate(metric_key_prefix="average")
@@ -298,6 +290,25 @@ def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
             )
 
 
+def find_resumed(training: TrainingArguments, model: ASTForAudioClassification) -> str | None:
+    """The checkpoint to go on from: the one that is asked for, or else the newest whole one.
+
+    Raises:
+        ValueError: The one that is asked for is damaged.
+    """
+    kind = (training.world_size, training.save_only_model, model)
+    given = training.resume_from_checkpoint
+    if given is None:
+        return last_whole_checkpoint(output_folder(training), *kind)
+    damage = find_damage(Path(given), *kind)
+    if damage is not None:
+        raise ValueError(
+            f"cannot go on from {given}: {damage}; leave out --resume-from-checkpoint to go on "
+            f"from the newest whole checkpoint in {training.output_dir}"
+        )
+    return given
+
+
 def train(
     arguments: Arguments, announce: Callable[[DataReport], None] = lambda report: None
 ) -> tuple[ASTTrainer, Judge, Loaded]:
@@ -327,14 +338,9 @@ def train(
     with_softmax |= arguments.data.loss == "auto" and exclusive
     if with_softmax:
         smooth_in_loss(arguments)
-    try:
-        model, extractor = load_model(arguments.model, classes, with_softmax)
-    except OSError as error:
-        # Not every message of the Hub's client says which name it looked for.
-        name, reason = arguments.model.model, one_line(error)
-        raise OSError(f"cannot load the model {name!r}: {reason}") from error
-    newest = last_whole_checkpoint(output_folder(training), training.world_size)
-    if newest:
+    model, extractor = load_model(arguments.model, classes, with_softmax)
+    resumed = find_resumed(training, model)
+    if resumed:
         check_same_run(output_folder(training), deciding)
     judge = Judge(classes, exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
@@ -342,8 +348,8 @@ def train(
         file = output_folder(training) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(to_json(deciding) + "\n", encoding="utf-8")
-        loaded.report.save(training.output_dir)
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or newest)
+        loaded.report.save(output_folder(training))
+    trainer.train(resume_from_checkpoint=resumed)
     return trainer, judge, loaded
 
 
