@@ -48,7 +48,7 @@ LIBRARIES = {
     "": CORE_LIBRARIES,
     "conversion": CORE_LIBRARIES | {"yaml"},
     "training": CORE_LIBRARIES
-    | {"datasets", "evaluate", "accelerate", "sklearn", "yaml", "matplotlib"},
+    | {"datasets", "pyarrow", "evaluate", "accelerate", "sklearn", "yaml", "matplotlib"},
     "commands": CORE_LIBRARIES | {"yaml"},
 }
 FORBIDDEN_NAMES = {"ast", "datasets", "evaluate", "wandb", "utils"}

@@ -64,7 +64,6 @@ def main(arguments: list[str]) -> int:
                 "models": result.models,
                 "classes": classes,
                 "lengths": lengths,
-                "data": result.data.as_dict(),
             }
         )
     else:
