@@ -48,7 +48,9 @@ class Listing(NamedTuple):
 
 def audio_files(folder: str | Path) -> Listing:
     """Lists a folder with all in it; links to folders are not followed."""
-    files, skipped, errors = [], [], []
+    files: list[str] = []
+    skipped: list[Skipped] = []
+    errors: list[OSError] = []
     # (path to list, how its entries' names begin)
     waiting = [(os.fspath(folder), "")]
     while waiting:
@@ -67,8 +69,8 @@ def audio_files(folder: str | Path) -> Listing:
             name = prefix + entry.name
             if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                 waiting.append((entry.path, f"{name}/"))
-            elif reason := _reason_to_skip(entry):
-                skipped.append(Skipped(name, reason))
+            elif (left_out := _reason_to_skip(entry)) is not None:
+                skipped.append(Skipped(name, left_out))
             else:
                 files.append(name)
     return Listing(sorted(files), sorted(skipped), sorted(errors, key=lambda e: str(e.filename)))
@@ -86,11 +88,13 @@ def _reason_to_skip(entry: os.DirEntry) -> str | None:
     suffix = suffix_of(entry.name)
     if suffix in AUDIO_SUFFIXES:
         return None
-    return conversion_remedy(entry.name) or OTHER_SUFFIX
+    return unusable_by_name(entry.name) or OTHER_SUFFIX
 
 
-def conversion_remedy(name: str) -> str | None:
-    """What to do with a file that holds audio but is not decoded here; None for other files."""
+def unusable_by_name(name: str) -> str | None:
+    """Why a file that somebody names as audio cannot be decoded, as far as its name says it."""
+    if os.path.basename(name).startswith("._"):
+        return RESOURCE_FILE
     suffix = suffix_of(name)
     if suffix not in CONVERTED_FIRST:
         return None
@@ -123,6 +127,6 @@ __all__ = [
     "Skipped",
     "audio_files",
     "by_reason",
-    "conversion_remedy",
     "suffix_of",
+    "unusable_by_name",
 ]

@@ -15,6 +15,7 @@ from modeling_ast.training.data_sources import (
     DataArguments,
     is_exclusive,
     label_column,
+    load,
     load_data,
     load_part,
     read_classes,
@@ -259,3 +260,15 @@ def test_a_stream_cannot_be_drawn_from(sounds):
     arguments = DataArguments(path, audio_column="file", eval_share=0.2, streaming=True)
     with pytest.raises(ValueError, match="with --streaming hold out a split or fold"):
         load_data(arguments)
+
+
+def test_a_share_of_data_with_a_test_split_is_warned_of(sounds):
+    """Of others' data the share is taken: a run may leave the test split for the end."""
+    folder, rows = sounds
+    for split in ("train", "test"):
+        Dataset.from_list(rows).to_parquet(folder / "stored" / f"{split}-00000-of-00001.parquet")
+    options = {"audio_column": "file", "eval_share": 0.25}
+    loaded = load(DataArguments(str(folder / "stored"), **options))
+    assert loaded.report.used == {"train": 9, "test": 3}
+    (warning,) = loaded.report.warnings
+    assert "although" in warning and "has the split 'test'" in warning

@@ -94,11 +94,12 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
 
 
 def report(outcome: Outcome, as_json: bool) -> None:
-    """Prints what the run is judged by, and where the model is."""
+    """Prints what became of the data, what the run is judged by, and where the model is."""
+    # Again: clips that turned out bad are skipped by now.
+    print_report(outcome.data.lines()[:1])
     folder, metric = outcome.trainer.args.output_dir, outcome.metric
     if as_json:
-        result = {"output_dir": folder, "metric": metric, "metrics": outcome.metrics}
-        print_json(result | {"data": outcome.data.as_dict()})
+        print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
         return
     score = outcome.metrics[f"eval_{metric}"]
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")

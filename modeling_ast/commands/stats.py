@@ -58,8 +58,7 @@ def main(arguments: list[str]) -> int:
         return fail(error)
     print_report(report.lines())
     if stats.json:
-        numbers = {"mean": moments.mean, "std": moments.std, "values": moments.count}
-        print_json(numbers | {"data": report.as_dict()})
+        print_json({"mean": moments.mean, "std": moments.std, "values": moments.count})
     else:
         sys.stdout.write(f"--mean {moments.mean:.7f} --std {moments.std:.7f}\n")
     return 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 
@@ -13,16 +14,14 @@ from ..labels import Label, read_label_file
 from .data_arguments import LABEL_COLUMNS, DataArguments
 from .data_report import DataReport
 
-# AudioSet's and FSD50K's, beside the data.
-CLASS_LISTS = (
-    "class_labels_indices.csv",
-    "vocabulary.csv",
-    "FSD50K.ground_truth/vocabulary.csv",
-)
+# AudioSet's class list and FSD50K's, whose lines are 0,Accelerating,/m/07q2z82 without a header.
+CLASS_LIST = "class_labels_indices.csv"
+VOCABULARIES = ("vocabulary.csv", "FSD50K.ground_truth/vocabulary.csv")
+VOCABULARY_LINE = re.compile(r"0,[^,]+,/\w+/\w+\s*")
 # A message names so many labels.
 NAMED = 5
 
-Clips = Dataset | IterableDataset
+Clips: TypeAlias = Dataset | IterableDataset
 
 
 def check_column(data: Clips, name: str, flag: str) -> str:
@@ -58,12 +57,23 @@ def is_exclusive(arguments: DataArguments, data: Clips) -> bool:
 
 
 def class_list(arguments: DataArguments) -> Path | None:
-    """The class list: the one that was given, or one beside the data."""
+    """The class list: the one that was given, or one beside the data or its files."""
     if arguments.label_csv:
         return Path(arguments.label_csv)
     folders = [folder for folder in (arguments.folder, arguments.root) if folder is not None]
-    paths = (folder / name for folder in folders for name in CLASS_LISTS)
-    return next((path for path in paths if path.is_file()), None)
+    for folder in folders:
+        if (folder / CLASS_LIST).is_file():
+            return folder / CLASS_LIST
+        for name in VOCABULARIES:
+            if (folder / name).is_file() and _is_vocabulary(folder / name):
+                return folder / name
+    return None
+
+
+def _is_vocabulary(path: Path) -> bool:
+    """Whether a file of such a common name is FSD50K's."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return VOCABULARY_LINE.fullmatch(file.readline(1000)) is not None
 
 
 def read_classes(arguments: DataArguments, *splits: Clips) -> list[Label]:
@@ -136,7 +146,7 @@ def name_numbers(
         ValueError: There is a class list, which the numbers do not fit.
     """
     given = {split: label_column(arguments, clips) for split, clips in splits.items()}
-    numbers = set()
+    numbers: set[int] = set()
     for split, clips in splits.items():
         kind = clips.features[given[split]]
         kind = getattr(kind, "feature", kind)
@@ -256,7 +266,7 @@ def some(names: Sequence[str]) -> str:
 
 
 __all__ = [
-    "CLASS_LISTS",
+    "CLASS_LIST",
     "Clips",
     "check_column",
     "check_labels",

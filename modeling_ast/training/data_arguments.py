@@ -90,7 +90,9 @@ class DataArguments:
     @property
     def folder(self) -> Path | None:
         """The directory of the data; None where it has no place here."""
-        path = Path(self.data or "")
+        if self.data is None:
+            return None
+        path = Path(self.data)
         return path.parent if path.is_file() else path if path.is_dir() else None
 
     @property

@@ -7,6 +7,7 @@ For a folder an entry is a file or an empty folder, for a table or a data set of
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,9 +60,8 @@ class DataReport:
     @property
     def found(self) -> int | None:
         """Number of files or rows; None where one split is a stream."""
-        if None in self.used.values():
-            return None
-        return sum(self.used.values()) + len(self.skipped)
+        counts = [count for count in self.used.values() if count is not None]
+        return sum(counts) + len(self.skipped) if len(counts) == len(self.used) else None
 
     def count(self, split: str, labels: Sequence[Sequence[str]] | None, num_clips: int) -> None:
         """Counts the clips of a split.
@@ -91,8 +91,8 @@ class DataReport:
     def skip(self, split: str, file: str, labels: Sequence[str], reason: str) -> None:
         """Moves a clip of a split that turned out bad to the skipped ones."""
         self.skipped.append(Skipped(file, one_line(reason)))
-        if self.used[split] is not None:
-            self.used[split] -= 1
+        count = self.used[split]
+        self.used[split] = None if count is None else count - 1
         for label in labels:
             counts = self.labels.get(self.class_names.get(label, label), {})
             if split in counts:
@@ -108,7 +108,11 @@ class DataReport:
         """`skip` for the clips of a split, given by name and labels, that are in `bad`."""
         for name, own_labels in zip(names, labels):
             if (listed := one_line(name)) in bad:
-                self.skip(split, listed, own_labels, bad[listed])
+                self.skip(split, self.short(listed), own_labels, bad[listed])
+
+    def short(self, name: str) -> str:
+        """The name of a file without the data's folder, as listings have it."""
+        return name.removeprefix(os.path.join(os.path.abspath(self.data), ""))
 
     @property
     def missing_by_label(self) -> dict[str, int]:

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import numpy as np
@@ -80,7 +80,7 @@ RELEASES = (
     {"train": ("metadata/UrbanSound8K.csv", "audio")},
 )
 
-Source = DatasetDict | IterableDatasetDict
+Source: TypeAlias = DatasetDict | IterableDatasetDict
 
 
 class Loaded(NamedTuple):
@@ -172,7 +172,10 @@ def load(arguments: DataArguments, train: bool = True, held_out: bool = True) ->
         used = set(arguments.train_split.split("+"))
         if not is_drawn(arguments):
             used |= set(arguments.eval_split.split("+"))
-        report.skipped += unused_splits(splits, used, arguments)
+        report.skipped += [
+            entry._replace(file=report.short(entry.file))
+            for entry in unused_splits(splits, used, arguments)
+        ]
     parts = {name: clips for name, clips in parts.items() if wanted[name]}
     if arguments.streaming and local:
         parts = {name: streamed(name, clips, arguments) for name, clips in parts.items()}
@@ -290,7 +293,7 @@ def stored(stream: IterableDataset, arguments: DataArguments) -> Dataset:
     chosen = ("data", "data_config", "eval_split", "fold_column", "eval_fold", "label_separator")
     names = [str(getattr(arguments, name)) for name in chosen]
     if arguments.root is not None:
-        names.append(cache_of(Path(arguments.data)))
+        names.append(cache_of(Path(str(arguments.data))))
     # Without it `datasets` would not recognise the stream in another process.
     fingerprint = hashlib.blake2b(json.dumps(names).encode(), digest_size=8).hexdigest()
     return Dataset.from_generator(
@@ -316,7 +319,7 @@ def read_source(arguments: DataArguments) -> LocalData | Source:
     Raises:
         OSError, ValueError: It is nowhere to be found, a file of another kind, or damaged.
     """
-    path = Path(arguments.data or "")
+    path = Path(str(arguments.data))
     if arguments.audio_root is not None and not Path(arguments.audio_root).is_dir():
         raise ValueError(f"--audio-root is {arguments.audio_root!r}, which is no folder here")
     if path.is_file():
@@ -324,7 +327,7 @@ def read_source(arguments: DataArguments) -> LocalData | Source:
     if path.is_dir():
         return read_directory(path, arguments)
     try:
-        return with_datasets(arguments, arguments.data, arguments.data_config)
+        return with_datasets(arguments, arguments.data_config)
     except OSError as error:
         raise OSError(
             f"{arguments.data!r} is no file or directory here, and as a data set of the Hub it "
@@ -342,7 +345,7 @@ def read_file(path: Path, arguments: DataArguments) -> LocalData | Source:
             f"{path} is no data set; give one of *{', *'.join(TABLE_SUFFIXES)}, *.parquet"
         )
     files = {arguments.train_split: str(path)}
-    return with_datasets(arguments, "parquet", data_files=files, cache_dir=cache_of(path))
+    return with_datasets(arguments, None, "parquet", data_files=files, cache_dir=cache_of(path))
 
 
 def read_directory(folder: Path, arguments: DataArguments) -> LocalData | Source:
@@ -361,9 +364,7 @@ def read_directory(folder: Path, arguments: DataArguments) -> LocalData | Source
             return read_tables(tables, arguments)
     listing = audio_files(folder)
     if is_stored_data(folder, listing):
-        return with_datasets(
-            arguments, arguments.data, arguments.data_config, cache_dir=cache_of(folder)
-        )
+        return with_datasets(arguments, arguments.data_config, cache_dir=cache_of(folder))
     local = read_folder(folder, listing)
     if (path := class_list(arguments)) is not None and path.parent == folder:
         local.skipped[:] = [
@@ -420,14 +421,21 @@ def read_tables(tables: dict[str, tuple[Path, Path]], arguments: DataArguments) 
     return whole
 
 
-def with_datasets(arguments: DataArguments, *names: str | None, **options) -> Source:
+def with_datasets(
+    arguments: DataArguments, config: str | None, kind: str | None = None, **options: Any
+) -> Source:
     """What `datasets` loads.
 
+    Args:
+        config: Of the data set.
+        kind: Of files; by default the data set itself is named.
     Raises:
         ValueError: It is damaged, or of no kind that `datasets` knows.
     """
     try:
-        return load_dataset(*names, streaming=arguments.streaming, **options)
+        return load_dataset(
+            kind or arguments.data, config, streaming=arguments.streaming, **options
+        )
     except DatasetsError as error:
         cause = error.__cause__ or error
         raise ValueError(f"{arguments.data} cannot be read: {one_line(cause)}") from error
@@ -508,7 +516,7 @@ def divide(data: Clips, arguments: DataArguments) -> tuple[Clips, Clips]:
     return data.select(np.flatnonzero(~is_held_out)), data.select(np.flatnonzero(is_held_out))
 
 
-def is_in_fold(row: dict, name: str, fold: int, held_out: bool) -> bool:
+def is_in_fold(row: dict, name: str, fold: int | None, held_out: bool) -> bool:
     """Whether a row is of the fold, or else of the others."""
     return (row[name] == fold) == held_out
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from datasets import Dataset
 
-from ..audio_files import Listing, Skipped, conversion_remedy
+from ..audio_files import Listing, Skipped, unusable_by_name
 from ..text_tables import read_text
 from .clips import FOLDER_FEATURES
 from .data_report import LocalData
@@ -68,7 +68,7 @@ def usable_files(listing: Listing) -> tuple[list[str], list[Skipped]]:
     """The files that can be decoded, by their names, and all others."""
     usable, skipped = [], list(listing.skipped)
     for name in listing.files:
-        if reason := conversion_remedy(name):
+        if reason := unusable_by_name(name):
             skipped.append(Skipped(name, reason))
         elif not _is_unicode(name):
             skipped.append(Skipped(name, "name that is no valid Unicode; rename it"))
@@ -104,7 +104,7 @@ def splits_of(folder: Path, files: list[str]) -> list[str]:
 
 def read_split_lists(folder: Path) -> dict[str, str]:
     """File -> split, as the lists of Speech Commands say it; the others are to train on."""
-    lists = {}
+    lists: dict[str, str] = {}
     for name, split in SPLIT_LISTS.items():
         if (folder / name).is_file():
             lists |= dict.fromkeys(read_text(folder / name).split("\n"), split)

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow
 from datasets import Dataset, Features, Value
 
-from ..audio_files import Skipped, conversion_remedy
+from ..audio_files import Skipped, unusable_by_name
 from ..errors import one_line
 from ..text_tables import read_text, read_text_table
 from .classes import labels_in
@@ -64,22 +64,23 @@ def read_table(
         OSError, ValueError: It cannot be read, a column is missing, or no file is there.
     """
     columns = read_columns(path)
-    audio = find_column(columns, arguments.audio_column, AUDIO_COLUMNS, "audio", path)
+    audio = audio_column(columns, arguments.audio_column, path)
     columns = {
         name: cells if name == audio and not is_decimal(cells) else typed(cells)
         for name, cells in columns.items()
     }
     columns = renamed(columns, audio, arguments.audio_column)
     audio = arguments.audio_column
-    labels = find_column(columns, arguments.label_column, LABEL_COLUMNS, "labels", path)
-    if labels is not None and arguments.label_column is None:
-        columns = renamed(columns, labels, labels.lower())
-        labels = labels.lower()
-    warnings = []
+    labels = arguments.label_column if arguments.label_column in columns else None
+    # A column that was named but is not there is refused where those of all other sources are.
+    if arguments.label_column is None and (found := usual_column(columns, LABEL_COLUMNS)):
+        labels = found.lower()
+        columns = renamed(columns, found, labels)
+    warnings: list[str] = []
     if labels is not None and not arguments.label_separator:
         columns[labels] = separated_cells(columns[labels], labels, known_labels, warnings)
     if audio not in columns or not all(isinstance(cell, str | int) for cell in columns[audio]):
-        # Its column is refused where those of all other sources are.
+        # So is this one.
         kinds = {name: kind_of(name, cells, path) for name, cells in columns.items()}
         rows = rows_of(columns, range(len(columns[next(iter(columns))])), Features(kinds))
         return LocalData({arguments.train_split: rows}, [], [], warnings)
@@ -113,7 +114,7 @@ def located(
     cells = columns[audio] = []
     for index, file in enumerate(files):
         found = finder.find(file, spans[index] if spans else None)
-        reason = finder.reason if found is None else conversion_remedy(found.path)
+        reason = finder.reason if found is None else unusable_by_name(found.path)
         if reason is None and labels and not names_of[index] and not is_list(columns[labels]):
             reason = "row without a label"
         if reason is None:
@@ -208,33 +209,27 @@ def read_json_lines(path: Path, text: str) -> list[Any]:
     return rows
 
 
-def find_column(
-    columns: dict[str, list], named: str | None, usual: Sequence[str], what: str, path: Path
-) -> str | None:
-    """The column that was named, or the first usual one in any case of its letters.
+def audio_column(columns: dict[str, list], named: str, path: Path) -> str:
+    """The column of audio files: the one that was named, or the first usual one.
 
-    Returns:
-        Its name; None if a column was named that is not there, or of labels none is usual:
-        other sources have the same mistakes, which are refused for all in one place.
     Raises:
-        ValueError: No column of audio was named, and none is usual.
+        ValueError: None was named, and none is usual.
     """
-    if named in columns:
+    if named in columns or named != DataArguments.audio_column:
         return named
-    if what == "audio" and named != DataArguments.audio_column:
-        return named
-    if what != "audio" and named is not None:
-        return None
-    lower = {name.lower(): name for name in reversed(columns)}
-    for name in usual:
-        if name.lower() in lower:
-            return lower[name.lower()]
-    if what == "audio":
+    found = usual_column(columns, AUDIO_COLUMNS)
+    if found is None:
         raise ValueError(
             f"{path} has the columns {list(columns)}, none of which is known to name audio files; "
             f"give --audio-column one of them"
         )
-    return None
+    return found
+
+
+def usual_column(columns: dict[str, list], usual: Sequence[str]) -> str | None:
+    """The first usual column that is there, in any case of its letters."""
+    lower = {name.lower(): name for name in reversed(columns)}
+    return next((lower[name.lower()] for name in usual if name.lower() in lower), None)
 
 
 def typed(cells: list) -> list:
