@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
-from ..audio import AUDIO_SUFFIXES
+from ..audio_files import AUDIO_SUFFIXES
 from ..errors import one_line
 from ..strict_json import to_json
 
