@@ -122,7 +122,16 @@ class Evaluation(NamedTuple):
     data: DataReport  # what became of each file
 
 
-def read_held_out(data: DataArguments) -> tuple[HeldOut, Loaded]:
+def read_held_out(data: DataArguments) -> HeldOut:
+    """The held-out clips with their labels; no audio is read.
+
+    Raises:
+        OSError, ValueError: The data cannot be read.
+    """
+    return load_held_out(data)[0]
+
+
+def load_held_out(data: DataArguments) -> tuple[HeldOut, Loaded]:
     """The held-out clips with their labels, and what became of each file; no audio is read.
 
     Raises:
@@ -342,7 +351,7 @@ def evaluate_models(
         OSError, ValueError: A model or the data cannot be read, or a model lacks a class.
         TooManyBadClips: More clips than allowed cannot be decoded.
     """
-    held_out, loaded = read_held_out(data)
+    held_out, loaded = load_held_out(data)
     bad_clips = BadClips(options.bad_clips, len(held_out.clips), data.max_bad_share)
     few = spread(held_out, length_clips)
     scores, lengths = [], {}
