@@ -206,13 +206,18 @@ def write_parquet(journal: Path, target: Path) -> None:
 
 
 def _valid(row: dict) -> dict:
-    """Parquet's strings are Unicode; file names of other kinds get a replacement character."""
+    """Parquet's strings are Unicode; file names of other kinds get a replacement character, labels
+    an escape."""
     texts = {
         name: row[name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         for name in ("file", "error")
         if row[name] is not None
     }
-    return {"padding": "longest", **row, **texts}
+    labels = [
+        entry | {"label": entry["label"].encode("utf-8", "backslashreplace").decode()}
+        for entry in row["labels"]
+    ]
+    return {"padding": "longest", **row, **texts, "labels": labels}
 
 
 __all__ = ["Journal", "audio_files", "tag_files", "write_parquet"]

@@ -411,3 +411,15 @@ def test_stopped_by_hand_or_without_memory(tiny_folder, sounds, tmp_path, monkey
         output = tmp_path / "tags.jsonl"
         status, _, err = run(capsys, tiny_folder, sounds, "--output", output)
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_label_that_is_no_unicode_fits_into_parquet(tiny_folder, sounds, tmp_path, capsys):
+    from pyarrow import parquet
+
+    config = json.loads((tiny_folder / "config.json").read_text())
+    config["id2label"]["0"] = "\udc80\x1b"
+    (tiny_folder / "config.json").write_text(json.dumps(config))
+    output = tmp_path / "tags.parquet"
+    assert run(capsys, tiny_folder, sounds, "--output", output, "--top-k", 5)[0] == 1
+    rows = parquet.read_table(output).to_pylist()
+    assert any(entry["label"] == "\\udc80\x1b" for row in rows for entry in row["labels"])

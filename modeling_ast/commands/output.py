@@ -11,6 +11,7 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 from ..errors import one_line
+from ..labels import printable
 from ..strict_json import to_json
 
 
@@ -50,7 +51,7 @@ def quiet_libraries() -> None:
 
 def fail(error: object) -> int:
     """Prints one line on standard error and gives the exit status 1."""
-    sys.stderr.write(f"error: {one_line(error)}\n")
+    sys.stderr.write(f"error: {printable(one_line(error))}\n")
     return 1
 
 

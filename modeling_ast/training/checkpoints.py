@@ -129,9 +129,9 @@ def _damages_of_weights(checkpoint: Path, model: LoadableModel | None) -> Iterat
         yield from _damages_of_pickle(path, ())
     if not stored and not pickles:
         yield "it has no weights"
-    elif model is not None and stored:
-        if lost := model.state_dict().keys() - model.own_names(stored).values():
-            yield f"its weights lack {min(lost)}"
+    own = {} if model is None or not stored else model.state_dict()
+    if model is not None and (lost := own.keys() - model.own_names(stored).values()):
+        yield f"its weights lack {min(lost)}"
 
 
 def _damages_of_pickle(file: Path, keys: tuple[str, ...]) -> Iterator[str]:
