@@ -11,11 +11,14 @@ processes that do nothing else should not wait for it.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .audio import read_audio, resample
-from .configuration_ast import ASTConfig
-from .feature_extraction_ast import ASTFeatureExtractor
-from .labels import activation
-from .registration import register_auto_classes
+from .interrupts import ends_silently
+
+with ends_silently():
+    from .audio import read_audio, resample
+    from .configuration_ast import ASTConfig
+    from .feature_extraction_ast import ASTFeatureExtractor
+    from .labels import activation
+    from .registration import register_auto_classes
 
 if TYPE_CHECKING:
     from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel

@@ -136,6 +136,13 @@ class Journal:
         }
         # In ASCII: file names need not be valid Unicode.
         line = json.dumps(row).encode() + b"\n"
+        # A file that was removed would take all further rows, and nobody could read them.
+        if not self.path.exists() or not os.path.samestat(
+            os.stat(self.path), os.fstat(self.file.fileno())
+        ):
+            raise FileNotFoundError(
+                errno.ENOENT, "it was removed or replaced while it was written", str(self.path)
+            )
         if self.file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._count(row)

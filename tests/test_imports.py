@@ -15,6 +15,7 @@ STANDARD = set(sys.stdlib_module_names)
 PACKAGE = ROOT / "modeling_ast"
 # Arrows go one way: a file may import those before it, and nothing behind it.
 FLAT_FILES = [
+    "interrupts",
     "errors",
     "configuration_ast",
     "checks",

@@ -107,7 +107,7 @@ def _versions(sources: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
 
 
 def _check_unchanged(before: dict, after: dict) -> None:
-    """Weights are mapped into memory: of a file that changes, a part would be new and a part old."""
+    """Weights are mapped into memory: a file that changes would be converted half old, half new."""
     changed = sorted(file for file in before | after if before.get(file) != after.get(file))
     if changed:
         raise ConversionError(
