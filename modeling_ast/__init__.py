@@ -11,13 +11,16 @@ processes that do nothing else should not wait for it.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .audio import read_audio, stream_audio
-from .configuration_ast import ASTConfig
-from .decoding import DecodingError
-from .feature_extraction_ast import ASTFeatureExtractor
-from .labels import activation
-from .registration import register_auto_classes
-from .resampling import resample
+from .interrupts import ends_silently
+
+with ends_silently():
+    from .audio import read_audio, stream_audio
+    from .configuration_ast import ASTConfig
+    from .decoding import DecodingError
+    from .feature_extraction_ast import ASTFeatureExtractor
+    from .labels import activation
+    from .registration import register_auto_classes
+    from .resampling import resample
 
 if TYPE_CHECKING:
     from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel

@@ -1,8 +1,14 @@
-"""Labels: the files that list them, and which function turns logits into scores."""
+"""Labels: the files that list them, which function turns logits into scores, and harmless texts.
+
+The labels of a checkpoint are a stranger's text. `printable` is the one rule of what of it reaches
+a terminal, a picture or a model card.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +18,12 @@ from .text_tables import read_text_table
 # Hub checkpoints of AudioSet do not say that their labels are independent; their number does.
 NUM_AUDIOSET_LABELS = 527
 SCORES = ("auto", "sigmoid", "softmax")
+# What moves the cursor, reverses or hides text or is no character: control characters, direction
+# marks, separators of lines, invisible ones, halves of characters, tags.
+HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 class Label(NamedTuple):
@@ -94,6 +106,35 @@ def _check_labels(path: str | Path, labels: dict[int, Label]) -> None:
             )
 
 
+def printable(text: object) -> str:
+    """A text on one line that does nothing to what it is shown in.
+
+    Args:
+        text: A label, the name of a file, a message: anything with a text.
+    Returns:
+        The same, with escapes such as \\x1b and \\u202e in the place of `HARMFUL` characters.
+    """
+    return HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def distinct_names(id2label: Mapping[int, str]) -> list[str]:
+    """The names of a model's labels in their order, where two labels may have one name.
+
+    Returns:
+        The names; those that are there several times have their index behind them: "dog [3]".
+    """
+    names = [id2label[index] for index in range(len(id2label))]
+    taken = Counter(names)
+    distinct = []
+    for index, name in enumerate(names):
+        new = name
+        while taken[name] > 1 and new in taken:
+            new = f"{new} [{index}]"
+        taken[new] += new != name
+        distinct.append(new)
+    return distinct
+
+
 def activation(choice: str, config: ASTConfig) -> str:
     """What makes scores of logits: "sigmoid" (each label for itself) or "softmax" (one for all).
 
@@ -112,4 +153,13 @@ def activation(choice: str, config: ASTConfig) -> str:
     return "sigmoid" if several or unstated else "softmax"
 
 
-__all__ = ["NUM_AUDIOSET_LABELS", "SCORES", "Label", "activation", "read_label_file"]
+__all__ = [
+    "HARMFUL",
+    "NUM_AUDIOSET_LABELS",
+    "SCORES",
+    "Label",
+    "activation",
+    "distinct_names",
+    "printable",
+    "read_label_file",
+]

@@ -7,6 +7,8 @@ from pathlib import Path
 from .audio import read_clip
 from .errors import need_extra
 from .feature_extraction_ast import ASTFeatureExtractor
+from .labels import printable
+from .outputs import check_output_file
 from .tagging import ClipTags, equal_parts
 
 
@@ -39,12 +41,38 @@ def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str
         shown = frames[: extractor.count_frames(stop - start)]
         extent = (0, len(shown) / extractor.frames_per_second, 0, shown.shape[1])
         left.imshow(shown.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
-        left.set(title=Path(result.name).name, xlabel="seconds", ylabel="mel bin")
+        left.set(title=plain_text(Path(result.name).name), xlabel="seconds", ylabel="mel bin")
         labels, scores = zip(*reversed(result.labels.items()))
-        right.barh(labels, scores, color="tab:orange")
+        right.barh(range(len(labels)), scores, color="tab:orange")
+        right.set_yticks(range(len(labels)), list(map(plain_text, labels)))
         right.set(xlim=(0, 1), xlabel="score")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-__all__ = ["draw_tags"]
+def check_picture(path: str | Path) -> None:
+    """Refuses a picture that could not be written at the end of the work.
+
+    Args:
+        path: Its suffix says the format.
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        ValueError: There is no such format, or the file cannot be written.
+    """
+    bases = need_extra("matplotlib.backend_bases", "train", "a picture")
+    formats = bases.FigureCanvasBase.get_supported_filetypes()
+    suffix = Path(path).suffix.removeprefix(".").lower()
+    if suffix not in formats:
+        raise ValueError(
+            f"cannot draw {path}: its name must end in one of {', '.join(sorted(formats))}"
+        )
+    check_output_file(path)
+
+
+def plain_text(text: str) -> str:
+    """A text as matplotlib draws it: no formula, no line break."""
+    # A pair of dollar signs would enclose a formula.
+    return printable(text).replace("$", r"\$")
+
+
+__all__ = ["check_picture", "draw_tags", "plain_text"]

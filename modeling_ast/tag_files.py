@@ -119,6 +119,13 @@ class Journal:
         }
         # In ASCII: file names need not be valid Unicode.
         line = json.dumps(row).encode() + b"\n"
+        # A file that was removed would take all further rows, and nobody could read them.
+        if not self.path.exists() or not os.path.samestat(
+            os.stat(self.path), os.fstat(self.file.fileno())
+        ):
+            raise FileNotFoundError(
+                errno.ENOENT, "it was removed or replaced while it was written", str(self.path)
+            )
         if self.file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._count(row)
@@ -190,13 +197,18 @@ def write_parquet(journal: Path, target: Path) -> None:
 
 
 def _valid(row: dict) -> dict:
-    """Parquet's strings are Unicode; file names of other kinds get a replacement character."""
+    """Parquet's strings are Unicode; file names of other kinds get a replacement character, labels
+    an escape."""
     texts = {
         name: row[name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         for name in ("file", "error")
         if row[name] is not None
     }
-    return {"padding": "longest", **row, **texts}
+    labels = [
+        entry | {"label": entry["label"].encode("utf-8", "backslashreplace").decode()}
+        for entry in row["labels"]
+    ]
+    return {"padding": "longest", **row, **texts, "labels": labels}
 
 
 __all__ = ["Journal", "tag_files", "write_parquet"]

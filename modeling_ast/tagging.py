@@ -33,7 +33,7 @@ from .audio import check_samples, is_single_clip, stream_audio
 from .decoding import AudioFile
 from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
-from .labels import activation
+from .labels import activation, distinct_names
 from .modeling_ast import ASTForAudioClassification
 from .padding import padding_name
 from .pretrained import load_extractor, load_model
@@ -67,7 +67,8 @@ class ClipTags:
 
     name: str  # the path, or "clip 3" (counted from 0)
     seconds: float | None = None  # None in a bad clip
-    labels: dict[str, float] = field(default_factory=dict)  # label -> score, highest first
+    # Label -> score, highest first; labels of one name have their index behind it.
+    labels: dict[str, float] = field(default_factory=dict)
     error: str | None = None  # the reason, in a bad clip
     scores: np.ndarray | None = None  # (C,), float64: of all labels, in the model's order
 
@@ -140,7 +141,10 @@ class AudioTagger:
         self.extractor = extractor
         self.batch_frames = batch_frames
         self.num_workers = num_workers
-        self.top_k = min(top_k, model.config.num_labels)
+        self.names = distinct_names(model.config.id2label)
+        self.top_k = min(top_k, len(self.names))
+        if top_k > self.top_k:
+            logger.warning(f"top_k (--top-k) is {top_k} but the model has {self.top_k} labels")
         self.sigmoid = activation(scores, model.config) == "sigmoid"
         self.padding = extractor.padding if padding is None else padding_name(padding)
         # Whether a log line says what padding costs where most of what is computed is padding.
@@ -179,8 +183,7 @@ class AudioTagger:
         except (AssertionError, RuntimeError) as error:
             # An assertion of torch's says that it was not built for the device.
             raise ValueError(
-                f"cannot use the device {str(device)!r} ({one_line(error)}); give cpu "
-                f"(--device cpu)"
+                f"cannot use the device {str(device)!r} ({one_line(error)}); give --device cpu"
             ) from error
         return cls(network, extractor, **kwargs)
 
@@ -338,9 +341,8 @@ class AudioTagger:
         if np.isnan(clip.scores).any():
             reason = f"the model gives NaN for {clip.name} in {self.model.dtype}"
             return ClipTags(clip.name, error=f'{reason}; try "bfloat16" or "float32"')
-        names = self.model.config.id2label
         order = np.argsort(-clip.scores, kind="stable")[: self.top_k].tolist()
-        labels = {names[index]: float(clip.scores[index]) for index in order}
+        labels = {self.names[index]: float(clip.scores[index]) for index in order}
         seconds = clip.num_samples / self.extractor.sampling_rate
         return ClipTags(clip.name, seconds, labels, scores=clip.scores)
 

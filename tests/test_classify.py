@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import soundfile
+from transformers.utils import logging
 
 from modeling_ast import (
     ASTConfig,
@@ -110,7 +111,9 @@ def test_unwritable_picture_is_one_line(audioset_like, tmp_path, capsys):
     path = write(tmp_path / "a.wav", 1)
     target = tmp_path / "no such folder" / "out.png"
     status, out, err = run(capsys, audioset_like, path, "--plot", target)
-    assert status == 1 and f"cannot draw {target}" in err and "1.00 s" in out
+    assert status == 1 and f"error: cannot write {target} (No such file" in err and not out
+    status, out, err = run(capsys, audioset_like, path, "--plot", tmp_path / "out.xyz")
+    assert status == 1 and "its name must end in one of" in err and "png" in err and not out
 
 
 def test_json_has_every_file_in_order(audioset_like, tmp_path, capsys):
@@ -191,3 +194,35 @@ def test_what_a_file_is_and_any_failure_of_a_decoder_is_its_reason(
         monkeypatch.setattr("modeling_ast.audio.read_audio", Mock(side_effect=failure))
         status, _, error = run(capsys, audioset_like, good)
         assert status == 1 and reason in error
+
+
+# Cursor, direction and line tricks, half a character, a formula, a tag, and two of one name.
+NASTY = ["a\x1b[2J", "\u202eb", "c\nd", "\udc80", "$\\frac{e$", "<b>f</b>", "dog", "dog"]
+
+
+def test_labels_of_a_stranger_do_no_harm(tiny_model, tmp_path, capsys):
+    """In the terminal, as JSON, in a picture; the two labels of one name keep their scores."""
+    config = ASTConfig.from_dict(
+        {**tiny_model.config.to_dict(), "id2label": dict(enumerate(NASTY))}
+    )
+    folder = tmp_path / "model"
+    randomise(ASTForAudioClassification(config)).save_pretrained(folder)
+    ASTFeatureExtractor.from_config(config).save_pretrained(folder)
+    path = write(tmp_path / "$a.wav", 1)
+    words = (folder, path, "--top-k", len(NASTY))
+    status, out, err = run(capsys, *words, "--plot", tmp_path / "out.png")
+    assert status == 0, err
+    assert out.replace("\n", "").isprintable() and len(out.splitlines()) == 1 + len(NASTY)
+    assert r"a\x1b[2J" in out and r"\u202eb" in out and r"c\nd" in out and r"\udc80" in out
+    status, out, _ = run(capsys, *words, "--json")
+    (row,) = json.loads(out)
+    assert out.replace("\n", "").isprintable()
+    names = {entry["label"] for entry in row["labels"]}
+    assert names == {*NASTY[:6], "dog [6]", "dog [7]"}
+
+
+def test_more_labels_than_there_are(audioset_like, tmp_path, capsys, caplog):
+    logging.enable_propagation()
+    status, out, _ = run(capsys, audioset_like, write(tmp_path / "a.wav", 1), "--top-k", 528)
+    assert status == 0 and len(out.splitlines()) == 528
+    assert "top_k (--top-k) is 528 but the model has 527 labels" in caplog.text

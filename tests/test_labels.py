@@ -1,13 +1,15 @@
 """labels: label files as AudioSet, spreadsheets and people write them, and each way to err."""
 
 import csv
+import sys
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_ast import ASTConfig
-from modeling_ast.labels import Label, activation, read_label_file
+from modeling_ast.labels import Label, activation, distinct_names, printable, read_label_file
 
 GOOD = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n'
 SPEECH = [Label("/m/09x0r", "Speech"), Label("/m/05zppz", "Male speech, man speaking")]
@@ -152,3 +154,30 @@ def test_kind_of_scores(choice, problem, name):
 def test_another_kind_of_scores_is_refused():
     with pytest.raises(ValueError, match="scores is 'tanh'; it must be one of auto, sigmoid"):
         activation("tanh", ASTConfig())
+
+
+def test_names_that_are_there_twice_get_their_index():
+    assert distinct_names({0: "a", 1: "b"}) == ["a", "b"]
+    names = distinct_names({0: "dog", 1: "cat", 2: "dog", 3: "dog [0]", 4: "dog"})
+    assert names == ["dog [0] [0]", "cat", "dog [2]", "dog [0]", "dog [4]"]
+
+
+@pytest.mark.parametrize("kind", ["Cc", "Cs", "Zl", "Zp"])
+def test_no_control_character_and_no_half_character_is_shown(kind):
+    """unicodedata says which these are."""
+    for number in range(sys.maxunicode + 1):
+        if unicodedata.category(chr(number)) == kind:
+            assert printable(chr(number)).isascii() and printable(chr(number)).isprintable()
+
+
+MARKS = ("LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+def test_no_mark_of_direction_is_shown_and_letters_stay():
+    for number in range(sys.maxunicode + 1):
+        character = chr(number)
+        if unicodedata.bidirectional(character) in MARKS:
+            assert printable(character).isascii()
+    for text in ("Übung, 犬, कुत्ता, كلب, 👩\u200d🚒", "R&B $x$ <b>"):
+        assert printable(text) == text
+    assert printable("a\n\x1b[2J\u202eb\udc80") == r"a\n\x1b[2J\u202eb\udc80".replace("\n", r"\n")

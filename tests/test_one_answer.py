@@ -205,7 +205,7 @@ def test_evaluate(folder, labelled, judged, tmp_path, num_workers):
     options = EvaluationArguments(padding=padding, num_workers=num_workers)
     found = evaluation.probabilities(
         evaluation.load_tagger(str(folder), options),
-        evaluation.read_held_out(data)[0],
+        evaluation.read_held_out(data),
         BadClips(tmp_path / "bad.txt", len(expected)),
     )
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)

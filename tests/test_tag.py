@@ -13,7 +13,7 @@ import torch
 
 from modeling_ast import AudioTagger
 from modeling_ast.commands import main, model_flags, tag
-from modeling_ast.tag_files import SETTINGS
+from modeling_ast.tag_files import SETTINGS, Journal
 
 RATE = 16000
 
@@ -433,3 +433,33 @@ def test_stopped_by_hand_or_without_memory(tiny_folder, sounds, tmp_path, monkey
         output = tmp_path / "tags.jsonl"
         status, _, err = run(capsys, tiny_folder, sounds, "--output", output)
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_label_that_is_no_unicode_fits_into_parquet(tiny_folder, sounds, tmp_path, capsys):
+    from pyarrow import parquet
+
+    config = json.loads((tiny_folder / "config.json").read_text())
+    config["id2label"]["0"] = "\udc80\x1b"
+    (tiny_folder / "config.json").write_text(json.dumps(config))
+    output = tmp_path / "tags.parquet"
+    assert run(capsys, tiny_folder, sounds, "--output", output, "--top-k", 5)[0] == 1
+    rows = parquet.read_table(output).to_pylist()
+    assert any(entry["label"] == "\\udc80\x1b" for row in rows for entry in row["labels"])
+
+
+def test_an_output_that_is_removed_meanwhile(tiny_folder, sounds, tmp_path, capsys, monkeypatch):
+    """The rows behind it would be lost without a word."""
+    output = tmp_path / "tags.jsonl"
+    add = Journal.add
+
+    def add_and_remove(self, name, tags):
+        add(self, name, tags)
+        output.unlink()
+
+    monkeypatch.setattr(Journal, "add", add_and_remove)
+    status, _, err = run(capsys, tiny_folder, sounds, "--output", output)
+    line = err.splitlines()[-1]
+    assert status == 1 and "it was removed or replaced while it was written" in line
+    monkeypatch.undo()
+    assert run(capsys, tiny_folder, sounds, "--output", output)[0] == 1
+    assert [row["file"] for row in rows_of(output)] == ORDER

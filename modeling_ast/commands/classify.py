@@ -12,7 +12,8 @@ import sys
 from tqdm.auto import tqdm
 
 from ..errors import MissingExtra, one_line
-from ..plotting import draw_tags
+from ..labels import printable
+from ..plotting import check_picture, draw_tags
 from ..tagging import ClipTags
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json
@@ -46,10 +47,10 @@ def table(results: list[ClipTags]) -> str:
     """Labels and scores for reading."""
     lines = []
     for result in results:
-        lines.append(f"{result.name} ({result.seconds:.2f} s)")
+        lines.append(f"{printable(result.name)} ({result.seconds:.2f} s)")
         for label, score in result.labels.items():
             bar = "█" * round(BAR_WIDTH * score)
-            lines.append(f"  {score:6.3f}  {bar:<{BAR_WIDTH}}  {label}")
+            lines.append(f"  {score:6.3f}  {bar:<{BAR_WIDTH}}  {printable(label)}")
     return "\n".join(lines)
 
 
@@ -65,9 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Classifies each file."""
     options = parse_arguments(arguments)
     try:
+        if options.plot:
+            check_picture(options.plot)
         # A few files are decoded before other processes would have begun.
         tagger = load_tagger(options, num_workers=0)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MissingExtra) as error:
         return fail(error)
     results = []
     silent = True if len(options.files) < 2 else None  # None: where nobody is looking
@@ -75,7 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     for result in bar:
         results.append(result)
         if result.error is not None:
-            tqdm.write(f"error: {result.name}: {result.error}", file=sys.stderr)
+            message = printable(f"{result.name}: {result.error}")
+            tqdm.write(f"error: {message}", file=sys.stderr)
     good = [result for result in results if result.error is None]
     if options.json:
         print_json([row(result) for result in results])

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..labels import printable
+from ..outputs import check_output_file
 from ..training.arguments import LengthArguments
 from ..training.data_arguments import DataArguments
 from ..training.evaluation import (
@@ -43,6 +45,8 @@ def main(arguments: list[str]) -> int:
     quiet_libraries()
     try:
         options, data, lengths, rest = parse_arguments(arguments)
+        if rest.per_class:
+            check_output_file(rest.per_class)
         result = evaluate_models(rest.models, options, data, lengths.length_clips)
         if rest.per_class:
             write_table(result.classes, Path(rest.per_class))
@@ -104,14 +108,14 @@ def parse_arguments(
 def table(result: Evaluation) -> str:
     """The number of clips, then a line for each model and for the ensemble."""
     names = list(result.models[0])[1:]
-    width = max(len(row["model"]) for row in result.models)
+    width = max(len(printable(row["model"])) for row in result.models)
     lines = [f"{result.num_clips} clips", " " * width + "".join(f"{name:>19}" for name in names)]
     for row in result.models:
         numbers = "".join(
             f"{row[name]:>19.4f}" if isinstance(row[name], float) else f"{row[name]:>19}"
             for name in names
         )
-        lines.append(f"{row['model']:<{width}}{numbers}")
+        lines.append(f"{printable(row['model']):<{width}}{numbers}")
     return "\n".join(lines)
 
 

@@ -84,7 +84,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
             parser.error(f"{flag} is missing; give it here or in the recipe")
     try:
         *kinds, rest = parser.read(arguments)
-    except TypeError as error:  # a value of a recipe, of a kind that its flag does not take
+    # A value of a recipe, of a kind that its flag does not take.
+    except (AttributeError, OverflowError, TypeError) as error:
         parser.error(f"a value has the wrong type: {one_line(error)}")
     chosen = Arguments(*kinds)
     if mistake := contradiction(chosen):

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..audio_files import AUDIO_SUFFIXES
 from ..errors import one_line
+from ..labels import printable
 from ..strict_json import to_json
 
 
@@ -69,7 +70,7 @@ def quiet_libraries() -> None:
 
 def fail(error: object) -> int:
     """Prints one line on standard error and gives the exit status 1."""
-    sys.stderr.write(f"error: {one_line(error)}\n")
+    sys.stderr.write(f"error: {printable(one_line(error))}\n")
     return 1
 
 

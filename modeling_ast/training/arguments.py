@@ -263,11 +263,16 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise ValueError(f"cannot read the recipe {path}: {one_line(str(error))}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"the recipe {path} has no lines such as 'learning_rate: 1e-5'; add some")
-    known = {entry.name: entry.type for kind in KINDS for entry in fields(kind) if entry.init}
+    known = {entry.name: entry for kind in KINDS for entry in fields(kind) if entry.init}
     if unknown := sorted(map(str, recipe.keys() - known.keys())):
         raise ValueError(f"the recipe {path} has unknown arguments {unknown}; see --help for all")
     for name, value in recipe.items():
-        if isinstance(value, list | dict) and known[name] in OF_ONE_VALUE:
+        if value is None and known[name].default is not None:
+            raise ValueError(
+                f"the recipe {path} has {name}: null, but it must have a value; leave the line out "
+                f"for its default"
+            )
+        if isinstance(value, list | dict) and known[name].type in OF_ONE_VALUE:
             raise ValueError(f"the recipe {path} has {name}: {value!r}, but it must be one value")
     return {
         name: value if value is None or isinstance(value, list | dict) else str(value)

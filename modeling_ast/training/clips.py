@@ -289,8 +289,8 @@ class BadClips:
             named.append(f"and {len(bad) - NAMED_IN_ERROR} more")
         raise TooManyBadClips(
             f"{len(bad)} of {self.num_clips} clips cannot be decoded, but at most "
-            f"{self.max_share:.2%} may be bad (max_share); mend or remove the clips listed in "
-            f"{self.file}: {'; '.join(named)}"
+            f"{self.max_share:.2%} may be bad (max_share, --max-bad-share); mend or remove the "
+            f"clips listed in {self.file}: {'; '.join(named)}"
         )
 
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..configuration_ast import ASTConfig
 from ..errors import one_line
-from ..labels import SCORES, Label
+from ..labels import SCORES, Label, distinct_names
 from ..padding import PADDINGS
 from ..tagging import AudioTagger
 from ..workers import decode_clips
@@ -225,13 +225,14 @@ def columns_of(config: ASTConfig, classes: Sequence[Label]) -> list[int]:
     Raises:
         ValueError: The model lacks one.
     """
-    found = [[config.label2id[key] for key in label if key in config.label2id] for label in classes]
+    label2id = {name: index for index, name in enumerate(distinct_names(config.id2label))}
+    found = [[label2id[key] for key in label if key in label2id] for label in classes]
     missing = [label.name for label, indices in zip(classes, found) if not indices]
     if missing:
         name = config.name_or_path or "the model"
         raise ValueError(
             f"{name} does not know {len(missing)} of the {len(classes)} classes, such as "
-            f"{missing[:3]}; it knows {list(config.label2id)[:3]}, ..., so name the column of "
+            f"{missing[:3]}; it knows {list(label2id)[:3]}, ..., so name the column of "
             f"labels with --label-column, or a --label-csv with the model's names"
         )
     return [indices[0] for indices in found]

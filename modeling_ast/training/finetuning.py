@@ -10,19 +10,24 @@ a run is interrupted, run it again: it resumes from the last checkpoint.
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
+from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
 
+from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
 from ..modeling_ast import ASTForAudioClassification
+from ..outputs import one_run_at_a_time
 from ..pretrained import load_config, load_extractor
 from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
@@ -52,6 +57,8 @@ CONFIG_FIELDS = (
 )
 
 
+# What torch's errors about files that it cannot write say; they are RuntimeErrors like all others.
+_WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
 # In the output directory: the arguments that decide what a run learns.
 RUN_FILE = "run.json"
 BAD_LIST = "bad_clips.txt"
@@ -368,6 +375,33 @@ def finetune(
         OSError, ValueError: Model or data cannot be read, they do not fit together, or more clips
             than allowed are bad.
     """
+    folder = output_folder(arguments.training)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The processes of one run share the directory: the first locks it for all.
+    first = arguments.training.process_index == 0
+    with one_run_at_a_time(folder) if first else nullcontext(), _writing(folder):
+        return _finetune(arguments, announce)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Names the output directory where it cannot be written: libraries' messages do not."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        by_torch = any(words in text for words in _WRITING)
+        if isinstance(error, RuntimeError) and not by_torch:
+            raise
+        if isinstance(error, OSError) and str(folder) not in text and error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            f"cannot write into {folder} ({one_line(error)}); make room or mend the directory, and "
+            f"run the same command again: it goes on from the newest whole checkpoint"
+        ) from error
+
+
+def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> Outcome:
     trainer, judge, loaded = train(arguments, announce)
     metrics = trainer.evaluate()
     table = judge.table

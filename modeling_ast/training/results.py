@@ -19,8 +19,9 @@ from huggingface_hub import EvalResult
 from transformers import EvalPrediction, SchedulerType
 from transformers.trainer_utils import has_length
 
-from ..conversion import write_card
+from ..conversion.card import markdown_text, write_card
 from ..labels import Label
+from ..plotting import plain_text
 from ..strict_json import to_json
 from .evaluation import PLAIN_TRANSFORMERS, Lengths, length_rows
 from .metrics import ClassResult, accuracy, class_table, compute_metrics
@@ -92,7 +93,7 @@ def save_results(
 
 def write_table(table: list[ClassResult], path: Path) -> None:
     """Writes a CSV file with a row for each class; a number that is undefined is left empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(("index", *ClassResult._fields))
         for index, row in enumerate(table):
@@ -127,8 +128,7 @@ def draw_classes(table: list[ClassResult], path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(7, 1.2 + 0.22 * len(rows)), layout="constrained")
     places = range(len(rows))
     axis.barh(places, [row.average_precision for row in rows], color="tab:orange")
-    # A dollar sign would start a formula.
-    axis.set_yticks(places, [f"{row.name} ({row.positives})".replace("$", r"\$") for row in rows])
+    axis.set_yticks(places, [plain_text(f"{row.name} ({row.positives})") for row in rows])
     axis.set(xlim=(0, 1), title=title)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
@@ -188,7 +188,7 @@ def run_card(
         f"""
 - base model: `{base_model}`
 - data: `{data}`, {num_clips} to train, {len(held_out)} held out
-- classes: {", ".join(config.id2label.values())}
+- classes: {", ".join(map(markdown_text, config.id2label.values()))}
 """,
         local,
         f"""
