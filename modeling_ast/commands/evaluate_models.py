@@ -66,7 +66,6 @@ def main(arguments: list[str]) -> int:
                     }
                     for name, judged in result.lengths.items()
                 },
-                "data": result.data.as_dict(),
             }
         )
     else:
