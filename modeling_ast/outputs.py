@@ -64,7 +64,7 @@ def one_run_at_a_time(folder: Path) -> Iterator[None]:
                 f"another run is writing into {folder}; wait for it, stop it, or give another "
                 f"directory"
             ) from None
-        _cannot_lock(folder, error.strerror)
+        _cannot_lock(folder, str(error.strerror))
     try:
         yield
     finally:

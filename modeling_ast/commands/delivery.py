@@ -58,13 +58,11 @@ def run(
         The exit status.
     """
     quiet_libraries()
-    sources = [Path(source) for source in sources]
+    places = [Path(source) for source in sources]
     try:
-        check_output(args, sources)
+        check_output(args, places)
         made = (
-            nullcontext()
-            if args.dry_run
-            else whole_or_nothing(args.output_dir, args.force, sources)
+            nullcontext() if args.dry_run else whole_or_nothing(args.output_dir, args.force, places)
         )
         with made as folder:
             result = _convert_into(folder, convert, args, command)
