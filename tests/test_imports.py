@@ -34,6 +34,7 @@ FLAT_FILES = [
     "quantization",
     "workers",
     "tagging",
+    "journal",
     "tag_files",
     "plotting",
     "__init__",

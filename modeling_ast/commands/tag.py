@@ -19,7 +19,7 @@ import torch
 
 from ..audio import AUDIO_NAMES
 from ..errors import MissingExtra, need_extra, one_line
-from ..tag_files import Journal, audio_files, tag_files, write_parquet
+from ..tag_files import TagJournal, audio_files, tag_files, write_parquet
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json
 
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.output.suffix == ".parquet":
             need_extra("pyarrow", "train", "writing .parquet")
-        journal = Journal(path, options.model)
+        journal = TagJournal(path, options.model)
         # Also where nothing is left to do: rows of other settings are not what was asked for.
         journal.use(**{name: value for name, value in given_settings(options).items() if value})
     except MissingExtra as error:
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
             if status:
                 return status
         if options.output.suffix == ".parquet":
-            write_parquet(path, options.output)
+            write_parquet(journal, options.output)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"stopped after {len(journal.done)} files; the same command goes on from here\n"
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if journal.num_bad or unlisted else 0
 
 
-def _tag_missing(options: argparse.Namespace, files: list[str], journal: Journal) -> int:
+def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJournal) -> int:
     """Tags the files that are not in the journal; an exit status, 0 if all went well."""
     try:
         tagger = load_tagger(
@@ -138,7 +138,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
     }
 
 
-def _report(options: argparse.Namespace, journal: Journal) -> None:
+def _report(options: argparse.Namespace, journal: TagJournal) -> None:
     output = os.fsencode(options.output).decode(errors="replace")
     hours = journal.seconds / 3600
     if options.json:
