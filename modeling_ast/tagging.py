@@ -191,6 +191,28 @@ class AudioTagger:
         inputs = self.extractor.extract(waveforms, self.padding, device=self.model.device)
         return self.model(**inputs).logits.float()
 
+    @torch.inference_mode()
+    def frame_logits(self, frames: Tensor, num_frames: int) -> Tensor:
+        """Logits (B, C), float32, of clips whose frames are known, in one batch.
+
+        Args:
+            frames: (B, T, F), as the extractor gives them, none of them padding.
+            num_frames: What T is padded to, as the extractor's `num_frames` says.
+        """
+        num_clips, num_real, _ = frames.shape
+        values = F.pad(frames, (0, 0, 0, num_frames - num_real))  # (B, num_frames, F)
+        values[:, num_real:] = self.extractor.padded_frame.to(values)
+        mask = None
+        if self.padding == "longest" or self.extractor.return_attention_mask:
+            mask = (torch.arange(num_frames) < num_real).long().expand(num_clips, -1)
+        return self.model(input_values=values, attention_mask=mask).logits.float()
+
+    def scores_of(self, logits: Tensor) -> np.ndarray:
+        """Scores (..., C), float64, of logits on the CPU."""
+        # In float64: in float32 sure predictions round to 1 and tie.
+        wide = logits.double()
+        return (wide.sigmoid() if self.sigmoid else wide.softmax(-1)).numpy()
+
     def _in_order(self, clips: Iterable[Any]) -> Iterator[ClipTags]:
         done, expected = {}, 0
         for number, tags in self._as_ready(clips):
@@ -267,10 +289,7 @@ class AudioTagger:
     ) -> Iterator[tuple[int, ClipTags]]:
         if copied is not None:
             copied.synchronize()
-        # In float64: in float32 sure predictions round to 1 and tie.
-        wide = logits.double()  # (B, C)
-        scores = wide.sigmoid() if self.sigmoid else wide.softmax(-1)
-        for piece, row in zip(batch, scores.numpy()):
+        for piece, row in zip(batch, self.scores_of(logits)):
             clip = piece.clip
             clip.scores = clip.scores + row / clip.num_parts  # (C,)
             clip.parts_left -= 1

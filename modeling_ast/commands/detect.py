@@ -1,0 +1,250 @@
+"""`modeling-ast detect MODEL FILE... --output events.csv` finds when each sound begins and ends.
+
+FILE is an audio file of any length, or a folder, which is searched with all in it. Files are read
+block by block, so that a day takes no more memory than a minute. Each finished file is a row of a
+.jsonl beside the output: if the command is interrupted, run it again, and it resumes. A bad file,
+or a bad part of one, is named on standard error, the rest counts; the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..audio import AUDIO_NAMES
+from ..errors import MissingExtra, need_extra, one_line
+from ..event_files import FORMATS, SUFFIXES, ScoreWriter, as_row, format_of, from_row, write_events
+from ..events import HOP_SECONDS, THRESHOLD, WINDOW_SECONDS, Detection, EventDetector, ScoreBlock
+from ..journal import Journal
+from ..plotting import ScoreColumns, draw_events
+from ..score_curves import COMBINATIONS
+from ..tag_files import audio_files
+from .model_flags import add_window_model_flags, check_model_flags, load_tagger
+from .output import CommandParser, fail, print_json
+
+ROW_FIELDS = {"file", "seconds", "events", "bad_stretches", "error", "model"}
+# What decides the events of a row beside the model, and the flag that sets it.
+RULES = ("window", "hop", "combine", "hysteresis", "median", "min_gap", "min_length")
+SETTINGS = {name: f"--{name.replace('_', '-')} {{}}" for name in RULES} | {
+    "thresholds": "the same --threshold",
+    "padding": "--padding {}",
+    "activation": "--activation {}",
+    "dtype": "the same --dtype ({})",
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line and refuses what cannot work, before hours of work."""
+    parser = CommandParser(
+        "detect",
+        description="Find out when each sound of audio files begins and ends, with an AST.",
+        epilog="If it is interrupted, run the same command again: it resumes. A file or a part of "
+        "one that cannot be used is named with its times; the exit status is then 1. Put -- before "
+        "names that begin with a hyphen.",
+    )
+    add_window_model_flags(parser)
+    parser.add_argument("files", metavar="FILE", nargs="+", help="audio files, or folders of them")
+    _add_output_flags(parser)
+    _add_rule_flags(parser)
+    parser.add_argument(
+        "--batch-frames",
+        type=int,
+        metavar="N",
+        help="frames of 10 ms in a batch (1024 on a CPU, 32768 on a GPU); fewer take less memory",
+    )
+    options = parser.parse_intermixed_args(arguments)
+    check_model_flags(parser, options)
+    if options.batch_frames is not None and options.batch_frames < 1:
+        parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
+    _read_thresholds(parser, options)
+    options.recordings, options.unlisted = recordings_of(options.files)
+    _check_outputs(parser, options)
+    return options
+
+
+def recordings_of(names: Sequence[str]) -> tuple[list[str], list[OSError]]:
+    """The audio files of the command line, once each, those of folders among them."""
+    found: dict[str, None] = {}
+    unlisted: list[OSError] = []
+    for name in names:
+        if os.path.isdir(name):
+            inside, errors = audio_files(Path(name))
+            found |= dict.fromkeys(os.path.join(name, file) for file in inside)
+            unlisted += errors
+        else:
+            found[name] = None
+    return list(found), unlisted
+
+
+def _check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Settles the format; one file for several recordings is only for formats that name them."""
+    several = len(options.recordings) > 1
+    if options.output is not None and options.format is None:
+        try:
+            options.format = format_of(options.output)
+        except ValueError as error:
+            parser.error(str(error).replace("name the format", "give --format"))
+    options.output_is_folder = options.format == "audacity" and (
+        several or options.output.is_dir()
+    )
+    for flag, path, folder in (
+        ("--output", options.output, options.output_is_folder),
+        ("--scores", options.scores_to, several),
+        ("--plot", options.plot, several),
+    ):
+        if path is None:
+            continue
+        if folder and path.suffix and not path.is_dir():
+            parser.error(
+                f"{flag} is {str(path)!r}, one file for {len(options.recordings)} recordings; "
+                f"name a folder, which gets a file for each"
+            )
+        if not folder and flag == "--output" and path.is_dir():
+            parser.error(f"{flag} is {str(path)!r}, which is a folder; give another name")
+        if not path.parent.is_dir():
+            parser.error(f"no folder at {str(path.parent)!r} to write {flag} to; make it")
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help=f"events; its suffix says the format ({', '.join(SUFFIXES)}); a folder for Audacity "
+        f"and several recordings. Without it they are printed",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="of --output, whatever its suffix")
+    parser.add_argument(
+        "--scores",
+        dest="scores_to",
+        metavar="TSV",
+        type=Path,
+        help="write the scores of each step to this table; a folder for several recordings",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="PNG",
+        type=Path,
+        help="draw spectrogram, events and curves to this file; a folder for several recordings",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_rule_flags(parser: argparse.ArgumentParser) -> None:
+    for flag, default, meaning in (
+        ("--window", None, f"heard at once ({WINDOW_SECONDS:g}, or the model's length)"),
+        ("--hop", HOP_SECONDS, f"from one window to the next, a step ({HOP_SECONDS:g})"),
+        ("--median", 0.0, "of a median filter over the scores (0: none)"),
+        ("--min-gap", 0.0, "between two events of a label; a shorter gap is closed"),
+        ("--min-length", 0.0, "of an event; a shorter one is dropped"),
+    ):
+        parser.add_argument(flag, type=float, metavar="SECONDS", default=default, help=meaning)
+    parser.add_argument(
+        "--combine", choices=COMBINATIONS, default="mean", help="of the windows over a step (mean)"
+    )
+    parser.add_argument(
+        "--threshold",
+        action="append",
+        metavar="[LABEL=]SCORE",
+        help=f"that an event reaches, of all labels or of one; may be repeated (default: the "
+        f"calibrated ones of the model, else {THRESHOLD:g})",
+    )
+    parser.add_argument(
+        "--hysteresis",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="an event lasts while the score is at least this share of its threshold (1)",
+    )
+
+
+def _read_thresholds(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """--threshold 0.5 --threshold "Siren=0.8" -> `threshold` and `label_thresholds`."""
+    given, options.threshold, options.label_thresholds = options.threshold or [], None, {}
+    for text in given:
+        label, equals, value = text.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            parser.error(f"--threshold is {text!r}; give a score such as 0.5, or LABEL=0.5")
+        if equals:
+            options.label_thresholds[label] = number
+        else:
+            options.threshold = number
+
+
+class Outputs:
+    """Where the files that belong to one recording go."""
+
+    def __init__(self, recordings: Sequence[str]):
+        self.is_single = len(recordings) == 1
+        parents = [os.path.dirname(os.path.abspath(name)) for name in recordings]
+        self.root = os.path.commonpath(parents) if parents else os.curdir
+
+    def path(self, target: Path, name: str, suffix: str) -> Path:
+        """The target itself for a single recording; else a file in it, named after this one."""
+        if self.is_single and not target.is_dir() and target.suffix:
+            return target
+        path = target / (os.path.relpath(os.path.abspath(name), self.root) + suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+class Follower:
+    """What is done with the scores of a recording while it is heard."""
+
+    def __init__(self, options: argparse.Namespace, detector: EventDetector, bar: tqdm):
+        self.options = options
+        self.detector = detector
+        self.bar = bar
+        self.outputs = Outputs(options.recordings)
+        self.begin, self.seconds = time.monotonic(), 0.0
+        self.columns: ScoreColumns | None = None
+        self.writer: ScoreWriter | None = None
+
+    def start(self, name: str) -> None:
+        """A recording begins."""
+        if self.options.plot is not None:
+            self.columns = ScoreColumns(self.detector.hop, self.detector.labels)
+        if self.options.scores_to is not None:
+            path = self.outputs.path(self.options.scores_to, name, ".tsv")
+            self.writer = ScoreWriter(path, self.detector.labels, self.detector.hop)
+
+    def add(self, name: str, block: ScoreBlock) -> None:
+        """The next steps are scored."""
+        if self.columns is not None:
+            self.columns.add(block)
+        if self.writer is not None:
+            self.writer.add(block)
+        self.seconds += len(block.scores) * self.detector.hop
+        minutes = max(time.monotonic() - self.begin, 1e-9) / 60
+        speed = self.seconds / 3600 / minutes
+        self.bar.set_postfix_str(f"{self.seconds / 60:.1f} min, {speed:.2f} audio-h/min")
+
+    def end(self, detection: Detection) -> None:
+        """A recording has been heard."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.columns is not None and detection.error is None:
+            path = self.outputs.path(self.options.plot, detection.name, ".png")
+            draw_events(detection, self.columns, self.detector.tagger.extractor, path)
+        for line in complaints(detection):
+            tqdm.write(f"error: {line}", file=sys.stderr)
+        self.bar.update()
+
+
+def complaints(detection: Detection) -> Iterator[str]:
+    """What cannot be used of a recording, a line each."""
+    if detection.error is not None:
+        yield f"{detection.name}: {detection.error}"
+    for onset, offset, reason in detection.bad_stretches:
+        until = "its end" if offset is None else f"{offset:.3f} s"
+        yield f"{detection.name}: from {onset:.3f} s to {until}: {reason}; the rest is used"
