@@ -11,11 +11,13 @@ processes that do nothing else should not wait for it.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .audio import read_audio, resample
+from .audio import read_audio, stream_audio
 from .configuration_ast import ASTConfig
+from .decoding import DecodingError
 from .feature_extraction_ast import ASTFeatureExtractor
 from .labels import activation
 from .registration import register_auto_classes
+from .resampling import resample
 
 if TYPE_CHECKING:
     from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
@@ -34,10 +36,12 @@ __all__ = [
     "ASTPreTrainedModel",
     "AudioTagger",
     "ClipTags",
+    "DecodingError",
     "activation",
     "quantize_int8",
     "read_audio",
     "resample",
+    "stream_audio",
 ]
 # Public name -> the file that is imported when it is asked for.
 _LATER = {

@@ -4,20 +4,16 @@ The one rule of the package: the extractor, `AudioTagger`, every command, traini
 evaluations read a clip here. `open_clip` finds out what was given, without decoding anything, so
 that it can be sent to another process; `decode_clip` makes the waveform; `read_clip` does both.
 
-libsndfile (bundled with soundfile) decodes WAV, FLAC, OGG, Opus, MP3 and more, without ffmpeg;
-torchaudio resamples. Both are imported where they are needed: the package works without torchaudio
-as long as a clip has the wanted rate already.
+Files are decoded by `decoding.py`, whole (`read_audio`) or in blocks (`stream_audio`), and
+`resampling.py` brings samples to the wanted rate.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,9 @@ import torch
 from torch import Tensor
 
 from .configuration_ast import ASTConfig, whole_samples
+from .decoding import AudioFile, DecodingError
 from .errors import one_line
+from .resampling import checked_rate, is_number, resample, resampled_blocks
 
 PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 # Ambisonics of the seventh order has so many; more than that is no audio with a channel axis.
@@ -37,9 +35,8 @@ MOST_CHANNELS_OF_AN_ARRAY = 8
 # clip with that reason, and is not left out without a word.
 AUDIO_NAMES = "wav flac ogg oga opus mp3 aif aiff aifc au caf w64 m4a aac wma webm"
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
-# torchaudio's table of filters has numerator x denominator entries: 47999 -> 16000 Hz would take
-# gigabytes. The usual rates have denominators of at most 640.
-LARGEST_DENOMINATOR = 2000
+# Of samples that `read_audio` gives, in bytes: 4.6 hours at 16 kHz.
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def is_single_clip(given: Any) -> bool:
             return given.shape[1] <= MOST_CHANNELS_OF_AN_ARRAY < given.shape[0]
         return given.ndim == 0 or (given.ndim == 1 and given.dtype != object)
     if isinstance(given, list | tuple):
-        return _rate_place(given) is not None or bool(len(given) and _is_number(given[0]))
+        return _rate_place(given) is not None or bool(len(given) and is_number(given[0]))
     return _is_decoder(given) or hasattr(given, "read")
 
 
@@ -96,7 +93,8 @@ def read_clip(
     Raises:
         TypeError: It is nothing of the above.
         FileNotFoundError, ValueError: It is, but cannot be used; one sentence says why.
-        ImportError: It must be resampled and torchaudio cannot be loaded.
+        ImportError: It is a tensor with a gradient or on a GPU, must be resampled, and torchaudio
+            cannot be loaded.
     """
     return decode_clip(open_clip(clip, name), sampling_rate, min_samples)
 
@@ -203,122 +201,126 @@ def is_sum_finite(x: Tensor) -> bool:
 
 
 def read_audio(
-    source: str | Path | bytes, sampling_rate: int = ASTConfig.sampling_rate
+    source: str | Path | bytes,
+    sampling_rate: int = ASTConfig.sampling_rate,
+    max_bytes: int | None = MOST_BYTES,
 ) -> np.ndarray:
     """Decodes an audio file, mixes it down to the mean of its channels, and resamples it.
 
     Args:
         source: Path of the file, or its content.
         sampling_rate: Wanted rate, in Hz.
+        max_bytes: The samples may take this many at most, 4 each; None for any number. A file may
+            hold 1400 times its own size. By default 1 GB, 4.6 hours at 16 kHz.
     Returns:
         (S,), float32, in [-1, 1], at `sampling_rate`.
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: `source` is a directory, empty, no audio, or audio without a sample.
+        ValueError: `source` is a directory, empty, no audio, audio without a sample, at a rate
+            outside 100 Hz to 1 MHz, larger than `max_bytes`, or cannot be decoded to its end.
         TypeError: `source` is neither a path nor bytes.
-        ImportError: The rate differs and torchaudio cannot be loaded.
     """
-    import soundfile
-
-    file, name = _open(source)
-    try:
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)  # (S, channels)
-    # A name that ends in .raw makes soundfile ask for the format it cannot know: a TypeError.
-    except (soundfile.SoundFileError, TypeError) as error:
-        reason = getattr(error, "error_string", error)
-        raise ValueError(
-            f"{name} cannot be decoded as audio ({reason}); give a whole WAV, FLAC, OGG, Opus or "
-            f"MP3 file, or convert it first, e.g. with ffmpeg"
-        ) from error
-    if len(samples) == 0:
-        raise ValueError(f"{name} is audio of zero length; drop it or record it again")
-    mono = _mixed_down(torch.from_numpy(samples), name, channel_axis=1)
-    return resample(mono, rate, sampling_rate).numpy()
+    file = AudioFile(source)
+    length = file.length_at(sampling_rate)
+    check_size(length or 0, sampling_rate, max_bytes, file.name)
+    samples, done = np.empty(length or 0, np.float32), 0
+    for piece in _resampled_pieces(file, sampling_rate):
+        stop = done + len(piece)
+        if stop > len(samples):
+            check_size(stop, sampling_rate, max_bytes, file.name)
+            samples.resize(2 * stop, refcheck=False)  # in place, unlike np.concatenate
+        samples[done:stop] = piece
+        done = stop
+    samples.resize(done, refcheck=False)
+    return samples
 
 
-def _open(source: str | Path | bytes) -> tuple[str | bytes | io.BytesIO, str]:
-    """What soundfile can open, and the name that errors give it."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        name = f"the audio of {len(source)} bytes"
-        if not len(source):
-            raise ValueError(f"{name} is empty; give the content of an audio file")
-        return io.BytesIO(source), name
-    if not isinstance(source, str | os.PathLike):
-        raise TypeError(
-            f"source is a {type(source).__name__}; give the path of an audio file or its bytes"
-        )
-    text = os.fsdecode(source)
-    if "://" in text:
-        raise ValueError(f"{text!r} is a URL, which is not read; download the file first")
-    path = Path(text)
-    if not path.exists():
-        raise FileNotFoundError(f"no file at {text!r}; check the path")
-    if not text or not path.is_file():
-        raise ValueError(f"{text!r} is no file; give the path of one audio file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{text!r} is empty (0 bytes); fetch or write it again")
-    # As bytes, except on Windows: soundfile takes text only where it is valid Unicode.
-    return text if os.name == "nt" else os.fsencode(text), repr(text)
+def stream_audio(
+    source: str | Path | bytes,
+    sampling_rate: int = ASTConfig.sampling_rate,
+    block_seconds: float = 10.0,
+) -> Iterator[np.ndarray]:
+    """Decodes an audio file of any length in blocks, as `read_audio` does it whole.
 
-
-def resample(waveform: np.ndarray | Tensor, given: int, wanted: int) -> np.ndarray | Tensor:
-    """Resamples by windowed-sinc interpolation.
-
-    The ratio of the rates is kept exactly for all usual rates; one that needs a denominator above
-    2000 (such as 47999 : 16000) is replaced by the nearest that does not, which shifts the pitch by
-    less than a thousandth.
+    Only one block and what the decoder holds are in memory. Samples are given as the file has them:
+    a float file may hold NaN or infinity.
 
     Args:
-        waveform: (..., S), float32, at `given` Hz, an array or a tensor.
-        given, wanted: Rates, in Hz.
+        source: Path of the file, or its content.
+        sampling_rate: Wanted rate, in Hz.
+        block_seconds: Length of a block, at least one sample.
     Returns:
-        (..., ceil(S * wanted / given)), float32, an array for an array and a tensor, on its device
-        and with its gradient, for a tensor; `waveform` itself if the rates are equal.
+        (S,) each, float32, at `sampling_rate`: round(block_seconds * sampling_rate) samples, in the
+        last block whatever is left. Joined, they are what `read_audio` gives.
     Raises:
-        ValueError: A rate is not a positive whole number.
-        ImportError: The rates differ and torchaudio cannot be loaded.
-    Source: torchaudio 2.11's functional.resample, with its defaults.
+        FileNotFoundError, ValueError, TypeError: As `read_audio`, at the call or while blocks are
+            asked for. `DecodingError`, which is a ValueError, comes after the blocks that could be
+            decoded; its `seconds` say how much of the file that was.
     """
-    given, wanted = _checked_rate(given), _checked_rate(wanted)
-    if given == wanted:
-        return waveform
+    block_samples = round(block_seconds * checked_rate(sampling_rate))
+    if block_samples < 1:
+        raise ValueError(
+            f"block_seconds is {block_seconds}; at {sampling_rate} Hz give at least "
+            f"{1 / sampling_rate:.2g}, one sample"
+        )
+    return _in_blocks(_resampled_pieces(AudioFile(source), sampling_rate), block_samples)
+
+
+def _resampled_pieces(file: AudioFile, sampling_rate: int) -> Iterator[np.ndarray]:
+    """(S,) each, of any lengths; refuses a file without a sample."""
+    is_empty = True
+    for stream in file.streams:
+        for piece in resampled_blocks(stream.mono_blocks(), stream.rate, sampling_rate):
+            is_empty &= len(piece) == 0
+            yield piece
+    if is_empty:
+        raise ValueError(f"{file.name} is audio of zero length; drop it or record it again")
+
+
+def _in_blocks(pieces: Iterable[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
+    """Pieces of any lengths -> blocks of one length; the last may be shorter."""
+    waiting, num_waiting = [], 0
     try:
-        from torchaudio import functional
-    # Beside a torch that it was not built for, torchaudio fails in any of these ways.
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ImportError(
-            f"the audio is at {given} Hz and must be resampled to {wanted} Hz, but torchaudio "
-            f"cannot be loaded ({error}); install torch>=2.11,<2.15 with torchaudio>=2.11,<2.12, "
-            f"or give audio at {wanted} Hz"
-        ) from error
-    ratio = Fraction(given, wanted).limit_denominator(LARGEST_DENOMINATOR)
-    if isinstance(waveform, Tensor):
-        return functional.resample(waveform, ratio.numerator, ratio.denominator)
-    tensor = torch.from_numpy(np.ascontiguousarray(waveform))
-    return functional.resample(tensor, ratio.numerator, ratio.denominator).numpy()
+        for piece in pieces:
+            waiting.append(piece)
+            num_waiting += len(piece)
+            if num_waiting < block_samples:
+                continue
+            joined = np.concatenate(waiting)
+            stop = num_waiting - num_waiting % block_samples
+            yield from np.split(joined[:stop], stop // block_samples)
+            waiting, num_waiting = [joined[stop:]], num_waiting - stop
+    except DecodingError:
+        if num_waiting:
+            yield np.concatenate(waiting)
+        raise
+    if num_waiting:
+        yield np.concatenate(waiting)
+
+
+def check_size(num_samples: int, sampling_rate: int, max_bytes: int | None, name: str) -> None:
+    """Refuses a clip that takes too much memory.
+
+    Raises:
+        ValueError: It has more samples, of 4 bytes each, than `max_bytes` hold.
+    """
+    if max_bytes is not None and 4 * num_samples > max_bytes:
+        raise ValueError(
+            f"{name} has at least {num_samples / sampling_rate:.0f} s, {4 * num_samples:,} bytes "
+            f"at {sampling_rate} Hz, but at most {max_bytes:,} bytes are read at once; cut it, or "
+            f"read it with stream_audio"
+        )
 
 
 def _rate_place(pair: Any) -> int | None:
     """Where the rate is in (samples, rate) or (rate, samples); None if it is no such pair."""
     if not isinstance(pair, tuple) or len(pair) != 2:
         return None
-    first, second = (_is_number(part) for part in pair)
+    first, second = (is_number(part) for part in pair)
     other = pair[1] if first else pair[0]
     if first == second or not isinstance(other, np.ndarray | Tensor | list | tuple):
         return None
     return 0 if first else 1
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, np.ndarray | Tensor):
-        return value.ndim == 0 and value.dtype not in (bool, torch.bool, np.dtype(object))
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _checked_rate(rate: Any) -> int:
-    if not _is_number(rate) or not math.isfinite(rate) or int(rate) != rate or rate <= 0:
-        raise ValueError(f"a sampling rate is {rate}; it must be a positive whole number of Hz")
-    return int(rate)
 
 
 def _is_decoder(clip: Any) -> bool:
@@ -365,7 +367,7 @@ def _from_samples(
         raise ValueError(f"{name} is a tensor without values of its own; give a dense one")
     if isinstance(samples, np.ma.MaskedArray):
         raise ValueError(f"{name} is a masked array; give its .filled(0), or .compressed()")
-    rate = None if rate is None else _checked_rate(rate)
+    rate = None if rate is None else checked_rate(rate)
     return ClipSource(name, samples, rate, channel_axis)
 
 
@@ -429,6 +431,6 @@ __all__ = [
     "open_clip",
     "read_audio",
     "read_clip",
-    "resample",
     "scale_samples",
+    "stream_audio",
 ]

@@ -233,7 +233,10 @@ def _decode(
 def _waveform(
     source: ClipSource, sampling_rate: int, min_samples: int | None, pin_memory: bool
 ) -> Tensor:
-    waveform = decode_clip(source, sampling_rate, min_samples, copy=not pin_memory).detach().cpu()
+    if isinstance(source.content, Tensor):
+        # So that it is resampled as an array is.
+        source = replace(source, content=source.content.detach().cpu())
+    waveform = decode_clip(source, sampling_rate, min_samples, copy=not pin_memory)
     # Not Tensor.pin_memory, which copies nothing that its owner has pinned already.
     return torch.empty_like(waveform, pin_memory=True).copy_(waveform) if pin_memory else waveform
 

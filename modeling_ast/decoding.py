@@ -1,0 +1,229 @@
+"""An audio file -> its samples in blocks, to its end.
+
+libsndfile (bundled with soundfile) decodes WAV, FLAC, OGG, Opus, MP3 and more, without ffmpeg, and
+is imported where it is needed. `file_streams.py` finds where a file must be opened so that
+libsndfile does not stop early.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from transformers.utils import logging
+
+from .errors import one_line
+from .file_kinds import kind_of_file
+from .file_streams import Section, Stretch, find_streams
+from .resampling import checked_rate, resampled_length
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+logger = logging.get_logger(__name__)
+
+# Samples of all channels together that are decoded at once: they stay in the cache.
+BLOCK_SAMPLES = 2**17
+# libsndfile's number of frames where the file does not say it.
+UNKNOWN_FRAMES = 2**63 - 1
+
+
+class DecodingError(ValueError):
+    """A file that cannot be decoded any further.
+
+    Args:
+        message: One sentence, with the name of the file.
+        seconds: Of audio that were decoded before.
+    """
+
+    def __init__(self, message: str, seconds: float):
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class AudioFile:
+    """An audio file, opened.
+
+    Args:
+        source: Its path, or its content.
+    Attributes:
+        name: What errors call it.
+        streams: What it consists of, one after the other: one stream, more in a chained OGG file or
+            where MP3 files were joined. Their rates may differ.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a directory, empty, or no audio.
+        TypeError: `source` is neither a path nor bytes.
+    """
+
+    def __init__(self, source: str | Path | bytes):
+        self.source, self.name = _checked_source(source)
+        with self._bytes() as file:
+            try:
+                stretches, note = find_streams(file)
+            except OSError as error:
+                raise ValueError(f"{self.name} cannot be read ({one_line(error)})") from error
+        if note:
+            logger.warning(f"{self.name}: {note}")
+        self.streams = [AudioStream(self, stretch) for stretch in stretches]
+
+    def _bytes(self) -> BinaryIO:
+        if isinstance(self.source, bytes):
+            return io.BytesIO(self.source)
+        return open(self.source, "rb")
+
+    def length_at(self, sampling_rate: int) -> int | None:
+        """Samples that the whole file has at this rate; None if it does not say its length."""
+        counts = [stream.num_frames for stream in self.streams]
+        if None in counts:
+            return None
+        return sum(
+            resampled_length(count, stream.rate, sampling_rate)
+            for count, stream in zip(counts, self.streams)
+        )
+
+    def open_stretch(self, stretch: Stretch) -> SoundFile:
+        """libsndfile's handle of a part of the file.
+
+        Raises:
+            ValueError: libsndfile cannot decode it.
+        """
+        import soundfile
+
+        if not stretch.is_whole_file:
+            opened = Section(self._bytes(), stretch)
+        elif isinstance(self.source, bytes):
+            opened = io.BytesIO(self.source)
+        else:
+            # As bytes, except on Windows: soundfile takes text only where it is valid Unicode.
+            opened = self.source if os.name == "nt" else os.fsencode(self.source)
+        try:
+            file = soundfile.SoundFile(opened)
+        # A name that ends in .raw makes soundfile ask for the format it cannot know: a TypeError.
+        except (soundfile.SoundFileError, TypeError) as error:
+            reason = str(getattr(error, "error_string", error)).rstrip(".")
+            with self._bytes() as content:
+                kind = kind_of_file(content)
+            raise ValueError(
+                f"{self.name} cannot be decoded as audio ({reason}"
+                f"{f': it is {kind}' if kind else ''}); give a whole WAV, FLAC, OGG, Opus or MP3 "
+                f"file, or convert it first, e.g. with ffmpeg"
+            ) from error
+        # soundfile seeks after each block of a file that can seek, which costs time and fails where
+        # the number of frames is unknown.
+        file.seekable = lambda: False
+        return file
+
+
+class AudioStream:
+    """A part of a file that libsndfile decodes in one go.
+
+    Attributes:
+        rate: In Hz, from 100 to 1,000,000.
+        channels: Their number.
+        num_frames: Samples of each channel; None if the file does not say it.
+    """
+
+    def __init__(self, file: AudioFile, stretch: Stretch):
+        self.file = file
+        self.stretch = stretch
+        self.opened: SoundFile | None = file.open_stretch(stretch)
+        try:
+            self.rate = checked_rate(self.opened.samplerate)
+        except ValueError as error:
+            raise ValueError(f"{file.name} cannot be used: {error}") from None
+        self.channels = self.opened.channels
+        frames = self.opened.frames
+        self.num_frames = None if frames >= UNKNOWN_FRAMES else frames
+        if not stretch.is_whole_file:  # there may be hundreds
+            self.opened.close()
+            self.opened = None
+
+    def mono_blocks(self) -> Iterator[np.ndarray]:
+        """Decodes; a block lives until the next is asked for.
+
+        Returns:
+            (S,) each, float32: the mean of the channels.
+        Raises:
+            DecodingError: In the middle, after what comes before has been given.
+        """
+        import soundfile
+
+        opened = self.opened or self.file.open_stretch(self.stretch)
+        self.opened = None  # read once; a second call opens it again
+        buffer = np.empty((max(1, BLOCK_SAMPLES // self.channels), self.channels), np.float32)
+        done = 0
+        with opened:
+            while True:
+                try:
+                    block = opened.read(out=buffer)  # (S, channels)
+                except soundfile.SoundFileError as error:
+                    decoded = max(0, opened.tell() - done)  # of this block
+                    if decoded:
+                        yield mean_of_columns(buffer[:decoded])
+                    reason = one_line(getattr(error, "error_string", None) or error)
+                    raise self._broken(done + decoded, reason.rstrip(".")) from error
+                if len(block) == 0:
+                    break
+                done += len(block)
+                yield mean_of_columns(block)
+        if self.num_frames is not None and done < self.num_frames:
+            if opened.format == "FLAC":
+                raise self._broken(done, f"{self.num_frames / self.rate:.2f} s were announced")
+            logger.warning(
+                f"{self.file.name} ends after {done / self.rate:.2f} s but announces "
+                f"{self.num_frames / self.rate:.2f} s; what is there is used"
+            )
+
+    def _broken(self, frames: int, reason: str) -> DecodingError:
+        seconds = frames / self.rate
+        return DecodingError(
+            f"{self.file.name} cannot be decoded as audio after {seconds:.2f} s ({reason}); give a "
+            f"whole file, or convert it first, e.g. with ffmpeg",
+            seconds,
+        )
+
+
+def mean_of_columns(samples: np.ndarray) -> np.ndarray:
+    """(S, channels) -> (S,): the mean of the channels; of one channel a view."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    # Not samples.mean(1), which is slow over an axis of two.
+    mono = samples[:, 0] + samples[:, 1]  # (S,)
+    for channel in range(2, samples.shape[1]):
+        mono += samples[:, channel]
+    mono /= samples.shape[1]
+    return mono
+
+
+def _checked_source(source: str | Path | bytes) -> tuple[str | bytes, str]:
+    """A path as text, or the content of a file; and the name that errors give it."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        name = f"the audio of {len(source)} bytes"
+        if not len(source):
+            raise ValueError(f"{name} is empty; give the content of an audio file")
+        return bytes(source), name
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"source is a {type(source).__name__}; give the path of an audio file or its bytes"
+        )
+    text = os.fsdecode(source)
+    if "://" in text:
+        raise ValueError(f"{text!r} is a URL, which is not read; download the file first")
+    if "\0" in text:
+        raise ValueError(f"{text!r} has a null character; give the path of one audio file")
+    path = Path(text)
+    if not path.exists():
+        raise FileNotFoundError(f"no file at {text!r}; check the path")
+    if not text or not path.is_file():
+        raise ValueError(f"{text!r} is no file; give the path of one audio file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{text!r} is empty (0 bytes); fetch or write it again")
+    return text, repr(text)
+
+
+__all__ = ["AudioFile", "AudioStream", "DecodingError", "mean_of_columns"]
