@@ -142,13 +142,7 @@ def decode_clip(
         x = torch.from_numpy(read_audio(source.content, sampling_rate))
         check_finite(x, source.name)
     else:
-        x = _as_tensor(source.content, source.name, copy)
-        x = scale_samples(x, f"{source.name} holds")
-        x = _mixed_down(x, source.name, source.channel_axis)
-        if x.is_cpu:
-            check_finite(x, source.name)
-        if source.sampling_rate is not None:
-            x = resample(x, source.sampling_rate, sampling_rate)
+        x = decode_samples(source, sampling_rate, copy, check=True)
     if min_samples is None:
         min_samples = whole_samples(ASTConfig.window_seconds, sampling_rate)
     if len(x) < min_samples:
@@ -158,6 +152,25 @@ def decode_clip(
             f"({1000 * min_samples / sampling_rate:g} ms at {sampling_rate} Hz); drop it "
             f"or pad it with zeros"
         )
+    return x
+
+
+def decode_samples(
+    source: ClipSource, sampling_rate: int, copy: bool = False, check: bool = False
+) -> Tensor:
+    """The waveform (S,) of an opened clip that is no file.
+
+    Args:
+        copy: As in `decode_clip`.
+        check: Whether NaN and infinity are refused, on a CPU.
+    """
+    x = _as_tensor(source.content, source.name, copy)
+    x = scale_samples(x, f"{source.name} holds")
+    x = _mixed_down(x, source.name, source.channel_axis)
+    if check and x.is_cpu:
+        check_finite(x, source.name)
+    if source.sampling_rate is not None:
+        x = resample(x, source.sampling_rate, sampling_rate)
     return x
 
 
@@ -426,6 +439,7 @@ __all__ = [
     "ClipSource",
     "check_finite",
     "decode_clip",
+    "decode_samples",
     "is_single_clip",
     "is_sum_finite",
     "open_clip",

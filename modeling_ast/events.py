@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,9 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from .audio import ClipSource, is_single_clip, open_clip, stream_audio
+from .audio import ClipSource, decode_samples, is_single_clip, open_clip
 from .errors import one_line
+from .salvage import salvaged_blocks
 from .score_curves import COMBINATIONS, Run, RunRules, RunTracker, StepCombiner
 from .tagging import AudioTagger
 
@@ -33,8 +35,11 @@ logger = logging.get_logger(__name__)
 WINDOW_SECONDS = 1.0  # at most the model's length
 HOP_SECONDS = 0.1
 THRESHOLD = 0.7
+MIN_GAP, MIN_LENGTH = 0.3, 0.3  # seconds
 # Audio that is read and scored at a time.
 BLOCK_SECONDS = 30.0
+# Bad stretches with less than this between them are one.
+JOINED_SECONDS = 0.01
 # Times are multiples of the hop; rounded to microseconds they print without 0.30000000000000004.
 TIME_DIGITS, SCORE_DIGITS = 6, 6
 
@@ -52,7 +57,7 @@ class BadStretch(NamedTuple):
     """A part of a recording that cannot be used."""
 
     onset: float  # in seconds
-    offset: float
+    offset: float | None  # None: to the end, which is not known
     reason: str
 
 
@@ -118,8 +123,8 @@ class EventDetector:
         label_thresholds: Mapping[str, float] | None = None,
         hysteresis: float = 1.0,
         median: float = 0.0,
-        min_gap: float = 0.0,
-        min_length: float = 0.0,
+        min_gap: float = MIN_GAP,
+        min_length: float = MIN_LENGTH,
     ):
         extractor = tagger.extractor
         longest = extractor.max_length / extractor.frames_per_second
@@ -234,7 +239,7 @@ class EventDetector:
         combiner, first = StepCombiner(self.num_covering, self.combine), 0
         # Silence before the beginning, and behind the end.
         waiting = np.zeros((self.num_covering - 1) * hop, np.float32)
-        for block in recording.blocks(self._silence_behind):
+        for block in chain(recording.blocks(), self._silence_behind(recording)):
             waiting = np.concatenate([waiting, block])
             num_windows = max(0, (len(waiting) - window) // hop + 1)
             if num_windows == 0:
@@ -247,10 +252,11 @@ class EventDetector:
                 yield ScoreBlock(first, steps)
             first += len(steps)
 
-    def _silence_behind(self, num_samples: int) -> int:
-        """Zeros behind a recording: its last step is covered by as many windows as the others."""
-        num_steps = -(-num_samples // self._hop_samples)
-        return (num_steps - 1) * self._hop_samples + self._window_samples - num_samples
+    def _silence_behind(self, recording: _Recording) -> Iterator[np.ndarray]:
+        """Zeros, so that the last step is covered by as many windows as the others."""
+        num_steps = -(-recording.num_samples // self._hop_samples)
+        stop = (num_steps - 1) * self._hop_samples + self._window_samples
+        yield np.zeros(stop - recording.num_samples, np.float32)
 
     def _window_scores(self, samples: np.ndarray, name: str) -> np.ndarray:
         """The scores (N, C) of all windows of some samples, which the last of them ends."""
@@ -339,7 +345,7 @@ class _Recording:
         self.source = source
         self.sampling_rate = sampling_rate
         self.num_samples = 0  # so far
-        self.bad: list[tuple[float, float, str]] = []  # samples: start, stop; the reason
+        self.bad: list[tuple[int, float, str]] = []  # samples: start, stop; the reason
 
     @property
     def seconds(self) -> float:
@@ -349,33 +355,48 @@ class _Recording:
         return [
             BadStretch(
                 round(start / self.sampling_rate, TIME_DIGITS),
-                round(stop / self.sampling_rate, TIME_DIGITS),
+                None if stop == math.inf else round(stop / self.sampling_rate, TIME_DIGITS),
                 reason,
             )
             for start, stop, reason in self.bad
         ]
 
-    def blocks(self, silence_behind: Callable[[int], int]) -> Iterator[np.ndarray]:
-        """Blocks (S,), float32, finite; the last is silence: so many samples for this length."""
-        try:
-            for block in stream_audio(self.source, self.sampling_rate, BLOCK_SECONDS):
-                yield self._silenced(block)
-                self.num_samples += len(block)
-        except ValueError as error:
-            # What came before is good; where nothing did, the whole recording is bad.
-            if self.num_samples == 0:
-                raise
-            self.bad.append((self.num_samples, math.inf, one_line(error)))
-        yield np.zeros(silence_behind(self.num_samples), np.float32)
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Blocks (S,), float32, finite.
 
-    def _silenced(self, block: np.ndarray) -> np.ndarray:
-        is_bad = ~np.isfinite(block)
-        if not is_bad.any():
-            return block
+        Raises:
+            TypeError, OSError, ValueError: None of it can be used.
+        """
+        for block, reason in self._given_blocks():
+            is_bad = ~np.isfinite(block)
+            if reason is not None:
+                stop = self.num_samples + len(block) if len(block) else math.inf
+                self.bad.append((self.num_samples, stop, reason))
+            elif is_bad.any():
+                self._remember(is_bad)
+            self.num_samples += len(block)
+            yield np.where(is_bad, np.float32(0), block) if is_bad.any() else block
+        if self.num_samples == sum(stop - start for start, stop, _ in self.bad):
+            raise ValueError(f"{self.source.name} has no sample that can be used; drop it")
+
+    def _given_blocks(self) -> Iterator[tuple[np.ndarray, str | None]]:
+        """(samples, None), or of what cannot be decoded (NaN, the reason)."""
+        source, rate = self.source, self.sampling_rate
+        if source.is_file:
+            yield from salvaged_blocks(source.content, rate, BLOCK_SECONDS)
+            return
+        waveform = decode_samples(source, rate).detach().cpu().numpy()
+        num_samples = round(BLOCK_SECONDS * rate)
+        for start in range(0, len(waveform), num_samples):
+            yield waveform[start : start + num_samples], None
+
+    def _remember(self, is_bad: np.ndarray) -> None:
+        """Lists the stretches of a block's bad samples; those that touch become one."""
         edges = np.flatnonzero(np.diff(np.concatenate(([False], is_bad, [False]))))
         for start, stop in (edges.reshape(-1, 2) + self.num_samples).tolist():
+            if self.bad and start - self.bad[-1][1] <= JOINED_SECONDS * self.sampling_rate:
+                start = self.bad.pop()[0]
             self.bad.append((start, stop, "NaN or infinity"))
-        return np.where(is_bad, np.float32(0), block)
 
 
 __all__ = ["BadStretch", "Detection", "Event", "EventDetector", "ScoreBlock"]

@@ -159,7 +159,9 @@ def draw_events(
             stop = detection.seconds if stretch.offset is None else stretch.offset
             axis.axvspan(stretch.onset, stop, color="0.5", alpha=0.5)
     bottom.set(ylim=(0, 1.02), ylabel="score")
-    bottom.legend(loc="upper right", fontsize="small")
+    # Above the curves, not over them.
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": MOST_CURVES}
+    bottom.legend(**place, frameon=False, fontsize="small")
     _time_axis(bottom, detection.seconds)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -186,7 +188,9 @@ def draw_spectrogram(axis: Any, source: str | Path, extractor: ASTFeatureExtract
     axis.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="magma")
     axis.set(xlim=(0, num_samples / rate), ylabel="kHz")
     ticks = [khz for khz in TICKS_KHZ if khz <= rate / 2000]
-    axis.set_yticks([mel_bin(1000 * khz, extractor) for khz in ticks], [f"{khz:g}" for khz in ticks])
+    axis.set_yticks(
+        [mel_bin(1000 * khz, extractor) for khz in ticks], [f"{khz:g}" for khz in ticks]
+    )
     _time_axis(axis, num_samples / rate)
 
 

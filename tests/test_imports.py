@@ -40,6 +40,10 @@ FLAT_FILES = [
     "tagging",
     "journal",
     "tag_files",
+    "salvage",
+    "score_curves",
+    "events",
+    "event_files",
     "plotting",
     "__init__",
 ]

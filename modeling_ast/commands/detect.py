@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,26 @@ from tqdm.auto import tqdm
 
 from ..audio import AUDIO_NAMES
 from ..errors import MissingExtra, need_extra, one_line
-from ..event_files import FORMATS, SUFFIXES, ScoreWriter, as_row, format_of, from_row, write_events
-from ..events import HOP_SECONDS, THRESHOLD, WINDOW_SECONDS, Detection, EventDetector, ScoreBlock
+from ..event_files import (
+    FORMATS,
+    SUFFIXES,
+    ScoreWriter,
+    as_row,
+    format_of,
+    from_row,
+    write_csv,
+    write_events,
+)
+from ..events import (
+    HOP_SECONDS,
+    MIN_GAP,
+    MIN_LENGTH,
+    THRESHOLD,
+    WINDOW_SECONDS,
+    Detection,
+    EventDetector,
+    ScoreBlock,
+)
 from ..journal import Journal
 from ..plotting import ScoreColumns, draw_events
 from ..score_curves import COMBINATIONS
@@ -92,9 +110,7 @@ def _check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace)
             options.format = format_of(options.output)
         except ValueError as error:
             parser.error(str(error).replace("name the format", "give --format"))
-    options.output_is_folder = options.format == "audacity" and (
-        several or options.output.is_dir()
-    )
+    options.output_is_folder = options.format == "audacity" and (several or options.output.is_dir())
     for flag, path, folder in (
         ("--output", options.output, options.output_is_folder),
         ("--scores", options.scores_to, several),
@@ -143,8 +159,8 @@ def _add_rule_flags(parser: argparse.ArgumentParser) -> None:
         ("--window", None, f"heard at once ({WINDOW_SECONDS:g}, or the model's length)"),
         ("--hop", HOP_SECONDS, f"from one window to the next, a step ({HOP_SECONDS:g})"),
         ("--median", 0.0, "of a median filter over the scores (0: none)"),
-        ("--min-gap", 0.0, "between two events of a label; a shorter gap is closed"),
-        ("--min-length", 0.0, "of an event; a shorter one is dropped"),
+        ("--min-gap", MIN_GAP, f"between two events of a label; shorter is closed ({MIN_GAP:g})"),
+        ("--min-length", MIN_LENGTH, f"of an event; a shorter one is dropped ({MIN_LENGTH:g})"),
     ):
         parser.add_argument(flag, type=float, metavar="SECONDS", default=default, help=meaning)
     parser.add_argument(
@@ -197,15 +213,25 @@ class Outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def lack(self, options: argparse.Namespace, name: str) -> bool:
+        """Whether the scores or the picture of a recording are wanted and not there."""
+        wanted = ((options.scores_to, ".tsv"), (options.plot, ".png"))
+        return any(
+            target is not None and not self.path(target, name, suffix).exists()
+            for target, suffix in wanted
+        )
+
 
 class Follower:
     """What is done with the scores of a recording while it is heard."""
 
-    def __init__(self, options: argparse.Namespace, detector: EventDetector, bar: tqdm):
+    def __init__(
+        self, options: argparse.Namespace, detector: EventDetector, outputs: Outputs, bar: tqdm
+    ):
         self.options = options
         self.detector = detector
+        self.outputs = outputs
         self.bar = bar
-        self.outputs = Outputs(options.recordings)
         self.begin, self.seconds = time.monotonic(), 0.0
         self.columns: ScoreColumns | None = None
         self.writer: ScoreWriter | None = None
@@ -236,15 +262,165 @@ class Follower:
         if self.columns is not None and detection.error is None:
             path = self.outputs.path(self.options.plot, detection.name, ".png")
             draw_events(detection, self.columns, self.detector.tagger.extractor, path)
-        for line in complaints(detection):
-            tqdm.write(f"error: {line}", file=sys.stderr)
+        complain(detection)
         self.bar.update()
 
 
-def complaints(detection: Detection) -> Iterator[str]:
-    """What cannot be used of a recording, a line each."""
-    if detection.error is not None:
-        yield f"{detection.name}: {detection.error}"
+def complain(detection: Detection) -> None:
+    """Says what cannot be used of a recording, a line each."""
+    said = [f"{detection.name}: {detection.error}"] if detection.error is not None else []
     for onset, offset, reason in detection.bad_stretches:
         until = "its end" if offset is None else f"{offset:.3f} s"
-        yield f"{detection.name}: from {onset:.3f} s to {until}: {reason}; the rest is used"
+        said.append(f"{detection.name}: from {onset:.3f} s to {until}: {reason}; the rest is used")
+    for line in said:
+        tqdm.write(f"error: {one_line(line)}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Finds the events of each recording."""
+    options = parse_arguments(arguments)
+    for error in options.unlisted:
+        sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
+    if not options.recordings:
+        return fail(f"no audio file in these folders; names must end in one of {AUDIO_NAMES}")
+    try:
+        if options.format == "parquet":
+            need_extra("pyarrow", "train", "writing .parquet")
+        if options.plot is not None:
+            need_extra("matplotlib", "train", "--plot")
+        journal = None if options.output is None else open_journal(options)
+    except MissingExtra as error:
+        return fail(error)
+    except (OSError, ValueError) as error:
+        return fail(f"cannot go on with {journal_path(options)}: {one_line(error)}")
+    try:
+        detector = load_detector(options)
+    except (OSError, ValueError, RuntimeError) as error:
+        return fail(f"cannot load the model {options.model!r}: {one_line(error)}")
+    try:
+        if journal is not None:
+            journal.use(**settings_of(detector, options))
+        found = detect_missing(options, detector, journal)
+        write_results(options, found, detector)
+    except KeyboardInterrupt:
+        said = "" if journal is None else "; the same command goes on from here"
+        sys.stderr.write(f"stopped{said}\n")
+        return 1
+    except torch.OutOfMemoryError as error:
+        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
+    # A full disk, mostly, or settings that are not those of the rows before.
+    except (OSError, ValueError, RuntimeError) as error:
+        return fail(error)
+    is_bad = any(detection.error or detection.bad_stretches for detection in found)
+    return 1 if is_bad or options.unlisted else 0
+
+
+def journal_path(options: argparse.Namespace) -> Path:
+    """Where the finished recordings of --output stand."""
+    if options.output_is_folder:
+        return options.output / "events.jsonl"
+    return options.output.with_suffix(".jsonl")
+
+
+def open_journal(options: argparse.Namespace) -> Journal:
+    """The journal of this output, which may be that of an earlier run."""
+    if options.output_is_folder:
+        options.output.mkdir(exist_ok=True)
+    return Journal(journal_path(options), options.model, ROW_FIELDS, SETTINGS)
+
+
+def load_detector(options: argparse.Namespace) -> EventDetector:
+    """The detector that the flags describe.
+
+    Raises:
+        OSError, ValueError, RuntimeError: The model cannot be loaded, or a number is impossible.
+    """
+    tagger = load_tagger(options, num_workers=0, batch_frames=options.batch_frames)
+    rules = {name: getattr(options, name) for name in RULES}
+    return EventDetector(
+        tagger,
+        threshold=options.threshold,
+        label_thresholds=options.label_thresholds,
+        **rules,
+    )
+
+
+def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the events, for the journal."""
+    tagger = detector.tagger
+    thresholds = dict(zip(detector.labels, detector.thresholds.tolist()))
+    is_one = len(set(thresholds.values())) == 1
+    return {
+        **{name: getattr(detector, name) for name in RULES},
+        "thresholds": detector.thresholds.tolist()[0] if is_one else thresholds,
+        "padding": tagger.padding,
+        "activation": "sigmoid" if tagger.sigmoid else "softmax",
+        "dtype": "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch."),
+    }
+
+
+def detect_missing(
+    options: argparse.Namespace, detector: EventDetector, journal: Journal | None
+) -> list[Detection]:
+    """All recordings, in their order: those of the journal, and the others, which are heard now."""
+    found = {}
+    if journal is not None:
+        found = {row["file"]: from_row(row) for row in journal.rows()}
+    outputs = Outputs(options.recordings)
+    missing = [
+        name for name in options.recordings if name not in found or outputs.lack(options, name)
+    ]
+    for name in options.recordings:
+        if name not in missing:
+            complain(found[name])
+    # None: no bar where nobody is looking.
+    with tqdm(total=len(options.recordings), unit="file", disable=None) as bar:
+        bar.update(len(options.recordings) - len(missing))
+        follower = Follower(options, detector, outputs, bar)
+        for name in missing:
+            follower.start(name)
+            (detection,) = detector.detect([name], follower.add)
+            follower.end(detection)
+            found[name] = detection
+            if journal is not None:
+                journal.add(as_row(detection))
+    return [found[name] for name in options.recordings]
+
+
+def write_results(
+    options: argparse.Namespace, found: Sequence[Detection], detector: EventDetector
+) -> None:
+    """Writes the events to --output and a line to the screen, or prints them."""
+    if options.output is None:
+        if options.json:
+            print_json({"recordings": [as_row(detection) for detection in found]})
+        else:
+            write_csv(found, sys.stdout)
+        return
+    if options.output_is_folder:
+        outputs = Outputs(options.recordings)
+        for detection in found:
+            if detection.error is None:
+                path = outputs.path(options.output, detection.name, ".txt")
+                write_events([detection], path, options.format)
+    else:
+        highest_hz = detector.tagger.extractor.sampling_rate / 2
+        write_events(found, options.output, options.format, highest_hz)
+    counts = {
+        "files": len(found),
+        "bad": sum(detection.error is not None for detection in found),
+        "bad_stretches": sum(len(detection.bad_stretches) for detection in found),
+        "hours": sum(detection.seconds or 0.0 for detection in found) / 3600,
+        "events": sum(len(detection.events) for detection in found),
+    }
+    output = os.fsencode(options.output).decode(errors="replace")
+    if options.json:
+        print_json({"output": output, **counts})
+        return
+    sys.stdout.write(
+        f"{output}: {counts['events']} events in {counts['hours']:.2f} hours of audio; "
+        f"{len(found)} files, {counts['bad']} of them bad\n"
+    )
+
+
+__all__ = ["main", "parse_arguments"]

@@ -77,9 +77,7 @@ def onset_errors(found: Sequence[Event], true: Sequence[Event]) -> list[float]:
         onsets = [
             abs(mine.onset - event.onset)
             for mine in found
-            if mine.label == event.label
-            and mine.onset < event.offset
-            and event.onset < mine.offset
+            if mine.label == event.label and mine.onset < event.offset and event.onset < mine.offset
         ]
         errors += [min(onsets)] if onsets else []
     return errors
