@@ -170,10 +170,14 @@ def _checked(format: str | None, path: Path) -> str:
 
 def write_csv(detections: Iterable[Detection], file: IO[str]) -> None:
     """Writes the CSV of `write_events` to an open file."""
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(COLUMNS)
+    plain = csv.writer(file, lineterminator="\n")
+    # Before Python 3.13 the module does not quote a lone carriage return by itself.
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(COLUMNS)
     for detection in detections:
-        table.writerows((detection.name, *event) for event in detection.events)
+        for event in detection.events:
+            table = quoted if "\r" in detection.name + event.label else plain
+            table.writerow((detection.name, *event))
 
 
 def _read_csv(path: Path) -> dict[str, list[Event]]:
@@ -197,14 +201,14 @@ def _write_audacity(detections: Iterable[Detection], file: IO[str]) -> None:
                 "each recording"
             )
         for onset, offset, label, score in detection.events:
-            file.write(f"{onset!r}\t{offset!r}\t{_escaped(label)} {score:.6f}\n")
+            file.write(f"{onset}\t{offset}\t{_escaped(label)} {score:.6f}\n")
 
 
 def _read_audacity(path: Path) -> dict[str, list[Event]]:
     events = []
-    for line in path.read_text(**TEXT).splitlines():
+    for line in _lines(path):
         # Audacity writes the frequencies of a label on a line that begins so.
-        if line and not line.startswith("\\"):
+        if not line.startswith("\\"):
             onset, offset, text = line.split("\t", 2)
             label, _, score = text.rpartition(" ")
             events.append(Event(float(onset), float(offset), _unescaped(label), float(score)))
@@ -226,10 +230,10 @@ def _write_raven(detections: Iterable[Detection], file: IO[str], highest_hz: flo
 
 
 def _read_raven(path: Path) -> dict[str, list[Event]]:
-    lines = path.read_text(**TEXT).splitlines()
-    header, found = lines[0].split("\t"), {}
-    for line in lines[1:]:
-        row = dict(zip(header, line.split("\t")))
+    header, *lines = _lines(path)
+    found: dict[str, list[Event]] = {}
+    for line in lines:
+        row = dict(zip(header.split("\t"), line.split("\t")))
         begin, end, onset = (
             float(row[name]) for name in ("Begin Time (s)", "End Time (s)", "File Offset (s)")
         )
@@ -275,6 +279,11 @@ def _read_parquet(path: Path) -> dict[str, list[Event]]:
     return found
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a table; unlike `str.splitlines`, which also cuts at rare separators."""
+    return [line for line in path.read_text(**TEXT).split("\n") if line]
+
+
 def _escaped(text: str) -> str:
     """A text without tabs and line ends, for a table with tabs."""
     return "".join(ESCAPES.get(character, character) for character in text)
@@ -318,7 +327,7 @@ def read_scores(path: str | Path) -> tuple[list[str], np.ndarray, np.ndarray]:
         The labels; (K + 1,), when each step begins and the last one ends, in seconds; (K, C), the
         scores, float32.
     """
-    header, *lines = Path(path).read_text(**TEXT).splitlines()
+    header, *lines = _lines(Path(path))
     labels = [_unescaped(label) for label in header.split("\t")[2:]]
     rows = np.array([line.split("\t") for line in lines], np.float64).reshape(-1, 2 + len(labels))
     times = np.append(rows[:, 0], rows[-1:, 1])

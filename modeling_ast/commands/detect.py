@@ -222,6 +222,11 @@ class Outputs:
         )
 
 
+def speed(seconds: float, begin: float) -> float:
+    """Hours of audio a minute: so many seconds of it since `begin`, a time of `time.monotonic`."""
+    return seconds / 60 / max(time.monotonic() - begin, 1e-9)
+
+
 class Follower:
     """What is done with the scores of a recording while it is heard."""
 
@@ -251,9 +256,8 @@ class Follower:
         if self.writer is not None:
             self.writer.add(block)
         self.seconds += len(block.scores) * self.detector.hop
-        minutes = max(time.monotonic() - self.begin, 1e-9) / 60
-        speed = self.seconds / 3600 / minutes
-        self.bar.set_postfix_str(f"{self.seconds / 60:.1f} min, {speed:.2f} audio-h/min")
+        minutes, hours_a_minute = self.seconds / 60, speed(self.seconds, self.begin)
+        self.bar.set_postfix_str(f"{minutes:.1f} min, {hours_a_minute:.2f} audio-h/min")
 
     def end(self, detection: Detection) -> None:
         """A recording has been heard."""
