@@ -152,6 +152,7 @@ class EventDetector:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         padding: str = "longest",
+        calibration: bool = True,
         **kwargs: Any,
     ) -> EventDetector:
         """Loads a checkpoint with its extractor.
@@ -162,9 +163,13 @@ class EventDetector:
             padding: "longest" computes windows as they are, "max_length" pads each to the model's
                 length. It is not what the extractor has saved: a padded window takes as long as a
                 whole clip.
+            calibration: Whether the checkpoint's calibration.json is used, where it has one.
             kwargs: Arguments of `EventDetector`.
         """
-        return cls(AudioTagger.from_pretrained(model, device, dtype, padding=padding), **kwargs)
+        tagger = AudioTagger.from_pretrained(
+            model, device, dtype, calibration, num_workers=0, padding=padding
+        )
+        return cls(tagger, **kwargs)
 
     def __call__(self, clip: Any) -> list[Event]:
         """The events of a recording, by onset.
@@ -221,18 +226,35 @@ class EventDetector:
             except (OSError, ValueError, TypeError, ImportError) as error:
                 yield Detection(name, error=one_line(error))
 
+    def events_of(self, blocks: Iterable[ScoreBlock], seconds: float = math.inf) -> list[Event]:
+        """The events in scores that are known, by this detector's thresholds and rules.
+
+        Args:
+            blocks: All of a recording, as `scores` gives them.
+            seconds: Length of the recording, where its last event ends at the latest.
+        """
+        return self._as_events(self._runs(blocks), seconds)
+
     def _detect(
         self, source: ClipSource, on_scores: Callable[[str, ScoreBlock], None] | None = None
     ) -> Detection:
         recording = _Recording(source, self.tagger.extractor.sampling_rate)
-        tracker, found = RunTracker(self._rules()), []
-        for block in self._score_blocks(recording):
-            found += tracker.add(block.scores)
-            if on_scores is not None:
-                on_scores(source.name, block)
-        found += tracker.finish()
-        events = sorted(self._event(index, run, recording.seconds) for index, run in found)
+        blocks = self._score_blocks(recording)
+        if on_scores is not None:
+            blocks = _told(blocks, source.name, on_scores)
+        runs = self._runs(blocks)  # the recording is read here
+        events = self._as_events(runs, recording.seconds)
         return Detection(source.name, recording.seconds, events, recording.bad_stretches())
+
+    def _runs(self, blocks: Iterable[ScoreBlock]) -> list[tuple[int, Run]]:
+        """(index of the label, run) of all events."""
+        tracker, found = RunTracker(self._rules()), []
+        for block in blocks:
+            found += tracker.add(block.scores)
+        return found + tracker.finish()
+
+    def _as_events(self, runs: Iterable[tuple[int, Run]], seconds: float) -> list[Event]:
+        return sorted(self._event(index, run, seconds) for index, run in runs)
 
     def _score_blocks(self, recording: _Recording) -> Iterator[ScoreBlock]:
         hop, window = self._hop_samples, self._window_samples
@@ -272,6 +294,8 @@ class EventDetector:
         size = max(1, tagger.batch_frames // padded)
         logits = [tagger.frame_logits(batch, padded) for batch in windows.split(size)]
         scores = tagger.scores_of(torch.cat(logits).cpu())  # (N, C)
+        if tagger.calibration is not None:
+            scores = tagger.calibration.apply(scores)
         if np.isnan(scores).any():
             raise ValueError(
                 f'the model gives NaN for {name} in {tagger.model.dtype}; try "bfloat16" or '
@@ -330,12 +354,24 @@ class EventDetector:
         unknown = next((label for label in of_labels if label not in self.labels), None)
         if unknown is not None:
             raise ValueError(f"the model has no label {unknown!r}; it has {self.labels[:3]}, ...")
-        default = THRESHOLD if threshold is None else threshold
-        thresholds = [of_labels.get(label, default) for label in self.labels]
+        if threshold is not None or self.tagger.calibration is None:
+            defaults = [THRESHOLD if threshold is None else threshold] * len(self.labels)
+        else:
+            defaults = self.tagger.calibration.thresholds.tolist()
+        thresholds = [of_labels.get(*pair) for pair in zip(self.labels, defaults)]
         wrong = next((value for value in thresholds if not 0 < value <= 1), None)
         if wrong is not None:
             raise ValueError(f"a threshold is {wrong}; give more than 0 and at most 1")
         return np.array(thresholds)
+
+
+def _told(
+    blocks: Iterable[ScoreBlock], name: str, on_scores: Callable[[str, ScoreBlock], None]
+) -> Iterator[ScoreBlock]:
+    """The same blocks, each of them given to `on_scores` first."""
+    for block in blocks:
+        on_scores(name, block)
+        yield block
 
 
 class _Recording:

@@ -30,6 +30,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .audio import is_single_clip
+from .calibration import Calibration, load_calibration
 from .feature_extraction_ast import ASTFeatureExtractor
 from .labels import activation
 from .modeling_ast import ASTForAudioClassification
@@ -63,6 +64,8 @@ class ClipTags:
     labels: dict[str, float] = field(default_factory=dict)  # label -> score, highest first
     error: str | None = None  # the reason, in a bad clip
     scores: np.ndarray | None = None  # (C,), float64: of all labels, in the model's order
+    # Labels whose scores reach their calibrated thresholds; None where the model has none.
+    detected: list[str] | None = None
 
 
 class AudioTagger:
@@ -85,6 +88,7 @@ class AudioTagger:
         padding: "max_length" pads each clip to the model's length, as plain transformers does;
             "longest" to the longest clip of its batch, which takes less time for short clips and
             gives other scores. By default what the extractor has saved.
+        calibration: Makes probabilities of the scores, and says from which on a label counts.
 
     Raises:
         ValueError: A number is too small, `scores` or `padding` is none of those, or the extractor
@@ -109,6 +113,7 @@ class AudioTagger:
         top_k: int = 5,
         scores: str = "auto",
         padding: str | None = None,
+        calibration: Calibration | None = None,
     ):
         on_cpu = model.device.type == "cpu"
         if batch_frames is None:
@@ -136,6 +141,7 @@ class AudioTagger:
         self.top_k = min(top_k, model.config.num_labels)
         self.sigmoid = activation(scores, model.config) == "sigmoid"
         self.padding = extractor.padding if padding is None else padding_name(padding)
+        self.calibration = calibration
         # Whether a log line says what padding costs where most of what is computed is padding.
         self.hint_at_padding = True
         self.window_batches = CPU_WINDOW_BATCHES if on_cpu else DEVICE_WINDOW_BATCHES
@@ -148,6 +154,7 @@ class AudioTagger:
         model: str | Path,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        calibration: bool = True,
         **kwargs,
     ) -> AudioTagger:
         """Loads a checkpoint with its extractor.
@@ -157,13 +164,18 @@ class AudioTagger:
             device: A GPU if there is one, by default.
             dtype: Of the weights; the checkpoint's by default. A GPU is many times faster with
                 "bfloat16" than with "float32".
+            calibration: Whether the checkpoint's calibration.json is used, where it has one.
             kwargs: Arguments of `AudioTagger`.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         extractor = ASTFeatureExtractor.from_pretrained(model)
         given = {} if dtype is None else {"dtype": dtype}
         network = ASTForAudioClassification.from_pretrained(model, **given)
-        return cls(network.to(device).eval(), extractor, **kwargs)
+        tagger = cls(network.to(device).eval(), extractor, **kwargs)
+        if calibration:
+            labels = [network.config.id2label[i] for i in range(network.config.num_labels)]
+            tagger.calibration = load_calibration(model, labels, tagger.activation)
+        return tagger
 
     def __call__(self, clips: Iterable[Any]) -> Iterator[ClipTags]:
         """Tags clips as they come; a bad one does not stop the others.
@@ -207,8 +219,13 @@ class AudioTagger:
             mask = (torch.arange(num_frames) < num_real).long().expand(num_clips, -1)
         return self.model(input_values=values, attention_mask=mask).logits.float()
 
+    @property
+    def activation(self) -> str:
+        """What makes scores of logits: "sigmoid" or "softmax"."""
+        return "sigmoid" if self.sigmoid else "softmax"
+
     def scores_of(self, logits: Tensor) -> np.ndarray:
-        """Scores (..., C), float64, of logits on the CPU."""
+        """Scores (..., C), float64, of logits on the CPU, before any calibration."""
         # In float64: in float32 sure predictions round to 1 and tie.
         wide = logits.double()
         return (wide.sigmoid() if self.sigmoid else wide.softmax(-1)).numpy()
@@ -300,10 +317,14 @@ class AudioTagger:
         if np.isnan(clip.scores).any():
             reason = f"the model gives NaN for {clip.name} in {self.model.dtype}"
             return ClipTags(clip.name, error=f'{reason}; try "bfloat16" or "float32"')
-        names = self.model.config.id2label
-        order = np.argsort(-clip.scores, kind="stable")[: self.top_k].tolist()
-        labels = {names[index]: float(clip.scores[index]) for index in order}
-        return ClipTags(clip.name, clip.seconds, labels, scores=clip.scores)
+        names, scores, detected = self.model.config.id2label, clip.scores, None
+        if self.calibration is not None:
+            scores = self.calibration.apply(scores)
+            reach = np.flatnonzero(scores >= self.calibration.thresholds)
+            detected = [names[index] for index in reach.tolist()]
+        order = np.argsort(-scores, kind="stable")[: self.top_k].tolist()
+        labels = {names[index]: float(scores[index]) for index in order}
+        return ClipTags(clip.name, clip.seconds, labels, scores=scores, detected=detected)
 
 
 def equal_parts(num_samples: int, longest: int) -> list[tuple[int, int]]:

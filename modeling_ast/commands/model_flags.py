@@ -53,6 +53,12 @@ def _add_shared_flags(parser: argparse.ArgumentParser, activation_flag: str) -> 
         help="sigmoid: each label for itself; softmax: one label for all. auto asks the config and "
         "takes sigmoid for AudioSet's 527 classes, whose configs do not say it",
     )
+    parser.add_argument(
+        "--no-calibration",
+        dest="calibration",
+        action="store_false",
+        help="leave the model's calibration.json out (modeling-ast calibrate makes it)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--dtype",
@@ -88,6 +94,7 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
         options.model,
         "cpu" if options.int8 else options.device,
         "float32" if options.int8 else options.dtype,
+        calibration=options.calibration,
         top_k=options.top_k,
         scores=options.scores,
         padding=options.padding,
