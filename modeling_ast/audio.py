@@ -10,7 +10,6 @@ Files are decoded by `decoding.py`, whole (`read_audio`) or in blocks (`stream_a
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,13 @@ from torch import Tensor
 from .configuration_ast import ASTConfig, whole_samples
 from .decoding import AudioFile, DecodingError
 from .errors import one_line
-from .resampling import checked_rate, is_number, resample, resampled_blocks
+from .resampling import (
+    checked_rate,
+    is_number,
+    resample,
+    resampled_blocks,
+    resampled_length,
+)
 
 PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 # Ambisonics of the seventh order has so many; more than that is no audio with a channel axis.
@@ -35,6 +40,8 @@ MOST_CHANNELS_OF_AN_ARRAY = 8
 # clip with that reason, and is not left out without a word.
 AUDIO_NAMES = "wav flac ogg oga opus mp3 aif aiff aifc au caf w64 m4a aac wma webm"
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
+# Samples beyond this are no audio, but bytes under a header of another type, or damage.
+LARGEST_SAMPLE = 1e6
 # Of samples that `read_audio` gives, in bytes: 4.6 hours at 16 kHz.
 MOST_BYTES = 2**30
 
@@ -89,10 +96,10 @@ def read_clip(
             25 ms. A shorter clip is refused.
     Returns:
         (S,), float32, mono (the mean of the channels), at least `min_samples` long. On a CPU it is
-        known to be finite. A tensor keeps its device and its gradient.
+        known to be finite and within a million. A tensor keeps its device and its gradient.
     Raises:
         TypeError: It is nothing of the above.
-        FileNotFoundError, ValueError: It is, but cannot be used; one sentence says why.
+        OSError, ValueError: It is, but cannot be used; one sentence says why.
         ImportError: It is a tensor with a gradient or on a GPU, must be resampled, and torchaudio
             cannot be loaded.
     """
@@ -130,19 +137,26 @@ def open_clip(clip: Any, name: str = "the clip") -> ClipSource:
 
 
 def decode_clip(
-    source: ClipSource, sampling_rate: int, min_samples: int | None = None, copy: bool = False
+    source: ClipSource,
+    sampling_rate: int,
+    min_samples: int | None = None,
+    copy: bool = False,
+    max_bytes: int | None = MOST_BYTES,
 ) -> Tensor:
     """The waveform of an opened clip, as in `read_clip`.
 
     Args:
         min_samples: As in `read_clip`.
         copy: Whether it must have memory of its own; else it may share that of the samples given.
+        max_bytes: As in `read_audio`.
     """
-    if source.is_file:
-        x = torch.from_numpy(read_audio(source.content, sampling_rate))
-        check_finite(x, source.name)
-    else:
-        x = decode_samples(source, sampling_rate, copy, check=True)
+    try:
+        x = _waveform(source, sampling_rate, copy, max_bytes)
+    except (OSError, ValueError, TypeError, ImportError):
+        raise
+    # Whatever a decoder or a resampler raises, or too little memory, is this clip's reason.
+    except Exception as error:
+        raise ValueError(f"{source.name} cannot be read ({one_line(error)}); drop it") from error
     if min_samples is None:
         min_samples = whole_samples(ASTConfig.window_seconds, sampling_rate)
     if len(x) < min_samples:
@@ -155,23 +169,38 @@ def decode_clip(
     return x
 
 
+def _waveform(source: ClipSource, sampling_rate: int, copy: bool, max_bytes: int | None) -> Tensor:
+    """(S,), at the wanted rate; samples on a GPU are not checked."""
+    if not source.is_file:
+        return decode_samples(source, sampling_rate, copy, max_bytes, check=True)
+    x = torch.from_numpy(read_audio(source.content, sampling_rate, max_bytes))
+    check_samples(x, source.name)
+    return x
+
+
 def decode_samples(
-    source: ClipSource, sampling_rate: int, copy: bool = False, check: bool = False
+    source: ClipSource,
+    sampling_rate: int,
+    copy: bool = False,
+    max_bytes: int | None = None,
+    check: bool = False,
 ) -> Tensor:
     """The waveform (S,) of an opened clip that is no file.
 
     Args:
-        copy: As in `decode_clip`.
-        check: Whether NaN and infinity are refused, on a CPU.
+        copy, max_bytes: As in `decode_clip`.
+        check: Whether bad samples are refused, on a CPU; else NaN and infinity stay what they are.
     """
     x = _as_tensor(source.content, source.name, copy)
     x = scale_samples(x, f"{source.name} holds")
     x = _mixed_down(x, source.name, source.channel_axis)
     if check and x.is_cpu:
-        check_finite(x, source.name)
-    if source.sampling_rate is not None:
-        x = resample(x, source.sampling_rate, sampling_rate)
-    return x
+        check_samples(x, source.name)
+    if source.sampling_rate is None:
+        return x
+    length = resampled_length(len(x), source.sampling_rate, sampling_rate)
+    check_size(length, sampling_rate, max_bytes, source.name)
+    return resample(x, source.sampling_rate, sampling_rate)
 
 
 def scale_samples(x: Tensor, what: str) -> Tensor:
@@ -192,13 +221,14 @@ def scale_samples(x: Tensor, what: str) -> Tensor:
     return x.float()
 
 
-def check_finite(x: Tensor, name: str) -> None:
-    """Refuses NaN and infinity; of samples on a GPU the host waits for the answer.
+def check_samples(x: Tensor, name: str) -> None:
+    """Refuses what no audio holds; of samples on a GPU the host waits for the answer.
 
     Raises:
-        ValueError: There are some, as it says with their number.
+        ValueError: NaN or infinity, as it says with their number, or samples beyond one million,
+            which make features overflow.
     """
-    if is_sum_finite(x):
+    if are_samples_usable(x):
         return
     bad = int((~torch.isfinite(x)).sum())
     if bad > 0:
@@ -206,11 +236,25 @@ def check_finite(x: Tensor, name: str) -> None:
             f"{name} holds NaN or infinity in {bad} of {len(x)} samples; all samples must be "
             f"finite, so repair or drop the clip"
         )
+    raise ValueError(
+        f"{name} holds samples of up to {x.abs().max().item():.1g} but audio lies in [-1, 1], and "
+        f"beyond {LARGEST_SAMPLE:,.0f} its features overflow; if its header says float where "
+        f"integers are stored, write it again, else repair or drop the clip"
+    )
 
 
-def is_sum_finite(x: Tensor) -> bool:
-    """Then all samples are. Otherwise they may still be, near float32's limit."""
-    return math.isfinite(x.sum().item())
+def are_samples_usable(x: Tensor) -> bool:
+    """Whether all samples, of any shape, are finite and none is beyond one million."""
+    if x.numel() == 0:
+        return True
+    if x.is_cpu:
+        # numpy's are as fast and leave torch's threads asleep, which the model may be using.
+        array = x.detach().numpy()
+        low, high = array.min(), array.max()
+    else:
+        low, high = x.detach().aminmax()
+    # False also if one of them is NaN, as it is if one sample is.
+    return bool((low >= -LARGEST_SAMPLE) & (high <= LARGEST_SAMPLE))
 
 
 def read_audio(
@@ -228,9 +272,10 @@ def read_audio(
     Returns:
         (S,), float32, in [-1, 1], at `sampling_rate`.
     Raises:
-        FileNotFoundError: There is no such file.
+        OSError: There is no such file, or it may not be read.
         ValueError: `source` is a directory, empty, no audio, audio without a sample, at a rate
-            outside 100 Hz to 1 MHz, larger than `max_bytes`, or cannot be decoded to its end.
+            outside 100 Hz to 1 MHz, larger than `max_bytes` (`TooLargeError`), or cannot be decoded
+            to its end (`DecodingError`).
         TypeError: `source` is neither a path nor bytes.
     """
     file = AudioFile(source)
@@ -266,7 +311,7 @@ def stream_audio(
         (S,) each, float32, at `sampling_rate`: round(block_seconds * sampling_rate) samples, in the
         last block whatever is left. Joined, they are what `read_audio` gives.
     Raises:
-        FileNotFoundError, ValueError, TypeError: As `read_audio`, at the call or while blocks are
+        OSError, ValueError, TypeError: As `read_audio`, at the call or while blocks are
             asked for. `DecodingError`, which is a ValueError, comes after the blocks that could be
             decoded; its `seconds` say how much of the file that was.
     """
@@ -311,14 +356,18 @@ def _in_blocks(pieces: Iterable[np.ndarray], block_samples: int) -> Iterator[np.
         yield np.concatenate(waiting)
 
 
+class TooLargeError(ValueError):
+    """A clip that takes more memory than is allowed; `stream_audio` reads a file of any length."""
+
+
 def check_size(num_samples: int, sampling_rate: int, max_bytes: int | None, name: str) -> None:
     """Refuses a clip that takes too much memory.
 
     Raises:
-        ValueError: It has more samples, of 4 bytes each, than `max_bytes` hold.
+        TooLargeError: It has more samples, of 4 bytes each, than `max_bytes` hold.
     """
     if max_bytes is not None and 4 * num_samples > max_bytes:
-        raise ValueError(
+        raise TooLargeError(
             f"{name} has at least {num_samples / sampling_rate:.0f} s, {4 * num_samples:,} bytes "
             f"at {sampling_rate} Hz, but at most {max_bytes:,} bytes are read at once; cut it, or "
             f"read it with stream_audio"
@@ -437,11 +486,13 @@ __all__ = [
     "AUDIO_NAMES",
     "AUDIO_SUFFIXES",
     "ClipSource",
-    "check_finite",
+    "TooLargeError",
+    "are_samples_usable",
+    "check_samples",
+    "check_size",
     "decode_clip",
     "decode_samples",
     "is_single_clip",
-    "is_sum_finite",
     "open_clip",
     "read_audio",
     "read_clip",

@@ -29,10 +29,10 @@ except (ImportError, OSError, RuntimeError):
 
 from .audio import (
     ClipSource,
-    check_finite,
+    are_samples_usable,
+    check_samples,
     decode_clip,
     is_single_clip,
-    is_sum_finite,
     open_clip,
     scale_samples,
 )
@@ -232,7 +232,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             As a call does, tensors; the mask stays on the CPU, where the model can read the
             lengths of clips without waiting for a GPU.
         Raises:
-            ValueError: Unknown padding; NaN or infinity in waveforms that are on a GPU.
+            ValueError: Unknown padding; waveforms on a GPU hold what `audio.check_samples` refuses.
         """
         padding = self.padding if padding is None else padding_name(padding)
         self._warn_of_samples(max_length)
@@ -475,9 +475,9 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         padded = sent_together(waveforms, device)  # (B, S)
         values, _ = self._together(padded, sent(samples, device), num_frames)
         # What was on a GPU is checked once for all, and last: the host waits for the answer.
-        if not come_from_cpu and not is_sum_finite(padded):
+        if not come_from_cpu and not are_samples_usable(padded):
             for index, waveform in enumerate(waveforms):
-                check_finite(waveform, f"clip {index}")
+                check_samples(waveform, f"clip {index}")
         return values
 
     def _clip_by_clip(self, waveforms: list[Tensor], num_frames: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Where in a file libsndfile must begin to decode, so that it decodes all of it.
 
 libsndfile decodes one stream of a file: of a chained OGG file the first link, of joined MP3 files
-the first one. It believes a WAV header that gives its data no bytes, and of an MP3 without a count
-of its frames it guesses the length by the first of them. Here the headers are read, nothing is
+the first one. Of an MP3 without a count of its frames it guesses the length by the first of them,
+and it believes a WAV header that gives its data no bytes. Here the headers are read; nothing is
 decoded.
 """
 
@@ -13,7 +13,15 @@ import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
-WHOLE_FILE_BYTES = 2**63 - 1
+END_OF_FILE = 2**63 - 1
+SEARCH_BYTES = 2**16
+# Bytes of tags (ID3, APE, lyrics, a picture) that may stand between joined MP3 files.
+MOST_TAG_BYTES = 2**22
+# MPEG audio, layer III: kbit/s by the 4 bits of a frame's header, of version 1, and of 2 and 2.5.
+KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+# Hz of version 1 by 2 bits; version 2 has half, version 2.5 a quarter.
+MP3_RATES = (44100, 48000, 32000)
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,8 @@ class Stretch:
     """A range of a file's bytes that holds one stream."""
 
     start: int = 0
-    stop: int = WHOLE_FILE_BYTES
-    header: bytes = b""  # what the decoder reads before them
+    stop: int = END_OF_FILE
+    header: bytes = b""  # what the decoder reads before these bytes
     # Whether libsndfile must not see where the stream ends: it then counts the frames of an MP3
     # instead of guessing their number.
     hides_end: bool = False
@@ -38,11 +46,200 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
     Args:
         file: Opened in binary mode; it must be able to seek.
     Returns:
-        One stretch or more; and a sentence without its subject about what is wrong with the file
-        although it can be heard, or "".
+        One stretch or more; and what is wrong with a file that can be heard all the same, or "".
     """
-    file.seek(0, os.SEEK_END)
+    size = file.seek(0, os.SEEK_END)
+    head = _bytes_at(file, 0, 12)
+    if head[:4] == b"OggS":
+        return _joined(_ogg_links(file, size)), ""
+    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
+        return _wav(file, size)
+    audio = _after_id3(file, 0)
+    if _mp3_frame_bytes(_bytes_at(file, audio, 4)):
+        return _mp3_streams(file, size), ""
     return [Stretch()], ""
+
+
+def _bytes_at(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+def _joined(starts: list[int]) -> list[Stretch]:
+    """Stretches that begin at these bytes, each up to the next."""
+    if len(starts) < 2:
+        return [Stretch()]
+    return [Stretch(start, stop) for start, stop in zip(starts, [*starts[1:], END_OF_FILE])]
+
+
+def _ogg_links(file: BinaryIO, size: int) -> list[int]:
+    """Where the links of a chained OGG file begin: pages that begin streams, after others.
+
+    Source: RFC 3533, section 6.
+    """
+    links, position, was_first = [], 0, False
+    while 0 <= position < size:
+        header = _bytes_at(file, position, 27)
+        if len(header) < 27 or header[:4] != b"OggS":  # damage
+            position = _find(file, b"OggS", position + 1)
+            continue
+        is_first = bool(header[5] & 2)
+        if is_first and not was_first:
+            links.append(position)
+        was_first = is_first
+        position += 27 + header[26] + sum(file.read(header[26]))
+    return links
+
+
+def _find(file: BinaryIO, mark: bytes, position: int) -> int:
+    """Where `mark` stands next; -1 if nowhere."""
+    while block := _bytes_at(file, position, SEARCH_BYTES):
+        found = block.find(mark)
+        if found >= 0:
+            return position + found
+        if len(block) < SEARCH_BYTES:
+            break
+        position += len(block) - len(mark) + 1
+    return -1
+
+
+def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
+    """A WAV file, also of a recorder that died before it wrote the number of bytes.
+
+    Source: Microsoft's and IBM's Multimedia Programming Interface, 1991; RF64: EBU Tech 3306.
+    """
+    position, chunks = 12, {}
+    while len(header := _bytes_at(file, position, 8)) == 8 and header[:4] != b"data":
+        num_bytes = int.from_bytes(header[4:], "little")
+        if header[:4] in (b"fmt ", b"ds64"):
+            chunks[header[:4]] = header + file.read(min(num_bytes, SEARCH_BYTES))
+        position += 8 + num_bytes + num_bytes % 2
+    if header[:4] != b"data":
+        return [Stretch()], ""
+    start, num_bytes = position + 8, int.from_bytes(header[4:], "little")
+    if num_bytes == 2**32 - 1 and b"ds64" in chunks:
+        num_bytes = int.from_bytes(chunks[b"ds64"][16:24], "little")
+    there = size - start
+    if num_bytes > there:
+        # libsndfile stops at the end of the file. All bits set is what a pipe writes.
+        note = f"its header announces {num_bytes:,} bytes of samples, {there:,} are there"
+        return [Stretch()], "" if num_bytes == 2**32 - 1 else f"{note} and used"
+    if num_bytes or not there or b"fmt " not in chunks or _is_chunk(file, start, size):
+        return [Stretch()], ""
+    endless = b"\xff" * 4
+    header = b"RIFF" + endless + b"WAVE" + chunks[b"fmt "] + b"data" + endless
+    note = f"its header announces no samples; the {there:,} bytes after it are used"
+    return [Stretch(start, header=header)], note
+
+
+def _is_chunk(file: BinaryIO, start: int, size: int) -> bool:
+    """Whether a chunk of a WAV file stands here, and no samples."""
+    header = _bytes_at(file, start, 8)
+    stop = start + 8 + int.from_bytes(header[4:], "little")
+    return len(header) == 8 and header[:4].isalnum() and stop <= size
+
+
+def _mp3_streams(file: BinaryIO, size: int) -> list[Stretch]:
+    """The MP3 files that were joined to this one."""
+    stretches, start = [], 0
+    while start < size:
+        num_frames, num_bytes = _xing(file, start)
+        if not num_frames:
+            stop = _next_format(file, start, size)
+        else:
+            stop = _next_mp3(file, start + num_bytes, size) if num_bytes else END_OF_FILE
+        stretches.append(Stretch(start, stop, hides_end=not num_frames))
+        start = stop
+    # Read by libsndfile itself, it is faster.
+    return [Stretch()] if stretches == [Stretch(0, END_OF_FILE)] else stretches
+
+
+def _xing(file: BinaryIO, start: int) -> tuple[int, int]:
+    """(frames, bytes up to the end of the last) of an MP3 that begins here, as its first frame
+    says; 0 where it does not.
+
+    The frame is of the kind that LAME and others write: "Xing", "Info" or "VBRI".
+    """
+    first = _after_id3(file, start)
+    frame = _bytes_at(file, first, 192)
+    if len(frame) < 192 or not _mp3_frame_bytes(frame):
+        return 0, 0
+    is_version_1, is_mono = frame[1] & 0x18 == 0x18, frame[3] & 0xC0 == 0xC0
+    place = 4 + ((17 if is_mono else 32) if is_version_1 else (9 if is_mono else 17))
+    before = first - start
+    if frame[36:40] == b"VBRI":
+        num_bytes, num_frames = (int.from_bytes(frame[i : i + 4], "big") for i in (46, 50))
+        return num_frames, num_bytes and before + num_bytes
+    place += 2 * (not frame[1] & 1)  # a checksum
+    if frame[place : place + 4] not in (b"Xing", b"Info"):
+        return 0, 0
+    flags, place, numbers = frame[place + 7], place + 8, []
+    for flag in (1, 2):
+        numbers.append(int.from_bytes(frame[place : place + 4], "big") if flags & flag else 0)
+        place += 4 * bool(flags & flag)
+    return numbers[0], numbers[1] and before + numbers[1]
+
+
+def _next_mp3(file: BinaryIO, position: int, size: int) -> int:
+    """Where the next of joined MP3 files begins; END_OF_FILE if only tags follow."""
+    if size - position < 4:
+        return END_OF_FILE
+    begin = _after_id3(file, position)
+    block = _bytes_at(file, begin, MOST_TAG_BYTES)
+    place = block.find(b"\xff")
+    while place >= 0:
+        num_bytes = _mp3_frame_bytes(block[place : place + 4])
+        following = block[place + num_bytes : place + num_bytes + 4]
+        # Two frames in a row, or one up to the end: two bytes alone can be anything.
+        if num_bytes and (_mp3_frame_bytes(following) or begin + place + num_bytes == size):
+            return position if place == 0 else begin + place
+        place = block.find(b"\xff", place + 1)
+    return END_OF_FILE
+
+
+def _next_format(file: BinaryIO, start: int, size: int) -> int:
+    """Where the frames of an MP3 change their rate or number of channels; END_OF_FILE if never."""
+    position, block_start, block, first_format = _after_id3(file, start), 0, b"", None
+    while position + 4 <= size:
+        if position + 4 > block_start + len(block):
+            block_start, block = position, _bytes_at(file, position, SEARCH_BYTES)
+        header = block[position - block_start : position - block_start + 4]
+        num_bytes = _mp3_frame_bytes(header)
+        if not num_bytes:  # a tag, or damage
+            position = _next_mp3(file, position + 1, size)
+            continue
+        format_now = (header[1] & 0x18, header[2] & 0x0C, header[3] & 0xC0 == 0xC0)
+        first_format = first_format or format_now
+        if format_now != first_format:
+            return position
+        position += num_bytes
+    return END_OF_FILE
+
+
+def _after_id3(file: BinaryIO, start: int) -> int:
+    """Where an ID3v2 tag that begins here ends; `start` if there is none."""
+    header = _bytes_at(file, start, 10)
+    if len(header) < 10 or header[:3] != b"ID3":
+        return start
+    # Seven bits in each of four bytes; bit 4 of the flags announces a footer.
+    num_bytes = sum(byte << shift for byte, shift in zip(header[6:], (21, 14, 7, 0)))
+    return start + 10 + num_bytes + 10 * bool(header[5] & 0x10)
+
+
+def _mp3_frame_bytes(header: bytes) -> int:
+    """Length of the frame of MPEG audio, layer III, with this header of 4 bytes; 0 if it is none.
+
+    Source: ISO/IEC 11172-3 and 13818-3, section 2.4.1.3.
+    """
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return 0
+    version, kbits, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or kbits in (0, 15) or rate == 3:
+        return 0
+    padding = header[2] >> 1 & 1
+    if version == 3:
+        return 144_000 * KBITS_1[kbits] // MP3_RATES[rate] + padding
+    return 72_000 * KBITS_2[kbits] // (MP3_RATES[rate] // (2 if version == 2 else 4)) + padding
 
 
 class Section(io.RawIOBase):
@@ -55,7 +252,48 @@ class Section(io.RawIOBase):
     def __init__(self, file: BinaryIO, stretch: Stretch):
         super().__init__()
         self.file = file
-        self.stretch = stretch
+        self.header = stretch.header
+        self.start = stretch.start - len(stretch.header)  # of the section, in the file
+        self.size = min(file.seek(0, os.SEEK_END), stretch.stop) - self.start
+        self.position = 0
+        self.hides_end = stretch.hides_end
+        self.times_asked = 0  # for its end
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END:
+            self.times_asked += 1
+        # soundfile asks first, and must know it. Then the decoder asks: a file whose end is at 0,
+        # like a pipe, has no length for it.
+        if whence == os.SEEK_END and self.hides_end and self.times_asked > 1:
+            self.position = 0
+        else:
+            base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+            self.position = max(0, base + offset)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer) -> int:
+        view = memoryview(buffer)
+        count = min(len(view), max(0, self.size - self.position))
+        part = self.header[self.position : self.position + count]
+        view[: len(part)] = part
+        if len(part) < count:
+            self.file.seek(self.start + self.position + len(part))
+            count = len(part) + self.file.readinto(view[len(part) : count])
+        self.position += count
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 __all__ = ["Section", "Stretch", "find_streams"]

@@ -2,8 +2,8 @@
 
 Workers decode while the model runs. Clips wait in a window of bounded size; each batch takes the
 oldest of them and those nearest to it in length, so that little is spent on padding, the oldest
-result comes next, and memory does not grow with the number of clips. Every clip gets the scores
-that it gets alone.
+result comes next, and memory grows neither with the number of clips nor with their length. Every
+clip gets the scores that it gets alone.
 
 Here is also the one rule of cutting and padding: a clip that is longer than the model's input is
 cut into equal parts, whose scores are averaged (`equal_parts`); each part is padded as the
@@ -29,8 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import logging
 
-from .audio import is_single_clip
+from .audio import check_samples, is_single_clip, stream_audio
 from .calibration import Calibration, load_calibration
+from .decoding import AudioFile
+from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
 from .labels import activation
 from .modeling_ast import ASTForAudioClassification
@@ -49,8 +51,12 @@ FIRST_WINDOW, WINDOW_GROWTH = 1 / 4, 1 / 32
 # Fixed cost of a batch as a share of a full one; a clip that needs more padding than this goes into
 # another batch.
 BATCH_COST = 1 / 32
-# Decoding keeps up with a model on a CPU in one process or two, with a GPU in more.
-MOST_WORKERS = 8
+# Decoding keeps up with a model on a CPU in one process or two: half the CPUs, at most so many.
+# Beside a GPU all CPUs but one decode: sixteen decode about as fast as it tags.
+MOST_WORKERS_ON_CPU = 8
+# A file with more samples than that, 8.7 minutes at 16 kHz, is decoded in this process, part by
+# part as the model takes them, so that memory does not grow with its length.
+LONG_FILE_BYTES = 2**25
 # Clips after which a run that pads most of what it computes says so.
 CLIPS_BEFORE_HINT = 100
 
@@ -80,8 +86,8 @@ class AudioTagger:
         extractor: The model's.
         batch_frames: Frames in a batch, padding included; a longer clip comes alone. By
             default 1024 on a CPU and 32768 elsewhere: 10 seconds and 5 minutes of audio.
-        num_workers: Processes that decode; 0 decodes in this one. By default half the CPUs, at
-            most 8.
+        num_workers: Processes that decode; 0 decodes in this one. By default all CPUs but one
+            beside a GPU; half the CPUs, at most 8, where the model is on the CPU too.
         top_k: Labels of each result.
         scores: "sigmoid" (each label for itself), "softmax" (one label for all), or "auto", which
             asks the config and takes sigmoid for AudioSet's 527 classes.
@@ -119,7 +125,7 @@ class AudioTagger:
         if batch_frames is None:
             batch_frames = CPU_BATCH_FRAMES if on_cpu else DEVICE_BATCH_FRAMES
         if num_workers is None:
-            num_workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // 2))
+            num_workers = default_workers(on_cpu)
         for name, value, least in (
             ("batch_frames", batch_frames, 1),
             ("num_workers", num_workers, 0),
@@ -240,22 +246,27 @@ class AudioTagger:
 
     def _as_ready(self, clips: Iterable[Any]) -> Iterator[tuple[int, ClipTags]]:
         """(number, result) of each clip, in the order in which the batches end."""
-        window, launched = _Window(self.batch_frames, self.window_batches), deque()
-        pin_memory, lengths = self.model.device.type == "cuda", []
+        window = _Window(self.batch_frames, self.window_batches)
+        launched: deque[tuple[list[_Piece], Tensor, torch.cuda.Event | None]] = deque()
+        lengths: list[int] = []
+        pin_memory = self.model.device.type == "cuda"
         rate, shortest = self.extractor.sampling_rate, self.extractor.window_samples
-        for clip in decode_clips(clips, rate, self.num_workers, pin_memory, shortest):
+        for clip in decode_clips(
+            clips, rate, self.num_workers, pin_memory, shortest, LONG_FILE_BYTES
+        ):
+            heard = _Heard(clip.number, clip.name)
+            for piece in self._pieces(clip, heard):
+                window.add(piece)
+                while window.is_full:
+                    launched.append(self._launch(window.take()))
+                    while len(launched) > self.batches_ahead:
+                        yield from self._collect(*launched.popleft())
             if clip.error is not None:
                 yield clip.number, ClipTags(clip.name, error=clip.error)
-                continue
-            if len(lengths) < CLIPS_BEFORE_HINT:
-                lengths.append(len(clip.waveform))
+            elif len(lengths) < CLIPS_BEFORE_HINT:
+                lengths.append(heard.num_samples)
                 if len(lengths) == CLIPS_BEFORE_HINT:
                     self._say_what_padding_costs(lengths)
-            self._add(clip, window)
-            while window.is_full:
-                launched.append(self._launch(window.take()))
-                while len(launched) > self.batches_ahead:
-                    yield from self._collect(*launched.popleft())
         while window.pieces or launched:
             if window.pieces:
                 launched.append(self._launch(window.take()))
@@ -285,13 +296,44 @@ class AudioTagger:
             f"other scores"
         )
 
-    def _add(self, clip: Clip, window: _Window) -> None:
-        seconds = len(clip.waveform) / self.extractor.sampling_rate
-        parts = equal_parts(len(clip.waveform), self.extractor.max_samples)
-        heard = _Heard(clip.number, clip.name, seconds, len(parts))
-        for start, stop in parts:
-            frames = self.extractor.num_frames([stop - start], self.padding)
-            window.add(_Piece(clip.waveform[start:stop], frames, heard))
+    def _pieces(self, clip: Clip, heard: _Heard) -> Iterator[_Piece]:
+        """The parts of a clip; if it turns out to be bad, `clip.error` says so after the last."""
+        if clip.is_long:
+            try:
+                yield from self._pieces_of_file(clip, heard)
+            # As with files that a worker decodes: it must not stop the others.
+            except Exception as error:
+                clip.error = one_line(error)
+                heard.forget()
+        elif clip.error is None:
+            bounds = heard.begin(len(clip.waveform), self.extractor.max_samples)
+            for start, stop in bounds:
+                yield self._piece(clip.waveform[start:stop], heard)
+
+    def _pieces_of_file(self, clip: Clip, heard: _Heard) -> Iterator[_Piece]:
+        """The parts of a file that is too long for one waveform, as they are decoded."""
+        source, rate = clip.source.content, self.extractor.sampling_rate
+        num_samples = AudioFile(source).length_at(rate)
+        if num_samples is None:
+            num_samples = sum(map(len, stream_audio(source, rate)))
+        while num_samples != heard.num_samples:
+            bounds = heard.begin(num_samples, self.extractor.max_samples)
+            blocks, num_samples, rest = stream_audio(source, rate), 0, np.empty(0, np.float32)
+            for start, stop in bounds:
+                while len(rest) < stop - start and (block := next(blocks, None)) is not None:
+                    check_samples(torch.from_numpy(block), clip.name)
+                    rest = np.concatenate([rest, block])
+                part, rest = rest[: stop - start], rest[stop - start :]
+                num_samples += len(part)
+                # A file whose header announces too much ends early.
+                if len(part) >= self.extractor.window_samples:
+                    yield self._piece(torch.from_numpy(part), heard)
+            num_samples += len(rest) + sum(map(len, blocks))
+            # Where the header was wrong the parts are others: once more, with what is there.
+
+    def _piece(self, waveform: Tensor, heard: _Heard) -> _Piece:
+        frames = self.extractor.num_frames([len(waveform)], self.padding)
+        return _Piece(waveform, frames, heard, heard.attempt)
 
     def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor, torch.cuda.Event | None]:
         logits = self.logits([piece.waveform for piece in batch])  # (B, C)
@@ -308,6 +350,8 @@ class AudioTagger:
             copied.synchronize()
         for piece, row in zip(batch, self.scores_of(logits)):
             clip = piece.clip
+            if piece.attempt != clip.attempt:
+                continue
             clip.scores = clip.scores + row / clip.num_parts  # (C,)
             clip.parts_left -= 1
             if clip.parts_left == 0:
@@ -324,7 +368,18 @@ class AudioTagger:
             detected = [names[index] for index in reach.tolist()]
         order = np.argsort(-scores, kind="stable")[: self.top_k].tolist()
         labels = {names[index]: float(scores[index]) for index in order}
-        return ClipTags(clip.name, clip.seconds, labels, scores=scores, detected=detected)
+        seconds = clip.num_samples / self.extractor.sampling_rate
+        return ClipTags(clip.name, seconds, labels, scores=scores, detected=detected)
+
+
+def default_workers(model_is_on_cpu: bool) -> int:
+    """Processes that decode as fast as the model tags, on the CPUs that this process may use."""
+    cpus = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
+        cpus = len(os.sched_getaffinity(0))
+    if model_is_on_cpu:
+        return min(MOST_WORKERS_ON_CPU, max(1, cpus // 2))
+    return max(1, cpus - 1)
 
 
 def equal_parts(num_samples: int, longest: int) -> list[tuple[int, int]]:
@@ -376,12 +431,23 @@ class _Heard:
 
     number: int
     name: str
-    seconds: float
-    num_parts: int
+    num_samples: int = 0
+    num_parts: int = 0
+    parts_left: int = 0
     scores: np.ndarray | float = 0.0  # (C,): the sum over the parts so far, of their mean
+    attempt: int = 0  # parts of an earlier one count no more
 
-    def __post_init__(self):
-        self.parts_left = self.num_parts
+    def begin(self, num_samples: int, longest: int) -> list[tuple[int, int]]:
+        """The parts, none of which has scores yet."""
+        parts = equal_parts(num_samples, longest)
+        self.num_samples, self.num_parts, self.parts_left = num_samples, len(parts), len(parts)
+        self.forget()
+        return parts
+
+    def forget(self) -> None:
+        """Takes the parts back that are on their way or done."""
+        self.scores = 0.0
+        self.attempt += 1
 
 
 @dataclass
@@ -391,6 +457,7 @@ class _Piece:
     waveform: Tensor  # (S,)
     frames: int  # padding included
     clip: _Heard
+    attempt: int  # at the clip
 
 
 class _Window:

@@ -9,27 +9,62 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .audio import ClipSource, decode_clip, open_clip
+from .audio import MOST_BYTES, ClipSource, TooLargeError, decode_clip, open_clip
 from .errors import one_line
 
 # Clips that a worker has in hand, ahead of the model: at least, and at most if they are small. The
-# bytes are those of the files as stored, all together; MP3 becomes eight times as much.
-LEAST_AHEAD, MOST_AHEAD, BYTES_AHEAD = 2, 64, 2**24
+# bytes are those of the samples, all together; of a file that is not decoded yet they are guessed:
+# MP3 becomes eight times as much. That a FLAC of silence becomes more shows when it is decoded, so
+# few clips of a worker may be undecoded.
+LEAST_AHEAD, MOST_AHEAD, BYTES_AHEAD = 2, 64, 2**27
+GUESSED_GROWTH, MOST_UNDECODED = 8, 3
+# Where a worker leaves samples for its parent, on Linux: a file in memory. Through the pipe between
+# them each clip of 10 s would take the parent 0.7 ms.
+SHARED_MEMORY = Path("/dev/shm")
 ORPHAN_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class SharedSamples:
+    """Samples in a file in memory, between processes."""
+
+    path: str
+    nbytes: int
+
+    @classmethod
+    def of(cls, samples: np.ndarray, folder: str) -> SharedSamples | np.ndarray:
+        """Puts samples there; returns them themselves where there is no room."""
+        handle, path = tempfile.mkstemp(dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                samples.tofile(file)
+        except OSError:
+            os.unlink(path)
+            return samples
+        return cls(path, samples.nbytes)
+
+    def taken(self) -> np.ndarray:
+        """The samples, once: the file is gone then."""
+        samples = np.fromfile(self.path, np.float32)
+        os.unlink(self.path)
+        return samples
 
 
 @dataclass
@@ -39,10 +74,11 @@ class Clip:
     number: int
     name: str  # the path, or "clip 3" (counted from 0)
     source: ClipSource | None = None
-    # (S,), float32, checked, at the wanted rate; between processes an array, because tensors
-    # would go through files.
-    waveform: Tensor | np.ndarray | None = None
+    # (S,), float32, checked, at the wanted rate; a tensor but between processes.
+    waveform: Tensor | np.ndarray | SharedSamples | None = None
     error: str | None = None
+    # A file that is too long for one waveform; it has neither that nor an error, but its source.
+    is_long: bool = False
 
 
 def decode_clips(
@@ -51,6 +87,7 @@ def decode_clips(
     num_workers: int,
     pin_memory: bool = False,
     min_samples: int | None = None,
+    max_bytes: int | None = None,
 ) -> Iterator[Clip]:
     """Reads clips; a bad one comes with its error in its place.
 
@@ -62,33 +99,99 @@ def decode_clips(
             costs more than to be checked.
         pin_memory: Put waveforms where a GPU fetches them; those of workers are not.
         min_samples: As in `audio.read_clip`.
+        max_bytes: A file whose waveform would have more comes with its source, for `stream_audio`.
+            By default it comes with an error, if it has more than `audio.MOST_BYTES`.
 
     Raises:
         RuntimeError: The processes cannot begin.
     """
+    wanted = _Wanted(sampling_rate, min_samples, max_bytes, pin_memory)
     if num_workers == 0 or multiprocessing.current_process().daemon:
         for clip in _named_clips(clips):
-            yield _decode(clip, sampling_rate, min_samples, pin_memory)
+            yield _decode(clip, wanted)
         return
-    workers = _Workers(sampling_rate, num_workers, pin_memory, min_samples)
-    waiting, num_bytes = deque(), 0
+    workers = _Workers(wanted, num_workers)
+    ahead = _Ahead(num_workers)
     try:
         for clip in _named_clips(clips):
-            size = _stored_bytes(clip.source)
-            waiting.append((size, *workers.start(clip)))
-            num_bytes += size
-            while waiting and (
-                waiting[0][2] is None
-                or len(waiting) > MOST_AHEAD * num_workers
-                or (len(waiting) > LEAST_AHEAD * num_workers and num_bytes > BYTES_AHEAD)
-            ):
-                size, clip, future = waiting.popleft()
-                num_bytes -= size
-                yield workers.finish(clip, future)
-        for _, clip, future in waiting:
-            yield workers.finish(clip, future)
+            num_bytes = GUESSED_GROWTH * _stored_bytes(clip.source)
+            ahead.add(_Waiting(*workers.start(clip), num_bytes))
+            while ahead.must_give():
+                yield workers.finish(*ahead.take())
+        while ahead.waiting:
+            yield workers.finish(*ahead.take())
     finally:
         workers.stop()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a clip is to become; see `decode_clips`."""
+
+    sampling_rate: int
+    min_samples: int | None
+    max_bytes: int | None
+    pin_memory: bool = False
+
+
+@dataclass
+class _Waiting:
+    """A clip that was read ahead."""
+
+    clip: Clip
+    future: Future | None  # None if it needed no worker
+    num_bytes: int  # of its samples: a guess until they are there
+
+
+class _Ahead:
+    """The clips that were read ahead, oldest first, and whether more may be."""
+
+    def __init__(self, num_workers: int):
+        self.num_workers = num_workers
+        self.waiting: deque[_Waiting] = deque()
+        self.undecoded: dict[Future, _Waiting] = {}
+        self.num_bytes = 0
+
+    def add(self, entry: _Waiting) -> None:
+        self.waiting.append(entry)
+        self.num_bytes += entry.num_bytes
+        if entry.future is not None:
+            self.undecoded[entry.future] = entry
+
+    def take(self) -> tuple[Clip, Future | None]:
+        """The oldest."""
+        entry = self.waiting.popleft()
+        self.num_bytes -= entry.num_bytes
+        if entry.future is not None:
+            self.undecoded.pop(entry.future, None)
+        return entry.clip, entry.future
+
+    def must_give(self) -> bool:
+        """Whether the oldest clip must be given before one more is read.
+
+        Waits while too many are undecoded.
+        """
+        while self.waiting:
+            self._weigh_decoded()
+            first, count = self.waiting[0].future, len(self.waiting)
+            is_large = count > LEAST_AHEAD * self.num_workers and self.num_bytes > BYTES_AHEAD
+            if first is None or is_large or count > MOST_AHEAD * self.num_workers:
+                return True
+            if len(self.undecoded) < MOST_UNDECODED * self.num_workers:
+                return False
+            if first.done():
+                return True
+            wait(self.undecoded, return_when=FIRST_COMPLETED)
+        return False
+
+    def _weigh_decoded(self) -> None:
+        """Puts the number of bytes in the place of its guess, for what is decoded by now."""
+        for future in [future for future in self.undecoded if future.done()]:
+            entry = self.undecoded.pop(future)
+            if future.exception() is None and future.result().waveform is not None:
+                self.num_bytes -= entry.num_bytes
+                entry.num_bytes = future.result().waveform.nbytes
+                self.num_bytes += entry.num_bytes
 
 
 def _stored_bytes(source: ClipSource | None) -> int:
@@ -108,18 +211,21 @@ def _stored_bytes(source: ClipSource | None) -> int:
 class _Workers:
     """Processes that decode, and others in their place when one dies."""
 
-    def __init__(self, sampling_rate: int, count: int, pin_memory: bool, min_samples: int | None):
-        self.sampling_rate = sampling_rate
+    def __init__(self, wanted: _Wanted, count: int):
+        self.wanted = wanted
         self.count = count
-        self.pin_memory = pin_memory
-        self.min_samples = min_samples
+        self.folder = None
+        if os.access(SHARED_MEMORY, os.W_OK):
+            self.folder = tempfile.mkdtemp(prefix="modeling_ast-", dir=SHARED_MEMORY)
         # Neither has a process before it gets its first clip.
         self.pool = self._new_pool(count)
         self.spare = self._new_pool(1)
         self.have_begun = False
 
     def _new_pool(self, count: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(count, initializer=_begin_worker, initargs=(os.getpid(),))
+        return ProcessPoolExecutor(
+            count, initializer=_begin_worker, initargs=(os.getpid(), self.folder)
+        )
 
     def _begin(self) -> None:
         """Tells workers that cannot begin from clips that kill them."""
@@ -135,7 +241,7 @@ class _Workers:
     def start(self, clip: Clip) -> tuple[Clip, Future | None]:
         """Hands a clip to a worker, unless there is nothing to decode."""
         if clip.error is not None or self._is_decoded(clip.source):
-            return _decode(clip, self.sampling_rate, self.min_samples, self.pin_memory), None
+            return _decode(clip, self.wanted), None
         if isinstance(clip.source.content, Tensor):
             # Tensors would go to the other process through files; numpy has no bfloat16.
             tensor = clip.source.content.detach().cpu()
@@ -144,22 +250,24 @@ class _Workers:
         if not self.have_begun:
             self._begin()
         try:
-            return clip, self.pool.submit(
-                _decode_to_array, clip, self.sampling_rate, self.min_samples
-            )
+            return clip, self._submit(self.pool, clip)
         except BrokenProcessPool:
             self.pool = self._new_pool(self.count)
-            return clip, self.pool.submit(
-                _decode_to_array, clip, self.sampling_rate, self.min_samples
-            )
+            return clip, self._submit(self.pool, clip)
+
+    def _submit(self, pool: ProcessPoolExecutor, clip: Clip) -> Future:
+        # What a worker decodes comes from another process, in memory that is not pinned.
+        wanted = replace(self.wanted, pin_memory=False)
+        return pool.submit(_decode_in_worker, clip, wanted, self.folder)
 
     def _is_decoded(self, source: ClipSource) -> bool:
-        return not source.is_file and source.sampling_rate in (None, self.sampling_rate)
+        return not source.is_file and source.sampling_rate in (None, self.wanted.sampling_rate)
 
     def finish(self, clip: Clip, future: Future | None) -> Clip:
         """Waits for a clip."""
         if future is None:
             return clip
+        source = clip.source
         try:
             clip = future.result()
         except BrokenProcessPool:
@@ -169,6 +277,9 @@ class _Workers:
         # It could not be sent there.
         except Exception as error:
             clip.source, clip.error = None, one_line(error)
+        clip.source = source if clip.is_long else None
+        if isinstance(clip.waveform, SharedSamples):
+            clip.waveform = clip.waveform.taken()
         if clip.waveform is not None:
             clip.waveform = torch.from_numpy(clip.waveform)
         return clip
@@ -177,9 +288,7 @@ class _Workers:
         # Twice: the process may have died before, while it had nothing to do.
         for _ in range(2):
             try:
-                return self.spare.submit(
-                    _decode_to_array, clip, self.sampling_rate, self.min_samples
-                ).result()
+                return self._submit(self.spare, clip).result()
             except BrokenProcessPool:
                 self.spare = self._new_pool(1)
         clip.source = None
@@ -192,51 +301,63 @@ class _Workers:
     def stop(self) -> None:
         for pool in (self.pool, self.spare):
             pool.shutdown(cancel_futures=True)
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _begin_worker(parent: int) -> None:
+def _begin_worker(parent: int, folder: str | None) -> None:
     # Ctrl-C goes to all processes of a terminal; the parent stops its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Threads of the parent's OpenMP do not outlive a fork: a worker that waits for them hangs.
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, folder: str | None) -> None:
     """Ends this process after its parent, which may have been killed and said nothing."""
     while os.getppid() == parent:
         time.sleep(ORPHAN_SECONDS)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
-def _decode_to_array(clip: Clip, sampling_rate: int, min_samples: int | None) -> Clip:
-    """In a worker."""
-    clip = _decode(clip, sampling_rate, min_samples)
-    clip.waveform = None if clip.waveform is None else clip.waveform.numpy()
+def _decode_in_worker(clip: Clip, wanted: _Wanted, folder: str | None) -> Clip:
+    clip = _decode(clip, wanted)
+    clip.source = None  # its parent has it
+    if clip.waveform is not None:
+        clip.waveform = clip.waveform.numpy()  # a tensor would go through another file
+        if folder is not None:
+            clip.waveform = SharedSamples.of(clip.waveform, folder)
     return clip
 
 
-def _decode(
-    clip: Clip, sampling_rate: int, min_samples: int | None, pin_memory: bool = False
-) -> Clip:
-    """Fills in the waveform, in memory of its own, or the error."""
+def _decode(clip: Clip, wanted: _Wanted) -> Clip:
+    """Fills in the waveform, in memory of its own, or the error, or that the file is long."""
     if clip.error is None:
         try:
-            clip.waveform = _waveform(clip.source, sampling_rate, min_samples, pin_memory)
+            clip.waveform = _waveform(clip.source, wanted)
         # Whatever a file does to a decoder: it must not stop the others.
         except Exception as error:
-            clip.error = one_line(error)
-    clip.source = None
+            too_large = isinstance(error, TooLargeError) and clip.source.is_file
+            clip.is_long = too_large and wanted.max_bytes is not None
+            clip.error = None if clip.is_long else one_line(error)
+    if not clip.is_long:
+        clip.source = None
     return clip
 
 
-def _waveform(
-    source: ClipSource, sampling_rate: int, min_samples: int | None, pin_memory: bool
-) -> Tensor:
+def _waveform(source: ClipSource, wanted: _Wanted) -> Tensor:
     if isinstance(source.content, Tensor):
         # So that it is resampled as an array is.
         source = replace(source, content=source.content.detach().cpu())
-    waveform = decode_clip(source, sampling_rate, min_samples, copy=not pin_memory)
+    max_bytes = MOST_BYTES
+    if source.is_file and wanted.max_bytes is not None:
+        max_bytes = wanted.max_bytes
+    pin_memory = wanted.pin_memory
+    waveform = decode_clip(
+        source, wanted.sampling_rate, wanted.min_samples, not pin_memory, max_bytes
+    )
     # Not Tensor.pin_memory, which copies nothing that its owner has pinned already.
     return torch.empty_like(waveform, pin_memory=True).copy_(waveform) if pin_memory else waveform
 

@@ -37,6 +37,7 @@ FLAT_FILES = [
     "registration",
     "quantization",
     "workers",
+    "calibration",
     "tagging",
     "journal",
     "tag_files",

@@ -100,10 +100,10 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(files):
 def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, monkeypatch):
     read_audio, bad = audio.read_audio, (files[5], files[6], files[39])
 
-    def deadly(path, rate):
+    def deadly(path, *wanted):
         if path in map(str, bad):
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_audio(path, rate)
+        return read_audio(path, *wanted)
 
     # The workers are forked and have this too.
     monkeypatch.setattr(audio, "read_audio", deadly)
@@ -114,7 +114,7 @@ def test_a_file_that_kills_its_worker_says_so_and_stops_nothing(files, monkeypat
 
 
 def test_workers_that_cannot_begin(files, monkeypatch):
-    monkeypatch.setattr(workers, "_begin_worker", lambda parent: os._exit(1))
+    monkeypatch.setattr(workers, "_begin_worker", lambda *arguments: os._exit(1))
     with pytest.raises(RuntimeError, match="give num_workers=0"):
         list(decode_clips(files, RATE, 1))
 

@@ -49,7 +49,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="frames of 10 ms in a batch (1024 on a CPU, 32768 on a GPU); fewer take less memory",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that decode (half the CPUs, at most 8)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode (beside a GPU all CPUs but one, else half of them, at most 8)",
     )
     parser.add_argument("--json", action="store_true", help="print the last line as JSON")
     options = parser.parse_args(arguments)
