@@ -27,6 +27,9 @@ from .strict_json import to_json
 
 CALIBRATION_FILE = "calibration.json"
 METHODS = ("temperature", "platt")
+# What journals of results say instead of a fingerprint, and how one comes to the same scores.
+NO_CALIBRATION = "none"
+SAME_CALIBRATION = "the same calibration.json, or the same --no-calibration"
 # Scores of 0 and 1 have no logit; float64's sigmoids come as near to 1 as this.
 LEAST_SCORE = 2.0**-53
 
@@ -82,6 +85,10 @@ class Calibration:
             powers = np.maximum(scores, LEAST_SCORE) ** slopes  # (..., C)
             return powers / powers.sum(-1, keepdims=True)
         return sigmoid(slopes * logit(scores) + intercepts)
+
+    def relative(self, scores: np.ndarray) -> np.ndarray:
+        """Calibrated scores (..., C) moved so that each label's threshold becomes 0.5."""
+        return sigmoid(logit(scores) - logit(self.thresholds))
 
     def to_json(self) -> str:
         """The text of calibration.json: strict JSON."""
@@ -153,6 +160,11 @@ def load_calibration(
     return calibration if calibration.activation == activation else None
 
 
+def fingerprint_of(calibration: Calibration | None) -> str:
+    """What journals of results say: the fingerprint, or that there is none."""
+    return NO_CALIBRATION if calibration is None else calibration.fingerprint
+
+
 def _on_the_hub(model: str) -> str | None:
     return cached_file(
         model,
@@ -177,8 +189,11 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 __all__ = [
     "CALIBRATION_FILE",
     "METHODS",
+    "NO_CALIBRATION",
+    "SAME_CALIBRATION",
     "Calibration",
     "LabelCalibration",
+    "fingerprint_of",
     "load_calibration",
     "logit",
     "sigmoid",

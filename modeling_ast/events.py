@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from .audio import ClipSource, decode_samples, is_single_clip, open_clip
+from .audio import LARGEST_SAMPLE, ClipSource, decode_samples, is_single_clip, open_clip
 from .errors import one_line
 from .salvage import salvaged_blocks
 from .score_curves import COMBINATIONS, Run, RunRules, RunTracker, StepCombiner
@@ -38,6 +38,7 @@ THRESHOLD = 0.7
 MIN_GAP, MIN_LENGTH = 0.3, 0.3  # seconds
 # Audio that is read and scored at a time.
 BLOCK_SECONDS = 30.0
+BAD_SAMPLES = f"NaN, infinity or samples beyond {LARGEST_SAMPLE:,.0f}"
 # Bad stretches with less than this between them are one.
 JOINED_SECONDS = 0.01
 # Times are multiples of the hop; rounded to microseconds they print without 0.30000000000000004.
@@ -90,8 +91,9 @@ class EventDetector:
             events are multiples of it. A whole number of frames (10 ms).
         combine: "mean" or "max" of the windows that cover a step. The mean gives better times, the
             maximum misses fewer short sounds.
-        threshold: Score that an event must reach; by default the calibrated one of its label if
-            the model has them, else 0.7.
+        threshold: Score that the steps of an event must reach. By default 0.7; of a calibrated
+            model windows are first scored relative to the calibrated threshold of the label, which
+            becomes 0.5, so that a threshold of 0.7 means 0.7 of the windows over a step.
         label_thresholds: Those of some labels, instead.
         hysteresis: An event lasts as long as the scores reach this share of its threshold; 1 is
             none.
@@ -139,6 +141,7 @@ class EventDetector:
         self.tagger = tagger
         names = tagger.model.config.id2label
         self.labels = [names[index] for index in range(len(names))]
+        self._is_relative = threshold is None and tagger.calibration is not None
         self.thresholds = self._thresholds(threshold, label_thresholds or {})
         rate = extractor.sampling_rate
         self._hop_samples, self._window_samples = round(hop * rate), round(self.window * rate)
@@ -296,6 +299,8 @@ class EventDetector:
         scores = tagger.scores_of(torch.cat(logits).cpu())  # (N, C)
         if tagger.calibration is not None:
             scores = tagger.calibration.apply(scores)
+            if self._is_relative:
+                scores = tagger.calibration.relative(scores)
         if np.isnan(scores).any():
             raise ValueError(
                 f'the model gives NaN for {name} in {tagger.model.dtype}; try "bfloat16" or '
@@ -354,11 +359,8 @@ class EventDetector:
         unknown = next((label for label in of_labels if label not in self.labels), None)
         if unknown is not None:
             raise ValueError(f"the model has no label {unknown!r}; it has {self.labels[:3]}, ...")
-        if threshold is not None or self.tagger.calibration is None:
-            defaults = [THRESHOLD if threshold is None else threshold] * len(self.labels)
-        else:
-            defaults = self.tagger.calibration.thresholds.tolist()
-        thresholds = [of_labels.get(*pair) for pair in zip(self.labels, defaults)]
+        default = THRESHOLD if threshold is None else threshold
+        thresholds = [of_labels.get(label, default) for label in self.labels]
         wrong = next((value for value in thresholds if not 0 < value <= 1), None)
         if wrong is not None:
             raise ValueError(f"a threshold is {wrong}; give more than 0 and at most 1")
@@ -404,7 +406,8 @@ class _Recording:
             TypeError, OSError, ValueError: None of it can be used.
         """
         for block, reason in self._given_blocks():
-            is_bad = ~np.isfinite(block)
+            # Also true of NaN.
+            is_bad = ~(np.abs(block) <= LARGEST_SAMPLE)
             if reason is not None:
                 stop = self.num_samples + len(block) if len(block) else math.inf
                 self.bad.append((self.num_samples, stop, reason))
@@ -432,7 +435,7 @@ class _Recording:
         for start, stop in (edges.reshape(-1, 2) + self.num_samples).tolist():
             if self.bad and start - self.bad[-1][1] <= JOINED_SECONDS * self.sampling_rate:
                 start = self.bad.pop()[0]
-            self.bad.append((start, stop, "NaN or infinity"))
+            self.bad.append((start, stop, BAD_SAMPLES))
 
 
 __all__ = ["BadStretch", "Detection", "Event", "EventDetector", "ScoreBlock"]

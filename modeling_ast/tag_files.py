@@ -15,13 +15,19 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .audio import AUDIO_SUFFIXES
+from .calibration import NO_CALIBRATION, SAME_CALIBRATION
 from .journal import Journal
 from .tagging import AudioTagger, ClipTags
 
 PARQUET_ROWS = 10_000
 ROW_FIELDS = {"file", "seconds", "labels", "error", "model"}
 # What decides the scores of a row beside the model, and the flag that sets it.
-SETTINGS = {"padding": "--padding {}", "scores": "--scores {}", "dtype": "the same --dtype ({})"}
+SETTINGS = {
+    "padding": "--padding {}",
+    "scores": "--scores {}",
+    "dtype": "the same --dtype ({})",
+    "calibration": SAME_CALIBRATION,
+}
 
 
 def audio_files(folder: Path) -> tuple[list[str], list[OSError]]:
@@ -49,12 +55,14 @@ class TagJournal(Journal):
 
     def __init__(self, path: Path, model: str):
         # Rows of version 0.1 do not say their padding: it always padded to the longest.
-        super().__init__(path, model, ROW_FIELDS, SETTINGS, {"padding": "longest"})
+        defaults = {"padding": "longest", "calibration": NO_CALIBRATION}
+        super().__init__(path, model, ROW_FIELDS, SETTINGS, defaults)
 
     def add_tags(self, name: str, tags: ClipTags) -> None:
         """Writes one result."""
         labels = [{"label": label, "score": score} for label, score in tags.labels.items()]
-        self.add({"file": name, "seconds": tags.seconds, "labels": labels, "error": tags.error})
+        row = {"file": name, "seconds": tags.seconds, "labels": labels, "error": tags.error}
+        self.add(row if tags.detected is None else {**row, "detected": tags.detected})
 
 
 def tag_files(tagger: AudioTagger, folder: Path, files: Sequence[str], journal: TagJournal) -> None:
@@ -89,6 +97,7 @@ def write_parquet(journal: TagJournal, target: Path) -> None:
             ("error", pa.string()),
             ("model", pa.string()),
             *((name, pa.string()) for name in SETTINGS),
+            ("detected", pa.list_(pa.string())),
         ]
     )
     partial = target.with_name(target.name + ".partial")

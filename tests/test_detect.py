@@ -112,7 +112,7 @@ def test_bad_files_and_bad_parts(tiny_folder, sounds, tmp_path, capsys):
         assert status == 1 and "Traceback" not in err and "2 of them bad" in out
         lines = [line for line in err.replace("\r", "\n").splitlines() if "error:" in line]
         assert len(lines) == 3
-        assert f"{sounds / 'nan.wav'}: from 2.000 s to 3.000 s: NaN or infinity" in err
+        assert f"{sounds / 'nan.wav'}: from 2.000 s to 3.000 s: NaN, infinity" in err
         assert "no file at" in err and "cannot be decoded" in err
     assert len(read_events(tmp_path / "e.json")) == 6
 

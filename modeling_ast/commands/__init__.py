@@ -47,6 +47,7 @@ VERBS = {
     "average": Verb("average", "average the weights of several checkpoints"),
     "finetune": Verb("finetune", "fine-tune an AST on a data set", "train"),
     "evaluate": Verb("evaluate_models", "judge a model or an ensemble on held-out clips", "train"),
+    "calibrate": Verb("calibrate", "thresholds per label, scores as probabilities", "train"),
     "stats": Verb("stats", "mean and deviation of a data set's log-mel values", "train"),
 }
 

@@ -20,6 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..audio import AUDIO_NAMES
+from ..calibration import SAME_CALIBRATION, fingerprint_of
 from ..errors import MissingExtra, need_extra, one_line
 from ..event_files import (
     FORMATS,
@@ -56,6 +57,7 @@ SETTINGS = {name: f"--{name.replace('_', '-')} {{}}" for name in RULES} | {
     "padding": "--padding {}",
     "activation": "--activation {}",
     "dtype": "the same --dtype ({})",
+    "calibration": SAME_CALIBRATION,
 }
 
 
@@ -170,8 +172,9 @@ def _add_rule_flags(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         action="append",
         metavar="[LABEL=]SCORE",
-        help=f"that an event reaches, of all labels or of one; may be repeated (default: the "
-        f"calibrated ones of the model, else {THRESHOLD:g})",
+        help=f"that the steps of an event reach, of all labels or of one; may be repeated "
+        f"({THRESHOLD:g}; of a calibrated model that share of the windows over a step reaches the "
+        f"calibrated threshold of the label)",
     )
     parser.add_argument(
         "--hysteresis",
@@ -359,6 +362,7 @@ def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[st
         "thresholds": detector.thresholds.tolist()[0] if is_one else thresholds,
         "padding": tagger.padding,
         "activation": "sigmoid" if tagger.sigmoid else "softmax",
+        "calibration": fingerprint_of(tagger.calibration),
         "dtype": "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch."),
     }
 

@@ -1,9 +1,10 @@
 """`modeling-ast tag MODEL FOLDER --output tags.parquet` tags every audio file of a folder.
 
 The output has a row for each file: file (relative to FOLDER), seconds, labels with scores, error,
-model, and what else decides the scores: padding, scores, dtype. It is .jsonl, to which each result
-is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside it. If
-it is interrupted, run the same command again: it resumes, and tags files that are new. A bad file
+model, and what else decides the scores: padding, scores, dtype, calibration. Of a model with a
+calibration.json, detected has the labels that reach their thresholds. It is .jsonl, to which each
+result is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside
+it. If it is interrupted, run the same command again: it resumes, and tags new files. A bad file
 is a row with the reason (delete the row from the .jsonl to have the file tried again); the exit
 status is then 1. Links to folders are not followed.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from ..audio import AUDIO_NAMES
+from ..calibration import NO_CALIBRATION, fingerprint_of
 from ..errors import MissingExtra, need_extra, one_line
 from ..tag_files import TagJournal, audio_files, tag_files, write_parquet
 from .model_flags import add_model_flags, check_model_flags, load_tagger
@@ -125,7 +127,8 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJour
     dtype = "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch.")
     scores = "sigmoid" if tagger.sigmoid else "softmax"
     try:
-        journal.use(padding=tagger.padding, scores=scores, dtype=dtype)
+        calibration = fingerprint_of(tagger.calibration)
+        journal.use(padding=tagger.padding, scores=scores, dtype=dtype, calibration=calibration)
     except ValueError as error:
         return fail(error)
     tag_files(tagger, options.folder, files, journal)
@@ -137,6 +140,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
     return {
         "padding": options.padding,
         "scores": None if options.scores == "auto" else options.scores,
+        "calibration": None if options.calibration else NO_CALIBRATION,
         "dtype": "int8" if options.int8 else None if options.dtype == "auto" else options.dtype,
     }
 

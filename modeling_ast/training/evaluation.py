@@ -31,8 +31,10 @@ from .arguments import LengthArguments
 from .batches import LabelEncoder
 from .clips import BadClips, ClipReader, undecoded
 from .data_sources import DataArguments, is_exclusive, label_column, load_part, read_classes
-from .metrics import ClassResult, accuracy, class_table, tagging_metrics
+from .metrics import ClassResult, accuracy, class_table, tagging_metrics, threshold_metrics
 
+# From which score on a label counts, of models without a calibration.
+DEFAULT_THRESHOLD = 0.5
 SHARES = (1.0, 0.5, 0.25)
 # For a reader of the scores at those lengths.
 PLAIN_TRANSFORMERS = "plain transformers and transformers.js always pad to max_length"
@@ -58,6 +60,9 @@ class EvaluationArguments:
             "default as each model's extractor was saved",
             "choices": PADDINGS,
         },
+    )
+    calibration: bool = field(
+        default=True, metadata={"help": "use a model's calibration.json, where it has one"}
     )
     batch_size: int | None = field(
         default=None,
@@ -172,6 +177,7 @@ def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
         tagger = AudioTagger.from_pretrained(
             name,
             options.device,
+            calibration=options.calibration,
             num_workers=options.num_workers,
             scores=options.scores,
             padding=options.padding,
@@ -210,6 +216,14 @@ def probabilities(tagger: AudioTagger, held_out: HeldOut, bad_clips: BadClips) -
         else:
             scores[index] = result.scores[own]
     return scores
+
+
+def thresholds_of(tagger: AudioTagger, held_out: HeldOut) -> np.ndarray:
+    """The score from which on each of the data's classes counts (C,): calibrated, or one half."""
+    own = columns_of(tagger.model.config, held_out.classes)
+    if tagger.calibration is None:
+        return np.full(len(own), DEFAULT_THRESHOLD)
+    return tagger.calibration.thresholds[own]
 
 
 def columns_of(config: ASTConfig, classes: Sequence[Label]) -> list[int]:
@@ -307,6 +321,7 @@ def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
         num_workers=0,
         scores="sigmoid" if tagger.sigmoid else "softmax",
         padding=padding,
+        calibration=tagger.calibration,
     )
     other.hint_at_padding = False
     return other
@@ -346,20 +361,26 @@ def evaluate_models(
     held_out = read_held_out(data)
     bad_clips = BadClips(options.bad_clips, len(held_out.clips), data.max_bad_share)
     few = spread(held_out, length_clips)
-    scores, lengths = [], {}
+    scores, thresholds, lengths = [], [], {}
     for name in names:
         tagger = load_tagger(name, options)
         scores.append(probabilities(tagger, held_out, bad_clips))
+        thresholds.append(thresholds_of(tagger, held_out))
         if length_clips and name not in lengths:
             lengths[name] = judge_lengths(tagger, few)
     good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2)))
     if len(good) == 0:
         raise ValueError(f"none of the held-out clips can be used; see {options.bad_clips}")
     judged, scores = held_out.select(good), [rows[good] for rows in scores]
-    results = [{"model": name} | judge(rows, judged) for name, rows in zip(names, scores)]
     mean = sum(scores) / len(scores)
+    judged_scores = list(zip(names, scores, thresholds))
     if len(names) > 1:
-        results.append({"model": f"ensemble of {len(names)}"} | judge(mean, judged))
+        halves = np.full(len(held_out.classes), DEFAULT_THRESHOLD)
+        judged_scores.append((f"ensemble of {len(names)}", mean, halves))
+    results = [
+        {"model": name} | judge(rows, judged) | threshold_metrics(rows, judged.targets, lowest)
+        for name, rows, lowest in judged_scores
+    ]
     classes = class_table(mean, judged.targets, [label.name for label in held_out.classes])
     return Evaluation(len(good), results, classes, lengths)
 
@@ -372,9 +393,13 @@ __all__ = [
     "HeldOut",
     "LengthResult",
     "Lengths",
+    "columns_of",
     "evaluate_models",
     "held_out_clips",
     "judge_lengths",
     "length_rows",
+    "load_tagger",
+    "probabilities",
+    "read_held_out",
     "spread",
 ]
