@@ -513,4 +513,4 @@ class _Window:
         return wider if fits and padding <= self.batch_frames * BATCH_COST else None
 
 
-__all__ = ["AudioTagger", "ClipTags", "equal_parts", "mean_logits"]
+__all__ = ["AudioTagger", "ClipTags", "default_workers", "equal_parts", "mean_logits"]

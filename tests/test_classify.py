@@ -1,6 +1,7 @@
 """modeling-ast classify as a person runs it, in this process: imports are slow."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -155,3 +156,38 @@ def test_wrong_usage_is_2(audioset_like, tmp_path, capsys):
         with pytest.raises(SystemExit) as end:
             main(["classify", str(audioset_like), str(path), *flags])
         assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_name_that_begins_with_a_hyphen_gets_the_hint(audioset_like, capsys):
+    """As YouTube's ids do."""
+    for arguments in (["-0RWZT-miFs.wav"], ["a.wav", "-0RWZT-miFs.wav"]):
+        with pytest.raises(SystemExit) as caught:
+            run(capsys, audioset_like, *arguments)
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert "(-- -0RWZT-miFs.wav), or be given as ./-0RWZT-miFs.wav" in error
+    with pytest.raises(SystemExit):
+        run(capsys, audioset_like, "a.wav", "--flag")
+    assert "hyphen" not in capsys.readouterr().err
+
+
+def test_what_a_file_is_and_any_failure_of_a_decoder_is_its_reason(
+    audioset_like, tmp_path, capsys, monkeypatch
+):
+    good = write(tmp_path / "a.wav", 1.0)
+    page, wrong_rate = tmp_path / "page.mp3", write(tmp_path / "rate.wav", 1.0)
+    page.write_text("<html>not found</html>")
+    content = bytearray(wrong_rate.read_bytes())
+    content[24:28] = (67_130_914).to_bytes(4, "little")
+    wrong_rate.write_bytes(content)
+    status, out, error = run(capsys, audioset_like, page, wrong_rate, good)
+    assert status == 1 and "it is an HTML page" in error and str(good) in out
+    assert "67130914 Hz; it must be from 100 to 1000000 Hz" in error
+
+    for failure, reason in [
+        (MemoryError(), "cannot be read (MemoryError); drop it"),
+        (RuntimeError("soxr: bad\nratio"), "cannot be read (soxr: bad); drop it"),
+    ]:
+        monkeypatch.setattr("modeling_ast.audio.read_audio", Mock(side_effect=failure))
+        status, _, error = run(capsys, audioset_like, good)
+        assert status == 1 and reason in error

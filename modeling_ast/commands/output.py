@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
+from ..audio import AUDIO_SUFFIXES
 from ..errors import one_line
 from ..strict_json import to_json
 
@@ -24,13 +26,28 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, **kwargs):
         super().__init__(prog=f"modeling-ast {verb}", **kwargs)
+        self.given: list[str] = []
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
         """As ArgumentParser's, which every other way to parse calls."""
         args = list(sys.argv[1:] if args is None else args)
+        self.given = self.given or args
         end = args.index("--") if "--" in args else len(args)
         flags = [_hyphened(word) for word in args[:end]]
         return super().parse_known_args(flags + args[end:], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """As ArgumentParser's, with a hint where a name begins with a hyphen, as YouTube's do."""
+        end = self.given.index("--") if "--" in self.given else len(self.given)
+        for word in self.given[:end]:
+            is_audio = os.path.splitext(word)[1].lower() in AUDIO_SUFFIXES
+            if word.startswith("-") and (is_audio or os.path.exists(word)):
+                message += (
+                    f"; a name that begins with a hyphen must come after --, behind all flags "
+                    f"(-- {word}), or be given as ./{word}"
+                )
+                break
+        super().error(message)
 
 
 def _hyphened(word: str) -> str:
