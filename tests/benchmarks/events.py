@@ -168,7 +168,8 @@ def judge_needles(model: str) -> None:
 
 def judge_long(model: str) -> None:
     """Time and peak memory of recordings of 1, 10 and 60 minutes, each in a process of its own."""
-    print("\n| file | minutes | s | s a minute | peak MB |\n| --- | --: | --: | --: | --: |")
+    print("\n| file | minutes | CPU s | CPU s a minute | peak MB |")
+    print("| --- | --: | --: | --: | --: |")
     with tempfile.TemporaryDirectory() as folder:
         for suffix, channels in (("wav", 1), ("wav", 2), ("flac", 1), ("flac", 2), ("mp3", 2)):
             for minutes in (1, 10, 60):
@@ -200,7 +201,7 @@ def floor_of_a_minute() -> np.ndarray:
 
 
 def run_alone(model: str, path: Path) -> tuple[float, float]:
-    """Seconds and peak MB of a process that finds the events of one file."""
+    """CPU seconds and peak MB of a process that finds the events of one file."""
     command = [sys.executable, "-m", __spec__.name, model, "--one-file", str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, peak_mb = map(float, run.stdout.split())
@@ -208,12 +209,12 @@ def run_alone(model: str, path: Path) -> tuple[float, float]:
 
 
 def one_file(model: str, path: str) -> None:
-    """In that process: the time after a first short clip, and the peak of all memory."""
+    """In that process: CPU seconds after a first short clip, and the peak of all memory."""
     detector = EventDetector.from_pretrained(model)
     detector(np.zeros(RATE))
-    begin = time.perf_counter()
+    begin = time.process_time()
     detector(path)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
