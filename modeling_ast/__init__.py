@@ -23,6 +23,8 @@ with ends_silently():
     from .resampling import resample
 
 if TYPE_CHECKING:
+    from .event_files import read_events, write_events
+    from .events import Event, EventDetector
     from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
     from .quantization import quantize_int8
     from .tagging import AudioTagger, ClipTags
@@ -40,14 +42,22 @@ __all__ = [
     "AudioTagger",
     "ClipTags",
     "DecodingError",
+    "Event",
+    "EventDetector",
     "activation",
     "quantize_int8",
     "read_audio",
+    "read_events",
     "resample",
     "stream_audio",
+    "write_events",
 ]
 # Public name -> the file that is imported when it is asked for.
 _LATER = {
+    "Event": "events",
+    "EventDetector": "events",
+    "read_events": "event_files",
+    "write_events": "event_files",
     "ASTForAudioClassification": "modeling_ast",
     "ASTModel": "modeling_ast",
     "ASTPreTrainedModel": "modeling_ast",

@@ -167,14 +167,30 @@ def decode_clip(
 
 def _waveform(source: ClipSource, sampling_rate: int, copy: bool, max_bytes: int | None) -> Tensor:
     """(S,), at the wanted rate; samples on a GPU are not checked."""
-    if source.is_file:
-        x = torch.from_numpy(read_audio(source.content, sampling_rate, max_bytes))
-        check_samples(x, source.name)
-        return x
+    if not source.is_file:
+        return decode_samples(source, sampling_rate, copy, max_bytes, check=True)
+    x = torch.from_numpy(read_audio(source.content, sampling_rate, max_bytes))
+    check_samples(x, source.name)
+    return x
+
+
+def decode_samples(
+    source: ClipSource,
+    sampling_rate: int,
+    copy: bool = False,
+    max_bytes: int | None = None,
+    check: bool = False,
+) -> Tensor:
+    """The waveform (S,) of an opened clip that is no file.
+
+    Args:
+        copy, max_bytes: As in `decode_clip`.
+        check: Whether bad samples are refused, on a CPU; else NaN and infinity stay what they are.
+    """
     x = _as_tensor(source.content, source.name, copy)
     x = scale_samples(x, f"{source.name} holds")
     x = _mixed_down(x, source.name, source.channel_axis)
-    if x.is_cpu:
+    if check and x.is_cpu:
         check_samples(x, source.name)
     if source.sampling_rate is None:
         return x
@@ -469,6 +485,7 @@ __all__ = [
     "check_samples",
     "check_size",
     "decode_clip",
+    "decode_samples",
     "is_single_clip",
     "open_clip",
     "read_audio",

@@ -117,7 +117,7 @@ def test_rows_of_another_padding_are_not_mixed(tiny_folder, sounds, tmp_path, ca
     output = tmp_path / "tags.jsonl"
     run(capsys, tiny_folder, sounds, "--output", output)
     told = {tuple(row[name] for name in SETTINGS) for row in rows_of(output)}
-    assert told == {("max_length", "softmax", "float32")}
+    assert told == {("max_length", "softmax", "float32", "none")}
     write(sounds / "new.wav", 0.4)
     before = output.read_bytes()
     flags = ("--output", output, "--padding", "longest")
@@ -190,13 +190,13 @@ STOPS_AFTER_TEN_ROWS = """
 import sys, time
 from modeling_ast import tag_files
 from modeling_ast.commands import main
-add = tag_files.Journal.add
+add = tag_files.TagJournal.add
 def add_and_stop(journal, *row):
     add(journal, *row)
     if len(journal.done) == 10:
         print("ten rows", flush=True)
         time.sleep(3600)
-tag_files.Journal.add = add_and_stop
+tag_files.TagJournal.add = add_and_stop
 sys.exit(main(["tag", *sys.argv[1:]]))
 """
 
@@ -410,7 +410,7 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
         assert (tmp_path / "mine.jsonl").read_text() == text
     run(capsys, tiny_folder, sounds, *good)
     given, _, err = run(capsys, "another/model", sounds, *good)
-    assert given == 1 and "has the tags of the model" in err and "another --output" in err
+    assert given == 1 and "has the results of the model" in err and "another --output" in err
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     given, _, err = run(capsys, tiny_folder, sounds, "--output", "tags.parquet")
     assert given == 1 and "needs pyarrow" in err and 'pip install "modeling-ast[train]"' in err
@@ -452,8 +452,8 @@ def test_an_output_that_is_removed_meanwhile(tiny_folder, sounds, tmp_path, caps
     output = tmp_path / "tags.jsonl"
     add = Journal.add
 
-    def add_and_remove(self, name, tags):
-        add(self, name, tags)
+    def add_and_remove(self, row):
+        add(self, row)
         output.unlink()
 
     monkeypatch.setattr(Journal, "add", add_and_remove)

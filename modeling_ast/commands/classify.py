@@ -27,7 +27,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "classify",
         description="Name the sounds in audio files with an AST checkpoint.",
         epilog="A file over the model's length (10.24 s for AudioSet) is cut into equal parts; its "
-        "scores are the mean over the parts. Put -- before names that begin with a hyphen.",
+        "scores are the mean over the parts. Of a model with a calibration.json a star marks the "
+        "labels that reach their thresholds. Put -- before names that begin with a hyphen.",
     )
     add_model_flags(parser)
     parser.add_argument("files", metavar="FILE", nargs="+", help="WAV, FLAC, OGG, Opus or MP3")
@@ -50,7 +51,9 @@ def table(results: list[ClipTags]) -> str:
         lines.append(f"{printable(result.name)} ({result.seconds:.2f} s)")
         for label, score in result.labels.items():
             bar = "█" * round(BAR_WIDTH * score)
-            lines.append(f"  {score:6.3f}  {bar:<{BAR_WIDTH}}  {printable(label)}")
+            # A calibrated model says which of its labels count.
+            mark = "  *" if label in (result.detected or []) else ""
+            lines.append(f"  {score:6.3f}  {bar:<{BAR_WIDTH}}  {printable(label)}{mark}")
     return "\n".join(lines)
 
 
@@ -59,7 +62,8 @@ def row(result: ClipTags) -> dict:
     if result.seconds is None:
         return {"file": result.name, "error": result.error}
     labels = [{"label": label, "score": score} for label, score in result.labels.items()]
-    return {"file": result.name, "seconds": round(result.seconds, 3), "labels": labels}
+    row = {"file": result.name, "seconds": round(result.seconds, 3), "labels": labels}
+    return row if result.detected is None else {**row, "detected": result.detected}
 
 
 def main(arguments: list[str] | None = None) -> int:

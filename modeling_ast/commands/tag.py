@@ -1,9 +1,10 @@
 """`modeling-ast tag MODEL FOLDER --output tags.parquet` tags every audio file of a folder.
 
 The output has a row for each file: file (relative to FOLDER), seconds, labels with scores, error,
-model, and what else decides the scores: padding, scores, dtype. It is .jsonl, to which each result
-is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside it. If
-it is interrupted, run the same command again: it resumes, and tags files that are new. A bad file
+model, and what else decides the scores: padding, scores, dtype, calibration. Of a model with a
+calibration.json, detected has the labels that reach their thresholds. It is .jsonl, to which each
+result is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside
+it. If it is interrupted, run the same command again: it resumes, and tags new files. A bad file
 is a row with the reason (delete the row from the .jsonl to have the file tried again); the exit
 status is then 1. Files that are no audio by their name, hidden ones and dangling links are counted
 as skipped; links to folders are not followed.
@@ -19,8 +20,9 @@ from pathlib import Path
 import torch
 
 from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
+from ..calibration import NO_CALIBRATION, fingerprint_of
 from ..errors import MissingExtra, need_extra, one_line
-from ..tag_files import Journal, tag_files, write_parquet
+from ..tag_files import TagJournal, tag_files, write_parquet
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json, print_report
 
@@ -90,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.output.suffix == ".parquet":
             need_extra("pyarrow", "train", "writing .parquet")
-        journal = Journal(path, options.model)
+        journal = TagJournal(path, options.model)
         # Also where nothing is left to do: rows of other settings are not what was asked for.
         journal.use(**{name: value for name, value in given_settings(options).items() if value})
     except MissingExtra as error:
@@ -103,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             if status:
                 return status
         if options.output.suffix == ".parquet":
-            write_parquet(path, options.output)
+            write_parquet(journal, options.output)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"stopped after {len(journal.done)} files; the same command goes on from here\n"
@@ -118,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if journal.num_bad or unlisted else 0
 
 
-def _tag_missing(options: argparse.Namespace, files: list[str], journal: Journal) -> int:
+def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJournal) -> int:
     """Tags the files that are not in the journal; an exit status, 0 if all went well."""
     try:
         tagger = load_tagger(
@@ -129,7 +131,8 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: Journal
     dtype = "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch.")
     scores = "sigmoid" if tagger.sigmoid else "softmax"
     try:
-        journal.use(padding=tagger.padding, scores=scores, dtype=dtype)
+        calibration = fingerprint_of(tagger.calibration)
+        journal.use(padding=tagger.padding, scores=scores, dtype=dtype, calibration=calibration)
     except ValueError as error:
         return fail(error)
     tag_files(tagger, options.folder, files, journal)
@@ -141,11 +144,12 @@ def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
     return {
         "padding": options.padding,
         "scores": None if options.scores == "auto" else options.scores,
+        "calibration": None if options.calibration else NO_CALIBRATION,
         "dtype": "int8" if options.int8 else None if options.dtype == "auto" else options.dtype,
     }
 
 
-def _report(options: argparse.Namespace, journal: Journal, skipped: list[Skipped]) -> None:
+def _report(options: argparse.Namespace, journal: TagJournal, skipped: list[Skipped]) -> None:
     output = os.fsencode(options.output).decode(errors="replace")
     hours = journal.seconds / 3600
     if options.json:

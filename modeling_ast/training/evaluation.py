@@ -34,8 +34,10 @@ from .clips import BadClips, ClipReader, undecoded
 from .data_arguments import DataArguments
 from .data_report import DataReport
 from .data_sources import Loaded, load
-from .metrics import ClassResult, accuracy, class_table, tagging_metrics
+from .metrics import ClassResult, accuracy, class_table, tagging_metrics, threshold_metrics
 
+# From which score on a label counts, of models without a calibration.
+DEFAULT_THRESHOLD = 0.5
 SHARES = (1.0, 0.5, 0.25)
 # For a reader of the scores at those lengths.
 PLAIN_TRANSFORMERS = "plain transformers and transformers.js always pad to max_length"
@@ -61,6 +63,9 @@ class EvaluationArguments:
             "default as each model's extractor was saved",
             "choices": PADDINGS,
         },
+    )
+    calibration: bool = field(
+        default=True, metadata={"help": "use a model's calibration.json, where it has one"}
     )
     batch_size: int | None = field(
         default=None,
@@ -187,6 +192,7 @@ def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
     tagger = AudioTagger.from_pretrained(
         name,
         options.device,
+        calibration=options.calibration,
         num_workers=options.num_workers,
         scores=options.scores,
         padding=options.padding,
@@ -217,6 +223,14 @@ def probabilities(tagger: AudioTagger, held_out: HeldOut, bad_clips: BadClips) -
         else:
             scores[index] = result.scores[own]
     return scores
+
+
+def thresholds_of(tagger: AudioTagger, held_out: HeldOut) -> np.ndarray:
+    """The score from which on each of the data's classes counts (C,): calibrated, or one half."""
+    own = columns_of(tagger.model.config, held_out.classes)
+    if tagger.calibration is None:
+        return np.full(len(own), DEFAULT_THRESHOLD)
+    return tagger.calibration.thresholds[own]
 
 
 def columns_of(config: ASTConfig, classes: Sequence[Label]) -> list[int]:
@@ -316,6 +330,7 @@ def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
         num_workers=0,
         scores="sigmoid" if tagger.sigmoid else "softmax",
         padding=padding,
+        calibration=tagger.calibration,
     )
     other.hint_at_padding = False
     return other
@@ -355,10 +370,11 @@ def evaluate_models(
     held_out, loaded = load_held_out(data)
     bad_clips = BadClips(options.bad_clips, len(held_out.clips), data.max_bad_share)
     few = spread(held_out, length_clips)
-    scores, lengths = [], {}
+    scores, thresholds, lengths = [], [], {}
     for name in names:
         tagger = load_tagger(name, options)
         scores.append(probabilities(tagger, held_out, bad_clips))
+        thresholds.append(thresholds_of(tagger, held_out))
         if length_clips and name not in lengths:
             lengths[name] = judge_lengths(tagger, few)
     good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2))).tolist()
@@ -369,10 +385,15 @@ def evaluate_models(
     bad = {name: reason for name, reason in bad_clips.read().items() if name in named}
     loaded.skip_bad_clips(bad, held_out.reader, data)
     judged, scores = held_out.select(good), [rows[good] for rows in scores]
-    results = [{"model": name} | judge(rows, judged) for name, rows in zip(names, scores)]
     mean = np.mean(scores, axis=0)  # (clips, C)
+    judged_scores = list(zip(names, scores, thresholds))
     if len(names) > 1:
-        results.append({"model": f"ensemble of {len(names)}"} | judge(mean, judged))
+        halves = np.full(len(held_out.classes), DEFAULT_THRESHOLD)
+        judged_scores.append((f"ensemble of {len(names)}", mean, halves))
+    results = [
+        {"model": name} | judge(rows, judged) | threshold_metrics(rows, judged.targets, lowest)
+        for name, rows, lowest in judged_scores
+    ]
     classes = class_table(mean, judged.targets, [label.name for label in held_out.classes])
     return Evaluation(len(good), results, classes, lengths, loaded.report)
 
@@ -385,9 +406,13 @@ __all__ = [
     "HeldOut",
     "LengthResult",
     "Lengths",
+    "columns_of",
     "evaluate_models",
     "held_out_clips",
     "judge_lengths",
     "length_rows",
+    "load_tagger",
+    "probabilities",
+    "read_held_out",
     "spread",
 ]
