@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from .audio import LARGEST_SAMPLE, ClipSource, decode_samples, is_single_clip, open_clip
 from .errors import one_line
+from .labels import label_names
 from .salvage import salvaged_blocks
 from .score_curves import COMBINATIONS, Run, RunRules, RunTracker, StepCombiner
 from .tagging import AudioTagger
@@ -139,8 +140,7 @@ class EventDetector:
         self.min_length = min_length
         self._check(longest, 1 / extractor.frames_per_second)
         self.tagger = tagger
-        names = tagger.model.config.id2label
-        self.labels = [names[index] for index in range(len(names))]
+        self.labels = label_names(tagger.model.config)
         self._is_relative = threshold is None and tagger.calibration is not None
         self.thresholds = self._thresholds(threshold, label_thresholds or {})
         rate = extractor.sampling_rate
@@ -421,7 +421,7 @@ class _Recording:
     def _given_blocks(self) -> Iterator[tuple[np.ndarray, str | None]]:
         """(samples, None), or of what cannot be decoded (NaN, the reason)."""
         source, rate = self.source, self.sampling_rate
-        if source.is_file:
+        if isinstance(source.content, str | Path | bytes):
             yield from salvaged_blocks(source.content, rate, BLOCK_SECONDS)
             return
         waveform = decode_samples(source, rate).detach().cpu().numpy()

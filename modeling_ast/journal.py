@@ -16,7 +16,7 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # Windows has other locks; there, two runs at once are not told apart
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # the usual form of an optional module
 
 
 class Journal:

@@ -74,6 +74,12 @@ def read_label_file(path: str | Path) -> list[Label]:
     return [labels[index] for index in range(len(labels))]
 
 
+def label_names(config: ASTConfig) -> list[str]:
+    """The names of a model's labels, in the order of its scores."""
+    names = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    return [names[index] for index in sorted(names)]
+
+
 def activation(choice: str, config: ASTConfig) -> str:
     """What makes scores of logits: "sigmoid" (each label for itself) or "softmax" (one for all).
 
@@ -92,4 +98,4 @@ def activation(choice: str, config: ASTConfig) -> str:
     return "sigmoid" if several or unstated else "softmax"
 
 
-__all__ = ["NUM_AUDIOSET_LABELS", "SCORES", "Label", "activation", "read_label_file"]
+__all__ = ["NUM_AUDIOSET_LABELS", "SCORES", "Label", "activation", "label_names", "read_label_file"]

@@ -34,7 +34,7 @@ from .calibration import Calibration, load_calibration
 from .decoding import AudioFile
 from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
-from .labels import activation
+from .labels import activation, label_names
 from .modeling_ast import ASTForAudioClassification
 from .padding import padding_name
 from .workers import Clip, decode_clips
@@ -179,7 +179,7 @@ class AudioTagger:
         network = ASTForAudioClassification.from_pretrained(model, **given)
         tagger = cls(network.to(device).eval(), extractor, **kwargs)
         if calibration:
-            labels = [network.config.id2label[i] for i in range(network.config.num_labels)]
+            labels = label_names(network.config)
             tagger.calibration = load_calibration(model, labels, tagger.activation)
         return tagger
 
