@@ -54,7 +54,7 @@ LOWEST_HZ = 0.0
 TIME_DIGITS = 6  # those of an event
 ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 # Names of files need not be valid Unicode: their odd bytes stay as they are.
-TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
+ENCODING, ODD_BYTES = "utf-8", "surrogateescape"
 
 
 def format_of(path: str | Path) -> str:
@@ -133,7 +133,7 @@ def _whole_file(path: Path) -> Iterator[IO[str]]:
     partial = path.with_name(path.name + ".partial")
     try:
         # newline: csv and tables write their own line ends.
-        with partial.open("w", newline="", **TEXT) as file:
+        with partial.open("w", newline="", encoding=ENCODING, errors=ODD_BYTES) as file:
             yield file
         os.replace(partial, path)
     finally:
@@ -182,7 +182,7 @@ def write_csv(detections: Iterable[Detection], file: IO[str]) -> None:
 
 def _read_csv(path: Path) -> dict[str, list[Event]]:
     found: dict[str, list[Event]] = {}
-    with path.open(newline="", **TEXT) as file:
+    with path.open(newline="", encoding=ENCODING, errors=ODD_BYTES) as file:
         for row in csv.DictReader(file):
             found.setdefault(row["file"], []).append(_event(row))
     return found
@@ -244,7 +244,7 @@ def _read_raven(path: Path) -> dict[str, list[Event]]:
 
 
 def _read_json(path: Path) -> dict[str, list[Event]]:
-    rows = json.loads(path.read_text(**TEXT))["recordings"]
+    rows = json.loads(path.read_text(encoding=ENCODING, errors=ODD_BYTES))["recordings"]
     return {row["file"]: from_row(row).events for row in rows}
 
 
@@ -281,7 +281,9 @@ def _read_parquet(path: Path) -> dict[str, list[Event]]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a table; unlike `str.splitlines`, which also cuts at rare separators."""
-    return [line for line in path.read_text(**TEXT).split("\n") if line]
+    return [
+        line for line in path.read_text(encoding=ENCODING, errors=ODD_BYTES).split("\n") if line
+    ]
 
 
 def _escaped(text: str) -> str:
@@ -306,7 +308,7 @@ class ScoreWriter:
 
     def __init__(self, path: str | Path, labels: Sequence[str], hop: float):
         self.hop = hop
-        self.file = Path(path).open("w", newline="", **TEXT)  # noqa: SIM115 - closed by `close`
+        self.file = Path(path).open("w", newline="", encoding=ENCODING, errors=ODD_BYTES)  # noqa: SIM115 - closed by `close`
         self.file.write("\t".join(["onset", "offset", *map(_escaped, labels)]) + "\n")
 
     def add(self, block: ScoreBlock) -> None:

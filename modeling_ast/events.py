@@ -420,7 +420,7 @@ class _Recording:
     def _given_blocks(self) -> Iterator[tuple[np.ndarray, str | None]]:
         """(samples, None), or of what cannot be decoded (NaN, the reason)."""
         source, rate = self.source, self.sampling_rate
-        if source.is_file:
+        if isinstance(source.content, str | Path | bytes):
             yield from salvaged_blocks(source.content, rate, BLOCK_SECONDS)
             return
         waveform = decode_samples(source, rate).detach().cpu().numpy()

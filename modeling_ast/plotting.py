@@ -41,7 +41,7 @@ class PeakColumns:
 
     def add(self, rows: np.ndarray) -> None:
         """Takes the next rows (K, D)."""
-        if self._columns is None:
+        if self._columns is None or self._left is None:
             self._columns = self._left = rows[:0]
         rows = np.concatenate([self._left, rows])
         while True:
@@ -58,7 +58,7 @@ class PeakColumns:
 
     def columns(self) -> np.ndarray:
         """(N, D), from all rows so far; the last column may be of fewer."""
-        if self._columns is None:
+        if self._columns is None or self._left is None:
             return np.empty((0, 0))
         last = [self._left.max(0, keepdims=True)] if len(self._left) else []
         return np.concatenate([self._columns, *last])
@@ -85,7 +85,9 @@ class ScoreColumns:
         """The middle of each column in seconds, and the curves (N,) with the highest peaks."""
         columns = self.peaks.columns()  # (N, C)
         seconds = (np.arange(len(columns)) + 0.5) * self.peaks.rows_per_column * self.hop
-        top = np.argsort(-columns.max(0), kind="stable")[:MOST_CURVES] if len(columns) else []
+        if not len(columns):
+            return seconds, {}
+        top = np.argsort(-columns.max(0), kind="stable")[:MOST_CURVES]
         return seconds, {self.labels[index]: columns[:, index] for index in top}
 
 
@@ -165,7 +167,7 @@ def draw_events(
     # Above the curves, not over them.
     place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": MOST_CURVES}
     bottom.legend(**place, frameon=False, fontsize="small")
-    _time_axis(bottom, detection.seconds)
+    _time_axis(bottom, detection.seconds or 0.0)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -159,7 +159,8 @@ class RunTracker:
 
     def _follow(self, smooth: np.ndarray) -> list[tuple[int, Run]]:
         """Takes the medians (K, C) of the next steps."""
-        begin, end, finished = self._step, self._step + len(smooth), []
+        begin, end = self._step, self._step + len(smooth)
+        finished: list[tuple[int, Run]] = []
         if begin == end:
             return finished
         high = np.flatnonzero((smooth >= self._low).any(0)).tolist()
