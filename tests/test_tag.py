@@ -117,7 +117,7 @@ def test_rows_of_another_padding_are_not_mixed(tiny_folder, sounds, tmp_path, ca
     output = tmp_path / "tags.jsonl"
     run(capsys, tiny_folder, sounds, "--output", output)
     told = {tuple(row[name] for name in SETTINGS) for row in rows_of(output)}
-    assert told == {("max_length", "softmax", "float32")}
+    assert told == {("max_length", "softmax", "float32", "none")}
     write(sounds / "new.wav", 0.4)
     before = output.read_bytes()
     flags = ("--output", output, "--padding", "longest")
