@@ -17,6 +17,8 @@ from ..padding import PADDINGS
 from .augmentation import Augmentation
 from .data_arguments import DataArguments
 
+# In the output directory of a run: the arguments that decide what it learns.
+RUN_FILE = "run.json"
 RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")
 # Types of arguments, also as HfArgumentParser leaves them, that take no list and no mapping. Those
@@ -282,6 +284,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 __all__ = [
     "KINDS",
+    "RUN_FILE",
     "Arguments",
     "LengthArguments",
     "ModelArguments",

@@ -30,6 +30,7 @@ from ..calibration import (
 )
 from ..errors import one_line
 from ..tagging import AudioTagger
+from .arguments import RUN_FILE
 from .clips import BadClips, ClipReader, undecoded
 from .data_arguments import DataArguments
 from .data_sources import load_part
@@ -45,7 +46,6 @@ from .metrics import threshold_metrics
 
 logger = logging.get_logger(__name__)
 
-RUN_FILE = "run.json"
 NUM_DRAWS = 50
 
 

@@ -32,7 +32,7 @@ from ..pretrained import load_config, load_extractor
 from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
 from ..tagging import AudioTagger
-from .arguments import Arguments, ModelArguments
+from .arguments import RUN_FILE, Arguments, ModelArguments
 from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
 from .checkpoints import find_damage, last_whole_checkpoint
@@ -55,14 +55,10 @@ CONFIG_FIELDS = (
     "patchout_frequency",
     "patchout_time",
 )
-
-
 # What torch's errors about files that it cannot write say; they are RuntimeErrors like all others.
 _WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
-# In the output directory: the arguments that decide what a run learns.
-RUN_FILE = "run.json"
 BAD_LIST = "bad_clips.txt"
-# Of those, what may change when a run goes on: how clips are read, and where features are computed.
+# Of the arguments in RUN_FILE, what may change when a run goes on: how clips are read, and where features are computed.
 MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features")
 
 
