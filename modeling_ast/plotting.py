@@ -191,7 +191,8 @@ def draw_spectrogram(axis: Any, source: str | Path, extractor: ASTFeatureExtract
     seconds = image.shape[1] * peaks.rows_per_column * hop / rate
     extent = (0, seconds, 0, len(image))
     axis.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="magma")
-    axis.set(xlim=(0, num_samples / rate), ylabel="kHz")
+    # The last samples are less than a window: no bright edge there.
+    axis.set(xlim=(0, num_samples / rate), ylabel="kHz", facecolor="black")
     ticks = [khz for khz in TICKS_KHZ if khz <= rate / 2000]
     axis.set_yticks(
         [mel_bin(1000 * khz, extractor) for khz in ticks], [f"{khz:g}" for khz in ticks]
