@@ -43,7 +43,7 @@ FLAT_FILES = [
     "__init__",
 ]
 # So may a folder, those before it and all the flat files.
-FOLDERS = ["conversion", "training", "commands"]
+FOLDERS = ["conversion", "training", "exporting", "commands"]
 # What may be imported when a file of the room is: the core's dependencies, and those of an extra.
 CORE_LIBRARIES = {"numpy", "torch", "transformers", "huggingface_hub", "safetensors", "tqdm"}
 LIBRARIES = {
@@ -51,6 +51,7 @@ LIBRARIES = {
     "conversion": CORE_LIBRARIES | {"yaml"},
     "training": CORE_LIBRARIES
     | {"datasets", "evaluate", "accelerate", "sklearn", "yaml", "matplotlib"},
+    "exporting": CORE_LIBRARIES | {"onnx", "onnx_ir", "onnxruntime"},
     "commands": CORE_LIBRARIES | {"yaml"},
 }
 FORBIDDEN_NAMES = {"ast", "datasets", "evaluate", "wandb", "utils"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
 
@@ -14,18 +14,20 @@ from ..errors import one_line
 from .key_maps import ConversionError
 
 # All that a conversion writes: --force deletes nothing else.
-OUR_FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+OUR_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.json", "README.md"})
 
 
 @contextmanager
-def whole_or_nothing(target: Path, force: bool) -> Iterator[Path]:
+def whole_or_nothing(target: Path, force: bool, writes: Set[str] = OUR_FILES) -> Iterator[Path]:
     """Makes a folder beside `target` to write into, and renames it to `target` at the end.
 
+    Args:
+        target, force, writes: See `check_target`.
     Raises:
         ConversionError: `target` exists already (see `check_target`), or cannot be written.
     """
     target = target.resolve()
-    check_target(target, force)
+    check_target(target, force, writes=writes)
     beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         beside.mkdir(parents=True)
@@ -39,13 +41,16 @@ def whole_or_nothing(target: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> None:
+def check_target(
+    target: Path, force: bool, sources: Iterable[Path] = (), writes: Set[str] = OUR_FILES
+) -> None:
     """Refuses a target that must not be replaced.
 
     Args:
         target: Where a conversion is to be written.
         force: Whether an older conversion may be replaced.
         sources: What is converted.
+        writes: Files that a conversion writes, as "folder/file" where they lie in a folder.
     Raises:
         ConversionError: `target` holds one of `sources`; it exists, without `force`; or it holds a
             file that no conversion wrote.
@@ -63,7 +68,9 @@ def check_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> Non
         raise ConversionError(
             f"{target} exists and is not empty; choose another name, or replace it with --force"
         )
-    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in OUR_FILES)
+    ours = {*writes, *(str(folder) for name in writes for folder in PurePosixPath(name).parents)}
+    inside = (path.relative_to(target).as_posix() for path in target.rglob("*"))
+    foreign = sorted(name for name in inside if name not in ours)
     if foreign:
         raise ConversionError(
             f"{target} holds {foreign[0]}, which no conversion wrote and --force would delete; "
