@@ -45,6 +45,7 @@ VERBS = {
     "convert-original": Verb("convert_original", "convert a checkpoint of the authors' own code"),
     "average": Verb("average", "average the weights of several checkpoints"),
     "export": Verb("export", "write ONNX files for other runtimes and the browser", "onnx"),
+    "page": Verb("page", "write a web page that runs a model in the browser", "onnx"),
     "finetune": Verb("finetune", "fine-tune an AST on a data set", "train"),
     "evaluate": Verb("evaluate_models", "judge a model or an ensemble on held-out clips", "train"),
     "stats": Verb("stats", "mean and deviation of a data set's log-mel values", "train"),
