@@ -1,6 +1,6 @@
 """Writes a small synthetic data set in the schema of the Hub's agkphysics/AudioSet, offline.
 
-    python examples/embedded_data.py OUTPUT_DIR
+    python examples/embedded_data.py OUTPUT_DIR [--events]
     >>> datasets.load_dataset("OUTPUT_DIR", "balanced")   # splits train and test
 
 Every clip is a scene of one to three of AudioSet's synthesisable sounds over a soft rumble, so
@@ -37,6 +37,17 @@ FEATURES = Features(
         "human_labels": List(Value("string")),
     }
 )
+# What --events adds, with the names of AudioSet's strong labels (Hershey et al., "The benefit of
+# temporally-strong labels in audio event classification", 2021): label is a MID.
+EVENTS = {
+    "events": List(
+        {
+            "start_time_seconds": Value("float64"),
+            "end_time_seconds": Value("float64"),
+            "label": Value("string"),
+        }
+    )
+}
 # Names in the repository's data/ folder; the loader calls them train and test.
 TRAIN_FOLDER, TEST_FOLDER = "bal_train", "eval"
 CLASS_LIST = "class_labels_indices.csv"
@@ -308,9 +319,17 @@ def at_level(sound: np.ndarray, level_db: float) -> np.ndarray:
     return sound * (10 ** (level_db / 20) / np.abs(sound).max())
 
 
+class PlacedSound(NamedTuple):
+    """A sound of a scene."""
+
+    index: int  # into `SOUNDS`
+    start: int  # first sample
+    stop: int  # the sample behind its last
+
+
 def make_scene(
     rng: Generator, first: int, seconds: float, rate: int
-) -> tuple[np.ndarray, list[int]]:
+) -> tuple[np.ndarray, list[PlacedSound]]:
     """Mixes one to three different sounds, each at its own onset and level, over a noise floor.
 
     Args:
@@ -319,7 +338,7 @@ def make_scene(
         seconds: Length of the clip.
         rate: In Hz.
     Returns:
-        The waveform (S,), within +-0.95, and the indices into `SOUNDS`, `first` first.
+        The waveform (S,), within +-0.95, and its sounds, `first` first.
     """
     num_samples = round(seconds * rate)
     num_others = rng.choice(len(SOUNDS_PER_SCENE_ODDS), p=SOUNDS_PER_SCENE_ODDS)
@@ -329,29 +348,48 @@ def make_scene(
     # A dull rumble: a white or pink floor would be a class of its own.
     floor = _coloured_noise(rng, num_samples, rate, rng.uniform(1.5, 2.0))
     scene = at_level(floor, rng.uniform(*NOISE_FLOOR_DB))
+    placed = []
     for index, level_db in zip(present, levels_db):
         length = round(rng.uniform(0.5, 1.0) * num_samples)
         onset = rng.integers(num_samples - length + 1)
         sound = SOUNDS[index].synthesise(rng, length, rate)
         scene[onset : onset + length] += at_level(sound, level_db)
-    return scene * min(1.0, PEAK / np.abs(scene).max()), present
+        placed.append(PlacedSound(index, int(onset), int(onset) + length))
+    return scene * min(1.0, PEAK / np.abs(scene).max()), placed
 
 
-def make_row(split: str, index: int, seconds: float, rate: int, seed: int) -> dict:
-    """Makes clip `index` of a split: one row of the data set, the same whatever comes before it."""
+def make_row(
+    split: str, index: int, seconds: float, rate: int, seed: int, events: bool = False
+) -> dict:
+    """Makes clip `index` of a split: one row of the data set, the same whatever comes before it.
+
+    Args:
+        events: Whether the row says when each sound begins and ends.
+    """
     # Eight hashed bytes in URL-safe base 64, which is the form of YouTube's own ids.
     digest = hashlib.blake2b(f"{seed}/{split}/{index}".encode(), digest_size=8).digest()
     video_id = base64.urlsafe_b64encode(digest).decode().rstrip("=")
     rng = np.random.default_rng([seed, (TRAIN_FOLDER, TEST_FOLDER).index(split), index])
-    waveform, present = make_scene(rng, index % len(SOUNDS), seconds, rate)
+    waveform, placed = make_scene(rng, index % len(SOUNDS), seconds, rate)
     flac = io.BytesIO()
     sf.write(flac, waveform, rate, format="FLAC", subtype="PCM_16")
-    return {
+    sounds = [SOUNDS[sound.index] for sound in placed]
+    row = {
         "video_id": video_id,
         "audio": {"bytes": flac.getvalue(), "path": f"audio/{split}/{video_id}.flac"},
-        "labels": [SOUNDS[i].mid for i in present],
-        "human_labels": [SOUNDS[i].name for i in present],
+        "labels": [sound.mid for sound in sounds],
+        "human_labels": [sound.name for sound in sounds],
     }
+    if events:
+        row["events"] = [
+            {
+                "start_time_seconds": start / rate,
+                "end_time_seconds": stop / rate,
+                "label": SOUNDS[i].mid,
+            }
+            for i, start, stop in placed
+        ]
+    return row
 
 
 def _check_numbers(
@@ -392,6 +430,7 @@ def write_data_set(
     seed: int = 0,
     progress: bool = True,
     force: bool = False,
+    events: bool = False,
 ) -> Path:
     """Writes the data set; the same arguments write the same bytes.
 
@@ -407,6 +446,8 @@ def write_data_set(
         seed: Another seed gives other clips and ids.
         progress: Whether a progress bar is shown.
         force: Whether a data set already in `folder` is overwritten.
+        events: Whether a column `events` says when each sound of a clip begins and ends, in
+            seconds. The other columns are the same with it and without.
     Returns:
         `folder`, ready for `datasets.load_dataset(folder, "balanced")`.
     Raises:
@@ -422,16 +463,17 @@ def write_data_set(
     lines = [f'{i},{sound.mid},"{sound.name}"' for i, sound in enumerate(SOUNDS)]
     class_list = "\n".join(["index,mid,display_name", *lines, ""])
     (folder / CLASS_LIST).write_text(class_list, encoding="utf-8")
+    features = Features({**FEATURES, **EVENTS}) if events else FEATURES
     with tqdm(total=num_train + num_test, unit="clip", disable=not progress) as bar:
         for split, num_clips in ((TRAIN_FOLDER, num_train), (TEST_FOLDER, num_test)):
             for start in range(0, num_clips, CLIPS_PER_SHARD):
                 rows = []
                 for index in range(start, min(start + CLIPS_PER_SHARD, num_clips)):
-                    rows.append(make_row(split, index, seconds, sampling_rate, seed))
+                    rows.append(make_row(split, index, seconds, sampling_rate, seed, events))
                     bar.update()
                 # The schema carries the features, so that loading gives Audio, not a plain struct;
                 # `Dataset.from_list` would encode the audio, for which datasets 5 wants torchcodec.
-                table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+                table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
                 shard = folder / "data" / split / f"{start // CLIPS_PER_SHARD:03d}.parquet"
                 pq.write_table(table, shard)
     return folder
@@ -453,6 +495,11 @@ def parse_arguments() -> argparse.Namespace:
     ):
         parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=meaning)
     parser.add_argument("--force", action="store_true", help="overwrite a data set in OUTPUT_DIR")
+    parser.add_argument(
+        "--events",
+        action="store_true",
+        help="add a column with the onset and offset of each sound, named as in AudioSet-strong",
+    )
     return parser.parse_args()
 
 

@@ -11,15 +11,20 @@ processes that do nothing else should not wait for it.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .audio import read_audio, stream_audio
-from .configuration_ast import ASTConfig
-from .decoding import DecodingError
-from .feature_extraction_ast import ASTFeatureExtractor
-from .labels import activation
-from .registration import register_auto_classes
-from .resampling import resample
+from .interrupts import ends_silently
+
+with ends_silently():
+    from .audio import read_audio, stream_audio
+    from .configuration_ast import ASTConfig
+    from .decoding import DecodingError
+    from .feature_extraction_ast import ASTFeatureExtractor
+    from .labels import activation
+    from .registration import register_auto_classes
+    from .resampling import resample
 
 if TYPE_CHECKING:
+    from .event_files import read_events, write_events
+    from .events import Event, EventDetector
     from .modeling_ast import ASTForAudioClassification, ASTModel, ASTPreTrainedModel
     from .quantization import quantize_int8
     from .tagging import AudioTagger, ClipTags
@@ -37,14 +42,22 @@ __all__ = [
     "AudioTagger",
     "ClipTags",
     "DecodingError",
+    "Event",
+    "EventDetector",
     "activation",
     "quantize_int8",
     "read_audio",
+    "read_events",
     "resample",
     "stream_audio",
+    "write_events",
 ]
 # Public name -> the file that is imported when it is asked for.
 _LATER = {
+    "Event": "events",
+    "EventDetector": "events",
+    "read_events": "event_files",
+    "write_events": "event_files",
     "ASTForAudioClassification": "modeling_ast",
     "ASTModel": "modeling_ast",
     "ASTPreTrainedModel": "modeling_ast",

@@ -36,10 +36,6 @@ PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 MOST_CHANNELS = 64
 # An array (S, channels) with more channels than these counts as a batch of short clips.
 MOST_CHANNELS_OF_AN_ARRAY = 8
-# File extensions treated as audio. libsndfile cannot decode the last four: such a file is a bad
-# clip with that reason, and is not left out without a word.
-AUDIO_NAMES = "wav flac ogg oga opus mp3 aif aiff aifc au caf w64 m4a aac wma webm"
-AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
 # Samples beyond this are no audio, but bytes under a header of another type, or damage.
 LARGEST_SAMPLE = 1e6
 # Of samples that `read_audio` gives, in bytes: 4.6 hours at 16 kHz.
@@ -171,14 +167,30 @@ def decode_clip(
 
 def _waveform(source: ClipSource, sampling_rate: int, copy: bool, max_bytes: int | None) -> Tensor:
     """(S,), at the wanted rate; samples on a GPU are not checked."""
-    if source.is_file:
-        x = torch.from_numpy(read_audio(source.content, sampling_rate, max_bytes))
-        check_samples(x, source.name)
-        return x
+    if not source.is_file:
+        return decode_samples(source, sampling_rate, copy, max_bytes, check=True)
+    x = torch.from_numpy(read_audio(source.content, sampling_rate, max_bytes))
+    check_samples(x, source.name)
+    return x
+
+
+def decode_samples(
+    source: ClipSource,
+    sampling_rate: int,
+    copy: bool = False,
+    max_bytes: int | None = None,
+    check: bool = False,
+) -> Tensor:
+    """The waveform (S,) of an opened clip that is no file.
+
+    Args:
+        copy, max_bytes: As in `decode_clip`.
+        check: Whether bad samples are refused, on a CPU; else NaN and infinity stay what they are.
+    """
     x = _as_tensor(source.content, source.name, copy)
     x = scale_samples(x, f"{source.name} holds")
     x = _mixed_down(x, source.name, source.channel_axis)
-    if x.is_cpu:
+    if check and x.is_cpu:
         check_samples(x, source.name)
     if source.sampling_rate is None:
         return x
@@ -467,14 +479,13 @@ def _mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor
 
 
 __all__ = [
-    "AUDIO_NAMES",
-    "AUDIO_SUFFIXES",
     "ClipSource",
     "TooLargeError",
     "are_samples_usable",
     "check_samples",
     "check_size",
     "decode_clip",
+    "decode_samples",
     "is_single_clip",
     "open_clip",
     "read_audio",

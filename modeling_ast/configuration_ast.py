@@ -4,13 +4,36 @@ Follows Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", Interspeech 20
 the field names of transformers' AST, so that config.json files are exchanged with it both ways.
 """
 
-from typing import Any
+import reprlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
 
 # Numbers of the front end that plain transformers has no field for.
 ONLY_OURS = ("window_seconds", "hop_seconds")
+# Mel bins and frames of a patch by default.
+PATCH_SIDE = 16
+# The largest values that are not taken for a damaged file or a slip of the hand. They are far above
+# any network of this kind (the largest vision transformer published, ViT-22B, has 48 layers of
+# width 6144) and small enough that what is refused has not taken minutes or gigabytes before.
+LARGEST = {
+    "hidden_size": 2**16,
+    "num_hidden_layers": 200,
+    "intermediate_size": 2**20,
+    "max_length": 10**6,
+    "num_mel_bins": 10**4,
+    "sampling_rate": 10**7,
+    "window_seconds": 10,
+    "num_labels": 10**5,
+    "initializer_range": 10**6,
+    "layer_norm_eps": 10**6,
+    "mean": 10**6,
+    "std": 10**6,
+}
+MOST_WEIGHTS = 3 * 10**10
 
 
 @strict
@@ -66,6 +89,12 @@ class ASTConfig(PreTrainedConfig):
 
     model_type = "audio-spectrogram-transformer"
 
+    if TYPE_CHECKING:
+        # PreTrainedConfig declares that they may be None, but fills them in at construction.
+        num_labels: int = 2
+        id2label: dict[int, str] = {0: "LABEL_0", 1: "LABEL_1"}
+        label2id: dict[str, int] = {"LABEL_0": 0, "LABEL_1": 1}
+
     # The annotations are checked at construction: they must not be turned into strings.
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -77,7 +106,7 @@ class ASTConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     # The authors trained with 1e-6 (encoder) and 1e-5 (head); transformers' AST has 1e-12.
     layer_norm_eps: float = 1e-12
-    patch_size: int | list[int] | tuple[int, int] = 16
+    patch_size: int | list[int] | tuple[int, int] = PATCH_SIDE
     qkv_bias: bool = True
     frequency_stride: int = 10
     time_stride: int = 10
@@ -93,11 +122,40 @@ class ASTConfig(PreTrainedConfig):
     std: float | int = 4.5689974
 
     def __post_init__(self, **kwargs):
+        # null is none given; transformers would make names of it.
+        if kwargs.get("num_labels", 0) is None:
+            del kwargs["num_labels"]
+        # Before transformers makes names of a number of labels, and a dtype of a name.
+        if kwargs.get("num_labels", 0) is None:
+            del kwargs["num_labels"]
+        self._check_labels(kwargs.get("num_labels"))
+        for name, dtype in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
+            _require_dtype(name, dtype)
         # JSON has lists only; a square is an int, the one form plain transformers reads.
         if isinstance(self.patch_size, list | tuple):
             pair = tuple(self.patch_size)
             self.patch_size = pair[0] if len(pair) == 2 and pair[0] == pair[1] else pair
         super().__post_init__(**kwargs)
+
+    def _check_labels(self, num_labels: Any) -> None:
+        """Refuses names that are no texts, or are not numbered 0, 1, ...; and too many of them."""
+        if num_labels is not None and self.id2label is None:
+            whole = isinstance(num_labels, int) and not isinstance(num_labels, bool)
+            if not (whole and 0 <= num_labels <= LARGEST["num_labels"]):
+                wanted = f"an integer from 0 to {LARGEST['num_labels']}"
+                _refuse("num_labels", num_labels, wanted)
+        for name, names in (("id2label", self.id2label), ("label2id", self.label2id)):
+            if names is not None and not isinstance(names, Mapping):
+                _refuse(name, names, "a mapping")
+        if self.id2label is None:
+            return
+        numbers = {str(index) for index in range(len(self.id2label))}
+        if {str(index) for index in self.id2label} != numbers:
+            _refuse("id2label", self.id2label, "a mapping that numbers its names 0, 1, ...")
+        # Numbers are names too: those of digits, say.
+        if not all(isinstance(label, str | int) for label in self.id2label.values()):
+            _refuse("id2label", self.id2label, "a mapping whose values are texts")
+        self.id2label = {int(index): str(label) for index, label in self.id2label.items()}
 
     def validate_architecture(self):
         """Refuses fields that contradict each other or describe no possible network."""
@@ -117,6 +175,10 @@ class ASTConfig(PreTrainedConfig):
             _require(
                 getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1"
             )
+        for name, most in LARGEST.items():
+            if (value := getattr(self, name)) is not None:
+                _require(value <= most, name, value, f"at most {most}")
+        _require(self.mean >= -LARGEST["mean"], "mean", self.mean, f"at least -{LARGEST['mean']}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         for name in ("layer_norm_eps", "std"):
@@ -149,6 +211,8 @@ class ASTConfig(PreTrainedConfig):
             f"{self.window_seconds}",
         )
         self._validate_patches()
+        weights = self.num_weights()
+        _require(weights <= MOST_WEIGHTS, "the number of weights", weights, f"<= {MOST_WEIGHTS}")
 
     def _validate_patches(self):
         pair = self.patch_size if isinstance(self.patch_size, tuple) else (self.patch_size,) * 2
@@ -217,6 +281,18 @@ class ASTConfig(PreTrainedConfig):
         rows, columns = self.patch_grid(num_frames)
         return rows * columns
 
+    def num_weights(self) -> int:
+        """Number of weights of `ASTForAudioClassification`, by arithmetic: nothing is built."""
+        width, inner = self.hidden_size, self.intermediate_size
+        patch_bins, patch_frames = self.patch_shape
+        embeddings = width * (patch_bins * patch_frames + 1)  # kernel and its bias
+        embeddings += width * (2 + 2 + self.num_patches())  # prefix tokens, positions
+        attention = 4 * width * width + width * (4 if self.qkv_bias else 1)
+        layer = attention + 2 * width * inner + inner + width + 4 * width
+        labels = self.num_labels or 0
+        head = 2 * width + labels * (width + 1)
+        return embeddings + self.num_hidden_layers * layer + 2 * width + head
+
     def to_dict(self) -> dict[str, Any]:
         """As saved, without the fields of `ONLY_OURS` that have their default."""
         return without_defaults(super().to_dict())
@@ -237,9 +313,26 @@ def without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _require_dtype(field: str, dtype: Any) -> None:
+    if dtype is None:
+        return
+    import torch
+
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        _refuse(field, dtype, "the name of a floating-point type, such as float32")
+
+
+def _refuse(field: str, value: object, wanted: str) -> None:
+    # Of a long value only its beginning is shown.
+    shown = reprlib.repr(value)
+    error = ValueError(f"{field} is {shown}, which is impossible; it must be {wanted}")
+    raise StrictDataclassFieldValidationError(field, error) from error
+
+
 def _require(holds: bool, field: str, value: object, wanted: str) -> None:
     if not holds:
         raise ValueError(f"{field} is {value!r}, which is impossible; it must be {wanted}")
 
 
-__all__ = ["ASTConfig", "whole_samples", "without_defaults"]
+__all__ = ["LARGEST", "PATCH_SIDE", "ASTConfig", "whole_samples", "without_defaults"]

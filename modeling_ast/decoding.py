@@ -78,13 +78,12 @@ class AudioFile:
 
     def length_at(self, sampling_rate: int) -> int | None:
         """Samples that the whole file has at this rate; None if it does not say its length."""
-        counts = [stream.num_frames for stream in self.streams]
-        if None in counts:
-            return None
-        return sum(
-            resampled_length(count, stream.rate, sampling_rate)
-            for count, stream in zip(counts, self.streams)
-        )
+        length = 0
+        for stream in self.streams:
+            if stream.num_frames is None:
+                return None
+            length += resampled_length(stream.num_frames, stream.rate, sampling_rate)
+        return length
 
     def open_stretch(self, stretch: Stretch) -> SoundFile:
         """libsndfile's handle of a part of the file.
@@ -94,6 +93,7 @@ class AudioFile:
         """
         import soundfile
 
+        opened: Section | io.BytesIO | str | bytes
         if not stretch.is_whole_file:
             opened = Section(self._bytes(), stretch)
         elif isinstance(self.source, bytes):

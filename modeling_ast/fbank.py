@@ -125,7 +125,7 @@ def mel_filters(num_mel_bins: int, num_bins: int, sampling_rate: int) -> Tensor:
         (num_bins, num_mel_bins), in float32 (the weights were trained on that rounding), on the
         CPU.
     """
-    low, high = _mel(LOW_HZ), _mel(sampling_rate / 2)
+    low, high = mel_of_hz(LOW_HZ), mel_of_hz(sampling_rate / 2)
     step = (high - low) / (num_mel_bins + 1)
     index = torch.arange(num_mel_bins, device="cpu")
     left, centre, right = (low + (index + shift) * step for shift in (0.0, 1.0, 2.0))
@@ -137,11 +137,13 @@ def mel_filters(num_mel_bins: int, num_bins: int, sampling_rate: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0.0)
 
 
-def _mel(hz: float) -> float:
+def mel_of_hz(hz: float) -> float:
+    """A frequency in mel."""
     return 1127.0 * math.log(1.0 + hz / 700.0)
 
 
 __all__ = [
+    "LOW_HZ",
     "POWER_FLOOR",
     "PREEMPHASIS",
     "built_once",
@@ -149,5 +151,6 @@ __all__ = [
     "fbank",
     "hann_window",
     "mel_filters",
+    "mel_of_hz",
     "num_fft_bins",
 ]

@@ -103,14 +103,14 @@ class _Buffers:
         dtype: torch.dtype,
     ):
         num_bins = num_fft_bins(window_samples)
-        on_cpu = {"device": "cpu", "dtype": dtype}
-        self.window = hann_window(window_samples, torch.device("cpu"), dtype)[1:]
+        window = hann_window(window_samples, torch.device("cpu"), dtype)
+        self.window = window[1:]
         self.entries = _filter_entries(num_mel_bins, num_bins, sampling_rate, dtype)
-        self.x = torch.zeros(size, window_samples, **on_cpu)
-        self.padded = torch.zeros(size, 2 * num_bins, **on_cpu)  # (T, 2K)
+        self.x = window.new_zeros(size, window_samples)
+        self.padded = window.new_zeros(size, 2 * num_bins)  # (T, 2K)
         # The window takes each frame's first sample to 0, which it is already.
         self.emphasised = self.padded[:, 1:window_samples]
-        self.power = torch.empty(num_bins, size, **on_cpu)  # (K, T)
+        self.power = window.new_empty(num_bins, size)  # (K, T)
 
     def put(self, frames: Tensor, start: int) -> None:
         """Takes frames (T, window) in, without their means, from row `start` on."""

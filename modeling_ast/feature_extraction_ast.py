@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,8 @@ try:
 except (ImportError, OSError, RuntimeError):
     # transformers imports torchaudio, which fails beside a torch it was not built for (CPU-only
     # ones among them). Nothing here needs it: make transformers treat it as not installed.
-    sys.modules["torchaudio"] = None
+    # With None, Python refuses the import; typeshed wants a module there.
+    sys.modules["torchaudio"] = None  # type: ignore[assignment]
     is_torchaudio_available.cache_clear()
     from transformers import BatchFeature, SequenceFeatureExtractor
 
@@ -36,7 +38,7 @@ from .audio import (
     open_clip,
     scale_samples,
 )
-from .configuration_ast import ASTConfig, whole_samples, without_defaults
+from .configuration_ast import LARGEST, PATCH_SIDE, ASTConfig, whole_samples, without_defaults
 from .devices import living_threads, sent, sent_together
 from .fbank import count_frames, fbank
 from .fbank_cpu import write_fbank
@@ -73,6 +75,10 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         window_seconds, hop_seconds: Length of the window that a frame is computed from, and from
             one to the next, as in `ASTConfig`. Saved only where they differ from the default.
 
+    Raises:
+        StrictDataclassError: A number of the front end has the wrong type or is impossible.
+        ValueError: Another argument has the wrong type, or `padding` is none of the two.
+
     Example:
 
     ```python
@@ -104,7 +110,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool = False,
         padding: str = "max_length",
         truncation: bool | None = None,
-        min_length: int = ASTConfig.patch_size,
+        min_length: int = PATCH_SIDE,
         device: str | None = None,
         window_seconds: float = ASTConfig.window_seconds,
         hop_seconds: float = ASTConfig.hop_seconds,
@@ -117,10 +123,24 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
             hop_seconds=hop_seconds,
             num_mel_bins=num_mel_bins,
             max_length=max_length,
+            do_normalize=do_normalize,
             mean=mean,
             std=std,
             patch_size=1,
         )
+        for name, value, kinds in (
+            ("padding_value", padding_value, (int, float)),
+            ("return_attention_mask", return_attention_mask, (bool, NoneType)),
+            ("truncation", truncation, (bool, NoneType)),
+            ("min_length", min_length, (int,)),
+            ("device", device, (str, int, torch.device, NoneType)),
+        ):
+            if not isinstance(value, kinds):
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(f"{name} is {value!r}; it must be of type {wanted}")
+        if not 0 <= min_length <= LARGEST["max_length"]:
+            most = LARGEST["max_length"]
+            raise ValueError(f"min_length is {min_length}; give frames, from 0 to {most}")
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
         self.max_length = max_length
@@ -313,7 +333,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         rows = columns.get("input_values", ())
         if not len(rows) or as_array(rows[0]).ndim < 2:  # transformers says what is missing
             return super().pad(
-                processed_features,
+                BatchFeature(columns),
                 padding,
                 max_length,
                 truncation,
@@ -491,8 +511,9 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         # A part of a long clip may be under one frame where max_length is 3 frames or fewer.
         whole = [(waveform, out) for waveform, out in zip(waveforms, outputs) if len(out)]
         if whole:
+            sources, targets = map(list, zip(*whole))
             window, hop = self.window_samples, self.hop_samples
-            write_fbank(*map(list, zip(*whole)), self.sampling_rate, window, hop, finish)
+            write_fbank(sources, targets, self.sampling_rate, window, hop, finish)
         padded_frame = self.padded_frame
         for clip_values, count in zip(values, counts):
             clip_values[count:] = padded_frame
@@ -532,11 +553,13 @@ def _existing(device: str | torch.device | int) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
-        count = 0 if accelerator is None else torch.accelerator.device_count()
-        there = ", ".join(["cpu", *(f"{accelerator.type}:{index}" for index in range(count))])
+        there = ["cpu"]
+        if accelerator is not None:
+            count = torch.accelerator.device_count()
+            there += [f"{accelerator.type}:{index}" for index in range(count)]
         raise ValueError(
-            f"device is {str(device)!r} but torch finds only these here: {there}; pass one of them "
-            f"as device=... or set extractor.device ({str(error).splitlines()[0]})"
+            f"device is {str(device)!r} but torch finds only these here: {', '.join(there)}; "
+            f"pass one of them as device=... or set extractor.device ({str(error).splitlines()[0]})"
         ) from error
 
 

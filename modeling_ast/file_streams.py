@@ -287,7 +287,9 @@ class Section(io.RawIOBase):
         view[: len(part)] = part
         if len(part) < count:
             self.file.seek(self.start + self.position + len(part))
-            count = len(part) + self.file.readinto(view[len(part) : count])
+            read = self.file.read(count - len(part))
+            count = len(part) + len(read)
+            view[len(part) : count] = read
         self.position += count
         return count
 

@@ -1,17 +1,29 @@
-"""Labels: the files that list them, and which function turns logits into scores."""
+"""Labels: the files that list them, which function turns logits into scores, and harmless texts.
+
+The labels of a checkpoint are a stranger's text. `printable` is the one rule of what of it reaches
+a terminal, a picture or a model card.
+"""
 
 from __future__ import annotations
 
-import csv
+import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from .configuration_ast import ASTConfig
+from .text_tables import read_text_table
 
 # Hub checkpoints of AudioSet do not say that their labels are independent; their number does.
 NUM_AUDIOSET_LABELS = 527
 SCORES = ("auto", "sigmoid", "softmax")
-DELIMITERS = ",;\t"
+# What moves the cursor, reverses or hides text or is no character: control characters, direction
+# marks, separators of lines, invisible ones, halves of characters, tags.
+HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 class Label(NamedTuple):
@@ -27,36 +39,28 @@ def read_label_file(path: str | Path) -> list[Label]:
     Args:
         path: A text in UTF-8, with or without a byte order mark, that has the columns `index` and
             `display_name`, and may have `mid`; commas, semicolons or tabs stand between them.
+            Without a header, as in FSD50K's vocabulary.csv, each line has an index, a name and
+            maybe a MID, which begins with a slash, on either side of the name.
     Returns:
         The labels, sorted by index.
     Raises:
         ValueError: It cannot be read, has another header, an index that is no number, is there
-            twice or is left out, or a label without a name.
+            twice or is left out, or a label without a name or with that of another.
     """
-    path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
+        table = read_text_table(path, header_of=_label_header)
+    except (OSError, ValueError) as error:
+        remedy = "" if isinstance(error, ValueError) else "; give the path of a CSV file"
+        raise ValueError(f"cannot read the label file {path} ({error}){remedy}") from error
+    if not {"index", "display_name"} <= set(table.header):
         raise ValueError(
-            f"cannot read the label file {path} ({error}); save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise ValueError(
-            f"cannot read the label file {path} ({error}); give the path of a CSV file"
-        ) from error
-    first = lines[0] if lines else ""
-    delimiter = max(DELIMITERS, key=first.count)
-    # On the joined lines: a quoted name may hold a line break.
-    reader = csv.DictReader((f"{line}\n" for line in lines), delimiter=delimiter)
-    reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
-    if not {"index", "display_name"} <= set(header):
-        raise ValueError(
-            f"{path} has the header {delimiter.join(header) or '(none)'} but must have "
+            f"{path} has the header {table.delimiter.join(table.header) or '(none)'} but must have "
             f"index,mid,display_name (mid may be missing); add that line"
         )
     labels: dict[int, Label] = {}
-    for row in reader:
-        index, name = ((row[key] or "").strip() for key in ("index", "display_name"))
+    for cells in table.rows:
+        row = dict(zip(table.header, cells))
+        index, name = row["index"], row["display_name"]
         if not (index.isascii() and index.isdecimal()) or not name:
             raise ValueError(
                 f"{path} has the index {index!r} with the name {name!r} but each line needs a "
@@ -64,14 +68,71 @@ def read_label_file(path: str | Path) -> list[Label]:
             )
         if int(index) in labels:
             raise ValueError(f"{path} has the index {index} twice; number the labels 0, 1, ...")
-        labels[int(index)] = Label((row.get("mid") or "").strip() or name, name)
+        labels[int(index)] = Label(row.get("mid") or name, name)
+    _check_labels(path, labels)
+    return [labels[index] for index in range(len(labels))]
+
+
+def _label_header(first: list[str]) -> list[str] | None:
+    """The header of a label file whose first row begins with a number."""
+    if not first[0].isdecimal() or len(first) not in (2, 3):
+        return None
+    mid_first = len(first) == 3 and first[1].startswith("/")
+    return (
+        ["index", "mid", "display_name"]
+        if mid_first
+        else ["index", "display_name", "mid"][: len(first)]
+    )
+
+
+def _check_labels(path: str | Path, labels: dict[int, Label]) -> None:
+    """Refuses labels with a gap, or two with one name."""
     missing = next((index for index in range(len(labels)) if index not in labels), None)
+    if missing == 0 and sorted(labels) == list(range(1, len(labels) + 1)):
+        raise ValueError(
+            f"{path} counts its {len(labels)} labels from 1; number them from 0, as models do"
+        )
     if missing is not None or not labels:
         raise ValueError(
             f"{path} has {len(labels)} labels but no index {missing or 0}; number them 0, 1, ... "
             f"without a gap"
         )
-    return [labels[index] for index in range(len(labels))]
+    for kind in ("name", "mid"):
+        counts = Counter(getattr(label, kind) for label in labels.values())
+        text, count = counts.most_common(1)[0]
+        if count > 1:
+            raise ValueError(
+                f"{path} has the {kind} {text!r} {count} times; give each label its own"
+            )
+
+
+def printable(text: object) -> str:
+    """A text on one line that does nothing to what it is shown in.
+
+    Args:
+        text: A label, the name of a file, a message: anything with a text.
+    Returns:
+        The same, with escapes such as \\x1b and \\u202e in the place of `HARMFUL` characters.
+    """
+    return HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def distinct_names(id2label: Mapping[int, str]) -> list[str]:
+    """The names of a model's labels in their order, where two labels may have one name.
+
+    Returns:
+        The names; those that are there several times have their index behind them: "dog [3]".
+    """
+    names = [id2label[index] for index in range(len(id2label))]
+    taken = Counter(names)
+    distinct = []
+    for index, name in enumerate(names):
+        new = name
+        while taken[name] > 1 and new in taken:
+            new = f"{new} [{index}]"
+        taken[new] += new != name
+        distinct.append(new)
+    return distinct
 
 
 def activation(choice: str, config: ASTConfig) -> str:
@@ -92,4 +153,13 @@ def activation(choice: str, config: ASTConfig) -> str:
     return "sigmoid" if several or unstated else "softmax"
 
 
-__all__ = ["NUM_AUDIOSET_LABELS", "SCORES", "Label", "activation", "read_label_file"]
+__all__ = [
+    "HARMFUL",
+    "NUM_AUDIOSET_LABELS",
+    "SCORES",
+    "Label",
+    "activation",
+    "distinct_names",
+    "printable",
+    "read_label_file",
+]

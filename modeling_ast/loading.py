@@ -7,6 +7,9 @@ modules that of transformers 5 (`layers.0.attention.q_proj`).
 from __future__ import annotations
 
 import copy
+import json
+import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,7 +19,14 @@ from transformers.conversion_mapping import (
     get_model_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.utils import logging
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+    logging,
+)
 
 from .configuration_ast import ASTConfig
 from .position import NUM_PREFIX_TOKENS, resize_position_grid
@@ -25,6 +35,9 @@ logger = logging.get_logger(__name__)
 
 # What from_pretrained may change: the grid then differs and its position table is refitted.
 GRID_FIELDS = ("max_length", "num_mel_bins", "frequency_stride", "time_stride")
+# A config of fewer weights than this is believed: its network takes 400 MB at most.
+FEW_WEIGHTS = 10**8
+WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 HUB_ARGUMENTS = (
     "cache_dir",
     "force_download",
@@ -49,10 +62,14 @@ class LoadableModel(PreTrainedModel):
         """As in transformers, and `max_length`, `num_mel_bins`, `frequency_stride` and
         `time_stride` may differ from the checkpoint's: its position grid is refitted.
 
+        Raises:
+            ValueError: config.json describes many more weights than the files can hold.
+
         Source: Gong et al. 2021, section 2.2 ("cut and bilinear interpolate").
         """
         load = super().from_pretrained
         stored = _stored_config(pretrained_model_name_or_path, kwargs)
+        _check_size(stored, pretrained_model_name_or_path, kwargs)
         wanted = _wanted_grid(stored, config, kwargs)
         if wanted is None:
             return load(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
@@ -72,16 +89,22 @@ class LoadableModel(PreTrainedModel):
         Trainer resumes, and loads its best model, by handing over a file's content as it is
         (transformers issue 43701): without this no layer would be restored, with a mere warning.
         """
+        own = self.own_names(state_dict)
+        renamed = {own[name]: tensor for name, tensor in state_dict.items()}
+        return super().load_state_dict(renamed, strict=strict, assign=assign)
+
+    def own_names(self, names: Iterable[str]) -> dict[str, str]:
+        """The name in this model of each parameter of a file, in either key layout."""
         own = self.state_dict().keys()
         transforms = get_model_conversion_mapping(self)
-        renamed = {}
-        for name, tensor in state_dict.items():
+        found = {}
+        for name in names:
             new_name = name
             if name not in own:
                 for transform in transforms:
                     new_name, _ = transform.rename_source_key(new_name)
-            renamed[new_name] = tensor
-        return super().load_state_dict(renamed, strict=strict, assign=assign)
+            found[name] = new_name
+        return found
 
     @torch.no_grad()
     def resize_grid(
@@ -146,6 +169,30 @@ def _stored_config(name_or_path, kwargs: dict) -> ASTConfig | None:
         return ASTConfig.from_pretrained(name_or_path, **hub)
     except OSError:
         return None
+
+
+def _check_size(stored: ASTConfig | None, name_or_path, kwargs: dict) -> None:
+    """Refuses a config of many more weights than the files hold, before memory is taken for them.
+
+    A weight takes a byte or more. A fresh head of a usual size is far below `FEW_WEIGHTS`.
+    """
+    if stored is None or stored.num_weights() <= FEW_WEIGHTS:
+        return
+    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+    for file in WEIGHT_FILES:
+        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **hub)
+        if path is None:
+            continue
+        size = os.path.getsize(path)
+        if path.endswith(".json"):
+            with open(path, encoding="utf-8") as index:
+                size = json.load(index)["metadata"]["total_size"]
+        if stored.num_weights() > max(size, FEW_WEIGHTS):
+            raise ValueError(
+                f"the config.json of {name_or_path} describes {stored.num_weights()} weights but "
+                f"its files hold {size} bytes; one of the two is damaged, get them again"
+            )
+        return
 
 
 def _wanted_grid(stored: ASTConfig | None, config, kwargs: dict) -> dict[str, int] | None:

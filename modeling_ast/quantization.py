@@ -8,14 +8,17 @@ attention, layer norms and positions stay as they are.
 from __future__ import annotations
 
 import warnings
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from .modeling_ast import ASTPreTrainedModel
 
+Model = TypeVar("Model", bound=ASTPreTrainedModel)
 
-def quantize_int8(model: ASTPreTrainedModel) -> ASTPreTrainedModel:
+
+def quantize_int8(model: Model) -> Model:
     """A copy of a model for CPUs that computes with 8-bit integers; it cannot be trained or saved.
 
     Logits move by 2 to 5 % of their deviation (root mean square; tests/benchmarks/README.md). A

@@ -1,32 +1,40 @@
-"""Strict JSON: NaN and infinity, which JSON does not have, become null."""
+"""Strict JSON: NaN and infinity, which JSON does not have, become null; texts do no harm."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+
+from .labels import HARMFUL
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
     """The text of a value, which every JSON parser reads.
 
     Args:
-        value: Mappings, lists, tuples, texts and numbers.
+        value: Mappings, lists, tuples, texts and numbers. Characters that could harm a terminal are
+            written as JSON's escapes, so that programs read them unchanged.
         indent: Spaces of each level; None gives one line.
     """
-    options = {"indent": indent, "allow_nan": False}
-    text = json.dumps(strict(value), ensure_ascii=False, **options)
-    # The name of a file need not be valid Unicode; its odd bytes are escaped then.
-    return text if _is_unicode(text) else json.dumps(strict(value), **options)
+    text = json.dumps(strict(value), ensure_ascii=False, indent=indent, allow_nan=False)
+    # Labels and names of files may hold anything, also bytes that are no Unicode.
+    return HARMFUL.sub(_escaped, text)
 
 
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+def _escaped(found: re.Match) -> str:
+    # Line breaks stand between the values; json itself escapes those inside texts.
+    return found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1]
 
 
 def strict(value: Any) -> Any:
-    """The value with None in the place of NaN and infinity."""
+    """The value with None in the place of NaN and infinity, and numpy's numbers as Python's."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -30,12 +30,14 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .audio import check_samples, is_single_clip, stream_audio
+from .calibration import Calibration, load_calibration
 from .decoding import AudioFile
 from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
-from .labels import activation
+from .labels import activation, distinct_names
 from .modeling_ast import ASTForAudioClassification
 from .padding import padding_name
+from .pretrained import load_extractor, load_model
 from .workers import Clip, decode_clips
 
 logger = logging.get_logger(__name__)
@@ -66,9 +68,12 @@ class ClipTags:
 
     name: str  # the path, or "clip 3" (counted from 0)
     seconds: float | None = None  # None in a bad clip
-    labels: dict[str, float] = field(default_factory=dict)  # label -> score, highest first
+    # Label -> score, highest first; labels of one name have their index behind it.
+    labels: dict[str, float] = field(default_factory=dict)
     error: str | None = None  # the reason, in a bad clip
     scores: np.ndarray | None = None  # (C,), float64: of all labels, in the model's order
+    # Labels whose scores reach their calibrated thresholds; None where the model has none.
+    detected: list[str] | None = None
 
 
 class AudioTagger:
@@ -91,6 +96,7 @@ class AudioTagger:
         padding: "max_length" pads each clip to the model's length, as plain transformers does;
             "longest" to the longest clip of its batch, which takes less time for short clips and
             gives other scores. By default what the extractor has saved.
+        calibration: Makes probabilities of the scores, and says from which on a label counts.
 
     Raises:
         ValueError: A number is too small, `scores` or `padding` is none of those, or the extractor
@@ -115,6 +121,7 @@ class AudioTagger:
         top_k: int = 5,
         scores: str = "auto",
         padding: str | None = None,
+        calibration: Calibration | None = None,
     ):
         on_cpu = model.device.type == "cpu"
         if batch_frames is None:
@@ -139,9 +146,13 @@ class AudioTagger:
         self.extractor = extractor
         self.batch_frames = batch_frames
         self.num_workers = num_workers
-        self.top_k = min(top_k, model.config.num_labels)
+        self.names = distinct_names(model.config.id2label)
+        self.top_k = min(top_k, len(self.names))
+        if top_k > self.top_k:
+            logger.warning(f"top_k (--top-k) is {top_k} but the model has {self.top_k} labels")
         self.sigmoid = activation(scores, model.config) == "sigmoid"
         self.padding = extractor.padding if padding is None else padding_name(padding)
+        self.calibration = calibration
         # Whether a log line says what padding costs where most of what is computed is padding.
         self.hint_at_padding = True
         self.window_batches = CPU_WINDOW_BATCHES if on_cpu else DEVICE_WINDOW_BATCHES
@@ -154,6 +165,7 @@ class AudioTagger:
         model: str | Path,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        calibration: bool = True,
         **kwargs,
     ) -> AudioTagger:
         """Loads a checkpoint with its extractor.
@@ -163,13 +175,28 @@ class AudioTagger:
             device: A GPU if there is one, by default.
             dtype: Of the weights; the checkpoint's by default. A GPU is many times faster with
                 "bfloat16" than with "float32".
+            calibration: Whether the checkpoint's calibration.json is used, where it has one.
             kwargs: Arguments of `AudioTagger`.
+
+        Raises:
+            OSError: There is no such checkpoint, or the Hub cannot be reached.
+            ValueError: It is damaged, of another model or lacks weights, such as those of the head;
+                there is no such device; or as `AudioTagger`.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        extractor = ASTFeatureExtractor.from_pretrained(model)
         given = {} if dtype is None else {"dtype": dtype}
-        network = ASTForAudioClassification.from_pretrained(model, **given)
-        return cls(network.to(device).eval(), extractor, **kwargs)
+        network, extractor = load_model(model, **given), load_extractor(model)
+        try:
+            network.to(device)
+        except (AssertionError, RuntimeError) as error:
+            # An assertion of torch's says that it was not built for the device.
+            raise ValueError(
+                f"cannot use the device {str(device)!r} ({one_line(error)}); give --device cpu"
+            ) from error
+        tagger = cls(network, extractor, **kwargs)
+        if calibration:
+            tagger.calibration = load_calibration(model, tagger.names, tagger.activation)
+        return tagger
 
     def __call__(self, clips: Iterable[Any]) -> Iterator[ClipTags]:
         """Tags clips as they come; a bad one does not stop the others.
@@ -196,6 +223,33 @@ class AudioTagger:
         """
         inputs = self.extractor.extract(waveforms, self.padding, device=self.model.device)
         return self.model(**inputs).logits.float()
+
+    @torch.inference_mode()
+    def frame_logits(self, frames: Tensor, num_frames: int) -> Tensor:
+        """Logits (B, C), float32, of clips whose frames are known, in one batch.
+
+        Args:
+            frames: (B, T, F), as the extractor gives them, none of them padding.
+            num_frames: What T is padded to, as the extractor's `num_frames` says.
+        """
+        num_clips, num_real, _ = frames.shape
+        values = F.pad(frames, (0, 0, 0, num_frames - num_real))  # (B, num_frames, F)
+        values[:, num_real:] = self.extractor.padded_frame.to(values)
+        mask = None
+        if self.padding == "longest" or self.extractor.return_attention_mask:
+            mask = (torch.arange(num_frames) < num_real).long().expand(num_clips, -1)
+        return self.model(input_values=values, attention_mask=mask).logits.float()
+
+    @property
+    def activation(self) -> str:
+        """What makes scores of logits: "sigmoid" or "softmax"."""
+        return "sigmoid" if self.sigmoid else "softmax"
+
+    def scores_of(self, logits: Tensor) -> np.ndarray:
+        """Scores (..., C), float64, of logits on the CPU, before any calibration."""
+        # In float64: in float32 sure predictions round to 1 and tie.
+        wide = logits.double()
+        return (wide.sigmoid() if self.sigmoid else wide.softmax(-1)).numpy()
 
     def _in_order(self, clips: Iterable[Any]) -> Iterator[ClipTags]:
         done, expected = {}, 0
@@ -309,10 +363,7 @@ class AudioTagger:
     ) -> Iterator[tuple[int, ClipTags]]:
         if copied is not None:
             copied.synchronize()
-        # In float64: in float32 sure predictions round to 1 and tie.
-        wide = logits.double()  # (B, C)
-        scores = wide.sigmoid() if self.sigmoid else wide.softmax(-1)
-        for piece, row in zip(batch, scores.numpy()):
+        for piece, row in zip(batch, self.scores_of(logits)):
             clip = piece.clip
             if piece.attempt != clip.attempt:
                 continue
@@ -325,11 +376,15 @@ class AudioTagger:
         if np.isnan(clip.scores).any():
             reason = f"the model gives NaN for {clip.name} in {self.model.dtype}"
             return ClipTags(clip.name, error=f'{reason}; try "bfloat16" or "float32"')
-        names = self.model.config.id2label
-        order = np.argsort(-clip.scores, kind="stable")[: self.top_k].tolist()
-        labels = {names[index]: float(clip.scores[index]) for index in order}
+        scores, detected = clip.scores, None
+        if self.calibration is not None:
+            scores = self.calibration.apply(scores)
+            reach = np.flatnonzero(scores >= self.calibration.thresholds)
+            detected = [self.names[index] for index in reach.tolist()]
+        order = np.argsort(-scores, kind="stable")[: self.top_k].tolist()
+        labels = {self.names[index]: float(scores[index]) for index in order}
         seconds = clip.num_samples / self.extractor.sampling_rate
-        return ClipTags(clip.name, seconds, labels, scores=clip.scores)
+        return ClipTags(clip.name, seconds, labels, scores=scores, detected=detected)
 
 
 def default_workers(model_is_on_cpu: bool) -> int:
@@ -473,4 +528,4 @@ class _Window:
         return wider if fits and padding <= self.batch_frames * BATCH_COST else None
 
 
-__all__ = ["AudioTagger", "ClipTags", "equal_parts", "mean_logits"]
+__all__ = ["AudioTagger", "ClipTags", "default_workers", "equal_parts", "mean_logits"]

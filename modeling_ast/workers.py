@@ -51,14 +51,12 @@ class SharedSamples:
     @classmethod
     def of(cls, samples: np.ndarray, folder: str) -> SharedSamples | np.ndarray:
         """Puts samples there; returns them themselves where there is no room."""
-        handle, path = tempfile.mkstemp(dir=folder)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
                 samples.tofile(file)
-        except OSError:
-            os.unlink(path)
+        except OSError:  # what was written goes with the folder
             return samples
-        return cls(path, samples.nbytes)
+        return cls(file.name, samples.nbytes)
 
     def taken(self) -> np.ndarray:
         """The samples, once: the file is gone then."""

@@ -1,16 +1,21 @@
 """Recipes and flags of a fine-tuning, as `modeling-ast finetune` reads them."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands.finetune import parse_arguments
 from modeling_ast.training.arguments import (
+    KINDS,
+    ModelArguments,
     SamplingArguments,
     find_recipe,
+    read_recipe,
     recipe_names,
 )
 from modeling_ast.training.finetuning import load_model, published_parts
@@ -55,6 +60,11 @@ def test_a_recipe_is_read_and_the_command_line_wins(tmp_path):
     assert parse(*words, "--from-scratch", "--patch-size", 8).model.patch_size == [8]
 
 
+def test_a_model_is_needed():
+    with pytest.raises(ValueError, match="--model is missing; give an AST on the Hub, or a dir"):
+        load_model(ModelArguments(), classes=[])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -63,6 +73,8 @@ def test_a_recipe_is_read_and_the_command_line_wins(tmp_path):
         ("", "has no lines such as 'learning_rate: 1e-5'"),
         ("- learning_rate\n", "has no lines such as 'learning_rate: 1e-5'"),
         ("a: [1\nb: 2\n", "cannot read the recipe"),
+        ("learning_rate: null\n", "has learning_rate: null, but it must have a value; leave the"),
+        ("save_steps: .inf\n", "a value has the wrong type"),
     ],
 )
 def test_mistakes_in_a_recipe(tmp_path, capsys, text, message):
@@ -184,3 +196,40 @@ def test_recipes_of_patch_shapes_do_not_overlap(shape, tmp_path):
 )
 def test_what_no_run_could_do_is_refused(capsys, words, message):
     assert message in usage_error(capsys, *PATHS, *words)
+
+
+ARGUMENTS = {entry.name: entry for kind in KINDS for entry in fields(kind) if entry.init}
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_a_null_is_refused_unless_it_is_the_default(name, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{name}: null\n")
+    if ARGUMENTS[name].default is None:
+        assert read_recipe(str(recipe)) == {name: None}
+    else:
+        with pytest.raises(ValueError, match=rf"{name}: null, but it must have a value"):
+            read_recipe(str(recipe))
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
+YAML = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2), max_leaves=3)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.dictionaries(st.one_of(st.sampled_from(sorted(ARGUMENTS)), st.text(max_size=3)), YAML),
+        st.text(max_size=30),
+        st.binary(max_size=30),
+    )
+)
+def test_any_recipe_is_read_or_refused_as_documented(tmp_path, content):
+    recipe = tmp_path / "recipe.yaml"
+    if isinstance(content, dict):
+        content = yaml.safe_dump(content)
+    recipe.write_bytes(content if isinstance(content, bytes) else content.encode(errors="ignore"))
+    try:
+        assert read_recipe(str(recipe)).keys() <= ARGUMENTS.keys()
+    except ValueError as error:
+        assert "recipe" in str(error)

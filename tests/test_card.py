@@ -1,8 +1,12 @@
 """card: what the Hub reads of it, for conversions and for runs."""
 
+import re
+from html import unescape
+
+import pytest
 from huggingface_hub import EvalResult, metadata_load
 
-from modeling_ast.conversion.card import write_card
+from modeling_ast.conversion.card import markdown_text, write_card
 
 
 def test_a_card_with_results(tmp_path):
@@ -46,3 +50,17 @@ def test_what_all_models_share_is_added(tmp_path):
         "pipeline_tag": "audio-classification",
         "tags": ["audio-spectrogram-transformer", "audio-classification", "modeling_ast"],
     }
+
+
+def test_labels_are_shown_as_they_are():
+    """A renderer of Markdown judges: one paragraph of plain text, no tag, link or emphasis."""
+    markdown_it = pytest.importorskip("markdown_it", reason="needs a renderer of Markdown")
+    label = (
+        "*a* _b_ `c` <img src=x onerror=y> [d](http://e) &lt; ~~f~~ | # ![g](h) \\* \x1b\n# i $j$"
+    )
+    for text in (markdown_text(label), f"- {markdown_text(label)}"):
+        html = markdown_it.MarkdownIt("gfm-like", {"linkify": False}).render(text)
+        plain = re.sub("</?(p|ul|li)>|\n", "", html)
+        assert "<" not in plain
+        assert unescape(plain) == label.replace("\x1b", r"\x1b").replace("\n", r"\n")
+    assert "$" not in markdown_text(label).replace(r"\$", "")

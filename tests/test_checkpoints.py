@@ -1,7 +1,12 @@
 """Which checkpoint a killed run goes on from."""
 
+import os
+import shutil
+
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -68,10 +73,86 @@ def test_half_written_ones_are_passed_over(tmp_path, state):
 def test_each_process_has_its_random_state(tmp_path):
     train(tmp_path)
     assert last_whole_checkpoint(tmp_path, num_processes=2) is None
-    for rank in (0, 1):
-        (tmp_path / "checkpoint-4" / f"rng_state_{rank}.pth").touch()
-    (tmp_path / "checkpoint-6" / "rng_state_0.pth").touch()
+    for step, rank in ((4, 0), (4, 1), (6, 0)):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        shutil.copy(checkpoint / "rng_state.pth", checkpoint / f"rng_state_{rank}.pth")
     assert last_whole_checkpoint(tmp_path, num_processes=2) == str(tmp_path / "checkpoint-4")
+
+
+def cut(name):
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+
+def write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def lost(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def pickled(name, content):
+    return lambda folder: torch.save(content, folder / name)
+
+
+DAMAGES = {
+    "weights cut": (cut("model.safetensors"), "model.safetensors is cut"),
+    "weights empty": (write("model.safetensors", ""), "model.safetensors is cut"),
+    "weights lost": (lost("model.safetensors"), "it has no weights"),
+    "optimiser empty": (write("optimizer.pt", ""), "optimizer.pt is cut"),
+    "optimiser cut": (cut("optimizer.pt"), "optimizer.pt is cut"),
+    "optimiser lost": (lost("optimizer.pt"), "optimizer.pt is missing"),
+    "optimiser of nothing": (pickled("optimizer.pt", {}), "optimizer.pt lacks state"),
+    "schedule cut": (cut("scheduler.pt"), "scheduler.pt is cut"),
+    "schedule no dict": (pickled("scheduler.pt", [1]), "scheduler.pt lacks last_epoch"),
+    "random state cut": (cut("rng_state.pth"), "rng_state.pth is cut"),
+    "random state lost": (lost("rng_state.pth"), "rng_state.pth is missing"),
+    "state null": (write("trainer_state.json", "null"), "trainer_state.json is cut"),
+    "state list": (write("trainer_state.json", "[]"), "trainer_state.json is cut"),
+    "state odd": (write("trainer_state.json", '{"x": 1}'), "trainer_state.json is cut"),
+    "state's step": (write("trainer_state.json", '{"global_step": null}'), "(global_step or"),
+    "average lost": (lost("weight_mean.safetensors"), "weight_mean.safetensors is missing"),
+    "average cut": (cut("weight_mean.safetensors"), "weight_mean.safetensors is cut"),
+}
+
+
+@pytest.fixture(scope="module")
+def averaged_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("averaged")
+    train(folder, callbacks=[AverageWeightsCallback()])
+    return folder
+
+
+@pytest.fixture
+def said(caplog):
+    transformers.utils.logging.enable_propagation()
+    return caplog
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damaged_ones_are_passed_over_and_named(kind, averaged_run, tmp_path, said):
+    run = tmp_path / "run"
+    shutil.copytree(averaged_run, run)
+    assert last_whole_checkpoint(run) == str(run / "checkpoint-8")
+    damage, words = DAMAGES[kind]
+    damage(run / "checkpoint-8")
+    assert last_whole_checkpoint(run) == str(run / "checkpoint-6")
+    assert f"passed over {run}/checkpoint-8, which is damaged: " in said.text
+    assert words in said.text
+
+
+def test_all_weights_of_the_model_must_be_there(tmp_path, said, tiny_model):
+    """In the key layout of files, which is another than the model's own."""
+    whole, lacking = tmp_path / "checkpoint-2", tmp_path / "checkpoint-4"
+    for folder in (whole, lacking):
+        tiny_model.save_pretrained(folder)
+        (folder / "trainer_state.json").write_text('{"global_step": 2}')
+    stored = load_file(lacking / "model.safetensors")
+    stored.pop("classifier.dense.weight")
+    save_file(stored, lacking / "model.safetensors", {"format": "pt"})
+    found = last_whole_checkpoint(tmp_path, only_model=True, model=tiny_model)
+    assert found == str(whole)
+    assert "its weights lack classifier.dense.weight" in said.text
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])

@@ -1,10 +1,12 @@
 """modeling-ast classify as a person runs it, in this process: imports are slow."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import soundfile
+from transformers.utils import logging
 
 from modeling_ast import (
     ASTConfig,
@@ -109,7 +111,9 @@ def test_unwritable_picture_is_one_line(audioset_like, tmp_path, capsys):
     path = write(tmp_path / "a.wav", 1)
     target = tmp_path / "no such folder" / "out.png"
     status, out, err = run(capsys, audioset_like, path, "--plot", target)
-    assert status == 1 and f"cannot draw {target}" in err and "1.00 s" in out
+    assert status == 1 and f"error: cannot write {target} (No such file" in err and not out
+    status, out, err = run(capsys, audioset_like, path, "--plot", tmp_path / "out.xyz")
+    assert status == 1 and "its name must end in one of" in err and "png" in err and not out
 
 
 def test_json_has_every_file_in_order(audioset_like, tmp_path, capsys):
@@ -155,3 +159,70 @@ def test_wrong_usage_is_2(audioset_like, tmp_path, capsys):
         with pytest.raises(SystemExit) as end:
             main(["classify", str(audioset_like), str(path), *flags])
         assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_name_that_begins_with_a_hyphen_gets_the_hint(audioset_like, capsys):
+    """As YouTube's ids do."""
+    for arguments in (["-0RWZT-miFs.wav"], ["a.wav", "-0RWZT-miFs.wav"]):
+        with pytest.raises(SystemExit) as caught:
+            run(capsys, audioset_like, *arguments)
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert "(-- -0RWZT-miFs.wav), or be given as ./-0RWZT-miFs.wav" in error
+    with pytest.raises(SystemExit):
+        run(capsys, audioset_like, "a.wav", "--flag")
+    assert "hyphen" not in capsys.readouterr().err
+
+
+def test_what_a_file_is_and_any_failure_of_a_decoder_is_its_reason(
+    audioset_like, tmp_path, capsys, monkeypatch
+):
+    good = write(tmp_path / "a.wav", 1.0)
+    page, wrong_rate = tmp_path / "page.mp3", write(tmp_path / "rate.wav", 1.0)
+    page.write_text("<html>not found</html>")
+    content = bytearray(wrong_rate.read_bytes())
+    content[24:28] = (67_130_914).to_bytes(4, "little")
+    wrong_rate.write_bytes(content)
+    status, out, error = run(capsys, audioset_like, page, wrong_rate, good)
+    assert status == 1 and "it is an HTML page" in error and str(good) in out
+    assert "67130914 Hz; it must be from 100 to 1000000 Hz" in error
+
+    for failure, reason in [
+        (MemoryError(), "cannot be read (MemoryError); drop it"),
+        (RuntimeError("soxr: bad\nratio"), "cannot be read (soxr: bad); drop it"),
+    ]:
+        monkeypatch.setattr("modeling_ast.audio.read_audio", Mock(side_effect=failure))
+        status, _, error = run(capsys, audioset_like, good)
+        assert status == 1 and reason in error
+
+
+# Cursor, direction and line tricks, half a character, a formula, a tag, and two of one name.
+NASTY = ["a\x1b[2J", "\u202eb", "c\nd", "\udc80", "$\\frac{e$", "<b>f</b>", "dog", "dog"]
+
+
+def test_labels_of_a_stranger_do_no_harm(tiny_model, tmp_path, capsys):
+    """In the terminal, as JSON, in a picture; the two labels of one name keep their scores."""
+    config = ASTConfig.from_dict(
+        {**tiny_model.config.to_dict(), "id2label": dict(enumerate(NASTY))}
+    )
+    folder = tmp_path / "model"
+    randomise(ASTForAudioClassification(config)).save_pretrained(folder)
+    ASTFeatureExtractor.from_config(config).save_pretrained(folder)
+    path = write(tmp_path / "$a.wav", 1)
+    words = (folder, path, "--top-k", len(NASTY))
+    status, out, err = run(capsys, *words, "--plot", tmp_path / "out.png")
+    assert status == 0, err
+    assert out.replace("\n", "").isprintable() and len(out.splitlines()) == 1 + len(NASTY)
+    assert r"a\x1b[2J" in out and r"\u202eb" in out and r"c\nd" in out and r"\udc80" in out
+    status, out, _ = run(capsys, *words, "--json")
+    (row,) = json.loads(out)
+    assert out.replace("\n", "").isprintable()
+    names = {entry["label"] for entry in row["labels"]}
+    assert names == {*NASTY[:6], "dog [6]", "dog [7]"}
+
+
+def test_more_labels_than_there_are(audioset_like, tmp_path, capsys, caplog):
+    logging.enable_propagation()
+    status, out, _ = run(capsys, audioset_like, write(tmp_path / "a.wav", 1), "--top-k", 528)
+    assert status == 0 and len(out.splitlines()) == 528
+    assert "top_k (--top-k) is 528 but the model has 527 labels" in caplog.text

@@ -1,10 +1,13 @@
 import json
 
+import numpy as np
 import pytest
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from modeling_ast import ASTConfig
+from modeling_ast import ASTConfig, ASTForAudioClassification
 from tests.conftest import TINY
 
 
@@ -88,6 +91,29 @@ def test_padding_value_is_a_normalised_zero():
         ({"window_seconds": 0.0}, ["window_seconds is 0.0", "two samples of 16000 Hz"]),
         ({"hop_seconds": 0.0}, ["hop_seconds is 0.0", "at least one sample of 16000 Hz"]),
         ({"hop_seconds": 0.03}, ["hop_seconds is 0.03", "at most window_seconds=0.025"]),
+        ({"mean": None}, ["mean"]),
+        ({"mean": float("nan")}, ["mean is nan"]),
+        ({"mean": float("-inf")}, ["mean is -inf"]),
+        ({"std": float("inf")}, ["std is inf"]),
+        ({"layer_norm_eps": float("inf")}, ["layer_norm_eps is inf"]),
+        ({"num_labels": 10**9}, ["num_labels is 1000000000", "from 0 to 100000"]),
+        ({"num_labels": -3}, ["num_labels is -3"]),
+        ({"num_labels": "x"}, ["num_labels is 'x'"]),
+        ({"num_labels": True}, ["num_labels is True"]),
+        ({"id2label": ["a", "b"]}, ["id2label is ['a', 'b']", "a mapping"]),
+        ({"id2label": "ab"}, ["id2label is 'ab'"]),
+        ({"id2label": {"x": "a"}}, ["id2label is {'x': 'a'}", "numbers its names 0, 1, ..."]),
+        ({"id2label": {"0": "a", "2": "b"}}, ["id2label", "numbers its names 0, 1, ..."]),
+        ({"id2label": {0: None}}, ["id2label is {0: None}", "texts"]),
+        ({"label2id": [1]}, ["label2id is [1]", "a mapping"]),
+        ({"dtype": "float99"}, ["dtype is 'float99'", "floating-point type"]),
+        ({"dtype": "int8"}, ["dtype is 'int8'", "floating-point type"]),
+        ({"dtype": 3}, ["dtype is 3"]),
+        ({"torch_dtype": "nn"}, ["torch_dtype is 'nn'"]),
+        ({"num_hidden_layers": 10**6}, ["num_hidden_layers is 1000000", "at most 200"]),
+        ({"hidden_size": 12 * 10**6}, ["hidden_size is 12000000", "at most 65536"]),
+        ({"max_length": 10**9}, ["max_length is 1000000000", "at most 1000000"]),
+        ({"hidden_size": 60000, "num_hidden_layers": 99}, ["the number of weights is 14"]),
     ],
 )
 def test_impossible_values_are_refused(fields, words):
@@ -95,6 +121,53 @@ def test_impossible_values_are_refused(fields, words):
         ASTConfig(**fields)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"qkv_bias": False, "patch_size": (8, 4), "num_labels": 1},
+        {"num_hidden_layers": 1, "max_length": 200, "num_labels": 0},
+    ],
+)
+def test_the_number_of_weights_is_that_of_the_model(changes):
+    model = ASTForAudioClassification(ASTConfig(**{**TINY, **changes}))
+    assert model.config.num_weights() == sum(weight.numel() for weight in model.parameters())
+
+
+def test_names_may_be_numbers_and_are_texts_then():
+    assert ASTConfig(id2label={"0": 7, "1": "b"}).id2label == {0: "7", 1: "b"}
+
+
+# One field at a time, and two: what JSON and numpy can hold.
+NUMPY = st.sampled_from(
+    [np.float32(1.5), np.float64(0.5), np.int64(16), np.int8(-1), np.bool_(True), np.str_("gelu")]
+)
+NUMBERS = st.one_of(
+    st.integers(), st.integers(0, 200), st.floats(), st.floats(0, 1), st.booleans(), NUMPY
+)
+VALUES = st.one_of(
+    st.none(),
+    NUMBERS,
+    st.text(max_size=3),
+    st.lists(NUMBERS, max_size=3),
+    st.dictionaries(st.sampled_from(["0", "1", "x"]), st.text(max_size=2), max_size=2),
+)
+# The other fields are those of every model of transformers, which decides about them.
+FIELDS = [*ASTConfig.__annotations__, "num_labels", "id2label", "label2id", "dtype", "torch_dtype"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=2))
+def test_any_value_is_accepted_or_refused_as_documented(fields):
+    try:
+        config = ASTConfig(**fields)
+    except (StrictDataclassError, ValueError):
+        return
+    again = ASTConfig.from_dict(json.loads(config.to_json_string()))
+    assert again.patch_grid() == config.patch_grid()
+    assert again.num_weights() == config.num_weights() > 0
 
 
 def test_too_few_frames_are_refused():

@@ -12,10 +12,10 @@ from examples.embedded_data import write_data_set
 from modeling_ast import read_audio
 from modeling_ast.training.clips import ClipReader
 from modeling_ast.training.data_sources import (
-    CLASS_LIST,
     DataArguments,
     is_exclusive,
     label_column,
+    load,
     load_data,
     load_part,
     read_classes,
@@ -186,7 +186,7 @@ def test_a_class_list_of_a_spreadsheet(sounds, place):
     """With a byte order mark, semicolons and no MIDs; it has a class that no clip has."""
     folder, _ = sounds
     words = ("owl", "fox", "dog", "cat")
-    path = folder / ("clips" if place == "beside the clips" else "") / CLASS_LIST
+    path = folder / ("clips" if place == "beside the clips" else "") / "class_labels_indices.csv"
     text = "\ufeffindex;display_name\r\n" + "".join(f"{i};{w}\r\n" for i, w in enumerate(words))
     path.write_text(text, encoding="utf-8")
     arguments = DataArguments(str(folder / "clips"), eval_share=0.25)
@@ -260,3 +260,15 @@ def test_a_stream_cannot_be_drawn_from(sounds):
     arguments = DataArguments(path, audio_column="file", eval_share=0.2, streaming=True)
     with pytest.raises(ValueError, match="with --streaming hold out a split or fold"):
         load_data(arguments)
+
+
+def test_a_share_of_data_with_a_test_split_is_warned_of(sounds):
+    """Of others' data the share is taken: a run may leave the test split for the end."""
+    folder, rows = sounds
+    for split in ("train", "test"):
+        Dataset.from_list(rows).to_parquet(folder / "stored" / f"{split}-00000-of-00001.parquet")
+    options = {"audio_column": "file", "eval_share": 0.25}
+    loaded = load(DataArguments(str(folder / "stored"), **options))
+    assert loaded.report.used == {"train": 9, "test": 3}
+    (warning,) = loaded.report.warnings
+    assert "although" in warning and "has the split 'test'" in warning

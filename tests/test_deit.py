@@ -409,7 +409,7 @@ def nan_weights():
         ("deit3", [], "the model has LayerScale (blocks.0.ls1.gamma), which AST has no place for"),
         ("good", ["--max-length", 10], "it must be at most max_length=10"),
         ("good", ["--time-stride", 0], "time_stride is 0, which is impossible"),
-        ("good", ["--num-labels", 0], "num_labels is 0; it must be 1 or more"),
+        ("good", ["--num-labels", 0], "num_labels is 0; it must be from 1 to 100000"),
         ("good", ["--num-attention-heads", 5], "must be a multiple of num_attention_heads=5"),
         ("good", ["--source-grid", 7, 7], "has 196 patches but a source grid of 7 x 7 has another"),
         ("oblong", [], "has 24 patches but no square grid has; give its rows and columns as"),

@@ -138,7 +138,7 @@ def test_force_and_plot(deit, tmp_path, capsys):
 def test_a_picture_that_cannot_be_drawn_stops_the_conversion(deit, tmp_path, capsys):
     more = ["--plot", tmp_path / "none" / "x.png"]
     assert run(convert_deit, deit, tmp_path / "ast", *SMALL_SOUND, *more) == 1
-    assert "cannot write the picture" in capsys.readouterr().err
+    assert "error: --plot: cannot write" in capsys.readouterr().err
     assert not (tmp_path / "ast").exists()
 
 

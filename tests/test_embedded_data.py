@@ -185,14 +185,45 @@ def test_level_and_onset_of_a_class_vary() -> None:
     levels, onsets = [], []
     for seed in range(40):
         white_noise = len(SOUNDS) - 2
-        waveform, present = make_scene(np.random.default_rng(seed), white_noise, 1.0, RATE)
-        if present == [white_noise]:
+        waveform, placed = make_scene(np.random.default_rng(seed), white_noise, 1.0, RATE)
+        if [sound.index for sound in placed] == [white_noise]:
             rms = np.sqrt((waveform.reshape(100, -1) ** 2).mean(1))  # of every 10 ms
             levels.append(20 * np.log10(rms.max()))
             onsets.append((rms > rms.max() / 4).argmax() / 100)
     assert len(levels) >= 5
     assert max(levels) - min(levels) > 6
     assert max(onsets) - min(onsets) > 0.1
+
+
+def test_events_have_a_column_of_their_own(tmp_path: Path, splits: DatasetDict) -> None:
+    target = write_data_set(
+        tmp_path / "set", NUM_TRAIN, NUM_TEST, SECONDS, RATE, progress=False, events=True
+    )
+    with_events = load_dataset(str(target), "balanced", cache_dir=str(tmp_path / "cache"))
+    for name, split in with_events.items():
+        split = split.cast_column("audio", Audio(decode=False))
+        assert set(split.features) - set(splits[name].features) == {"events"}
+        plain = splits[name].cast_column("audio", Audio(decode=False)).to_list()
+        assert split.remove_columns("events").to_list() == plain
+        for row in split:
+            assert [event["label"] for event in row["events"]] == row["labels"]
+            for event in row["events"]:
+                assert 0 <= event["start_time_seconds"] < event["end_time_seconds"] <= SECONDS
+
+
+def test_events_say_when_a_sound_can_be_heard() -> None:
+    white_noise, num_alone = len(SOUNDS) - 2, 0
+    for turn in range(10):
+        index = white_noise + turn * len(SOUNDS)
+        row = embedded_data.make_row("eval", index, SECONDS, RATE, seed=0, events=True)
+        if row["labels"] == [SOUNDS[white_noise].mid]:
+            waveform, _ = sf.read(io.BytesIO(row["audio"]["bytes"]))
+            heard = np.flatnonzero(np.abs(waveform) > np.abs(waveform).max() / 10) / RATE
+            (event,) = row["events"]
+            assert heard[0] == pytest.approx(event["start_time_seconds"], abs=0.02)
+            assert heard[-1] == pytest.approx(event["end_time_seconds"], abs=0.02)
+            num_alone += 1
+    assert num_alone >= 3
 
 
 @pytest.mark.parametrize("sound", SOUNDS, ids=lambda sound: sound.name)

@@ -2,6 +2,7 @@
 
 import json
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -9,6 +10,7 @@ import torch
 import torchaudio.compliance.kaldi as kaldi
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, resample
@@ -650,3 +652,30 @@ def test_other_frames_are_saved_and_the_usual_ones_are_not(tmp_path):
                 thing.window_samples,
                 thing.hop_samples,
             )
+
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.integers(0, 200),
+    st.floats(),
+    st.booleans(),
+    st.sampled_from([np.float32(2), np.float64(0.5), np.int64(40), np.bool_(True)]),
+)
+ANYTHING = st.one_of(
+    st.none(), NUMBERS, st.sampled_from(["", "longest", "cpu", "x"]), st.lists(NUMBERS, max_size=2)
+)
+SAVED = sorted(ASTFeatureExtractor().to_dict().keys() - {"feature_extractor_type", "feature_size"})
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(
+    st.dictionaries(st.sampled_from([*SAVED, "device"]), ANYTHING, min_size=1, max_size=2)
+)
+def test_any_saved_value_is_accepted_or_refused_as_documented(fields):
+    """What is accepted can be saved and read again."""
+    try:
+        extractor = ASTFeatureExtractor(**fields)
+    except (StrictDataclassError, ValueError):
+        return
+    again = ASTFeatureExtractor.from_dict(json.loads(extractor.to_json_string()))
+    assert again.to_dict() == extractor.to_dict()

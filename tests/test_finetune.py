@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, average_precision_score
-from transformers import TrainingArguments, pipeline
+from transformers import TrainerCallback, TrainingArguments, pipeline, trainer
 
 from examples.embedded_data import SOUNDS, write_data_set
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, read_audio
 from modeling_ast.commands import finetune
+from modeling_ast.outputs import one_run_at_a_time
 from modeling_ast.training.arguments import (
     Arguments,
     ModelArguments,
@@ -492,6 +494,63 @@ def test_numbers_that_are_undefined_are_null(base, folders, tmp_path, capsys):
     assert result["metrics"]["eval_mAP"] is None and result["metrics"]["eval_accuracy"] >= 0
     text = (tmp_path / "run" / "metrics.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == result["metrics"]
+
+
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(base, data, tmp_path, capsys):
+    """Trainer's own choice is the highest number; a damaged one that is asked for is refused."""
+    out = tmp_path / "run"
+    words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN]
+    run(*words)
+    losses = logged(out / "checkpoint-6", "loss")
+    os.truncate(out / "checkpoint-6" / "model.safetensors", 3000)
+    (out / "checkpoint-4" / "optimizer.pt").write_bytes(b"")
+    run(*words, "--resume_from_checkpoint", out / "checkpoint-4", status=1)
+    assert "checkpoint-4: optimizer.pt is cut or damaged" in capsys.readouterr().err
+    run(*words)
+    assert logged(out / "checkpoint-6", "loss") == losses
+    assert load_file(out / "checkpoint-6" / "model.safetensors")
+
+
+def test_a_second_run_in_one_directory_is_refused(base, data, tmp_path, capsys):
+    words = ["--model", base, "--data", data, "--output_dir", tmp_path / "run", *TINY_RUN]
+    (tmp_path / "run").mkdir()
+    with one_run_at_a_time(tmp_path / "run"):
+        run(*words, status=1)
+    assert "another run is writing into" in capsys.readouterr().err.splitlines()[-1]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+class BreakWhileSaving(TrainerCallback):
+    """The directory is lost, or the disk is full (a limit on the size of a file), from step 3."""
+
+    def __init__(self, kind, folder):
+        self.kind, self.folder = kind, folder
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3 and self.kind == "lost":
+            shutil.rmtree(self.folder)
+            self.folder.write_text("a file stands where the directory was")
+        if state.global_step == 3 and self.kind == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("kind", ["lost", "full"])
+def test_a_directory_that_is_lost_and_a_full_disk(base, data, tmp_path, capsys, monkeypatch, kind):
+    out = tmp_path / "run"
+    breaking = BreakWhileSaving(kind, out)
+    monkeypatch.setattr(trainer, "DEFAULT_CALLBACKS", [*trainer.DEFAULT_CALLBACKS, breaking])
+    words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN]
+    try:
+        run(*words, "--report_to", "none", status=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: cannot write into {out} (")
+    assert "it goes on from the newest whole checkpoint" in line
+    if kind == "full":
+        monkeypatch.undo()
+        run(*words)
+        assert len(logged(out / "checkpoint-6", "loss")) == 6
 
 
 def test_a_run_of_other_arguments_is_not_gone_on_with(base, data, tmp_path, capsys):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from modeling_ast.calibration import Calibration, LabelCalibration
 from modeling_ast.exporting.graphs import WaveformGraph, dft_matrix
 from tests.conftest import TINY, randomise
 
@@ -74,3 +75,23 @@ def test_scores_are_sigmoids_where_a_clip_has_several_labels():
     own = WaveformGraph(own.model, own.extractor)
     logits = torch.tensor([[0.0, 2.0]])
     torch.testing.assert_close(own.scores(logits), 1 / (1 + (-logits).exp()))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_scores_are_calibrated_as_the_taggers(activation):
+    slopes, intercepts = (2.0, 0.5), (-1.0, 0.25)
+    if activation == "softmax":
+        slopes, intercepts = (0.7, 0.7), (0.0, 0.0)
+    labels = {
+        f"label {index}": LabelCalibration(0.5, slope, intercept, 10)
+        for index, (slope, intercept) in enumerate(zip(slopes, intercepts))
+    }
+    calibration = Calibration(labels, "platt", "best F1", activation, "longest", 10)
+    own = graph()
+    if activation == "sigmoid":
+        own.model.config.problem_type = "multi_label_classification"
+    own = WaveformGraph(own.model, own.extractor, calibration)
+    logits = torch.tensor([[0.3, -2.0], [5.0, 4.0]])
+    plain = logits.sigmoid() if activation == "sigmoid" else logits.softmax(-1)
+    expected = calibration.apply(plain.double().numpy())
+    np.testing.assert_allclose(own.scores(logits), expected, atol=1e-6)

@@ -15,8 +15,8 @@ STANDARD = set(sys.stdlib_module_names)
 PACKAGE = ROOT / "modeling_ast"
 # Arrows go one way: a file may import those before it, and nothing behind it.
 FLAT_FILES = [
+    "interrupts",
     "errors",
-    "strict_json",
     "configuration_ast",
     "checks",
     "devices",
@@ -24,21 +24,32 @@ FLAT_FILES = [
     "fbank",
     "fbank_cpu",
     "padding",
+    "outputs",
+    "text_tables",
     "labels",
+    "strict_json",
     "resampling",
     "file_kinds",
     "file_streams",
     "decoding",
+    "audio_files",
     "audio",
     "feature_extraction_ast",
     "fast_layers",
     "loading",
     "modeling_ast",
     "registration",
+    "pretrained",
     "quantization",
     "workers",
+    "calibration",
     "tagging",
+    "journal",
     "tag_files",
+    "salvage",
+    "score_curves",
+    "events",
+    "event_files",
     "plotting",
     "__init__",
 ]
@@ -50,7 +61,7 @@ LIBRARIES = {
     "": CORE_LIBRARIES,
     "conversion": CORE_LIBRARIES | {"yaml"},
     "training": CORE_LIBRARIES
-    | {"datasets", "evaluate", "accelerate", "sklearn", "yaml", "matplotlib"},
+    | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib"},
     "exporting": CORE_LIBRARIES | {"onnx", "onnx_ir", "onnxruntime"},
     "commands": CORE_LIBRARIES | {"yaml"},
 }
@@ -113,6 +124,10 @@ def test_no_private_name_is_imported():
             assert not (ours and private(name)), f"{path} imports {name}"
 
 
+# Public names of every named tuple, in spite of the underscore.
+NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}
+
+
 def private(name):
     return name.startswith("_") and not name.startswith("__")
 
@@ -127,7 +142,7 @@ def private_names(path):
             defined.add(node.id)
         elif isinstance(node, ast.Attribute):
             (defined if isinstance(node.ctx, ast.Store) else read).add(node.attr)
-    return set(filter(private, defined)), set(filter(private, read))
+    return set(filter(private, defined)), set(filter(private, read)) - NAMED_TUPLE
 
 
 def test_no_private_name_of_another_file_is_read_as_an_attribute():

@@ -4,6 +4,8 @@ import pytest
 import timm
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import DeiTForImageClassificationWithTeacher, DeiTModel, ViTModel
@@ -161,3 +163,25 @@ def test_load_exactly():
     ):
         with pytest.raises(ConversionError, match=message):
             key_maps.load_exactly(model, changed)
+
+
+WORDS = st.sampled_from(
+    ["module", "v", "blocks", "0", "attn", "qkv", "weight", "cls_token", "layers", "head", "#", "*"]
+)
+NAMES = st.one_of(st.lists(WORDS, max_size=5).map(".".join), st.text(max_size=8))
+ANY_VALUE = st.one_of(
+    st.none(), st.integers(), st.text(max_size=3), st.builds(torch.zeros, st.integers(0, 4))
+)
+
+
+@settings(deadline=None)
+@given(st.one_of(ANY_VALUE, st.dictionaries(st.one_of(NAMES, st.integers()), ANY_VALUE)))
+def test_any_content_of_a_file_is_renamed_or_refused_as_documented(content):
+    try:
+        weights = key_maps.unwrap(content)
+        key_maps.refuse_other_families(weights)
+        ours, dropped = key_maps.rename(weights)
+    except ConversionError as error:
+        assert str(error)
+    else:
+        assert len(ours) + len(dropped) >= len(weights)

@@ -30,7 +30,7 @@ def test_fields_of_the_config():
     fields = describe_labels(527)
     assert fields["id2label"][526] == "LABEL_526"
     assert fields["problem_type"] == "multi_label_classification"
-    with pytest.raises(ConversionError, match="num_labels is 0; it must be 1 or more"):
+    with pytest.raises(ConversionError, match="num_labels is 0; it must be from 1 to 100000"):
         describe_labels(0)
 
 

@@ -2,6 +2,9 @@
 
 import os
 import resource
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -115,3 +118,55 @@ def test_the_source_is_never_the_target(tmp_path):
         with pytest.raises(ConversionError, match=r"holds the source .*, which would be lost"):
             check_target(target, True, [given])
     check_target(tmp_path / "deit" / "ast", False, [source])
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from modeling_ast.conversion.output_folder import whole_or_nothing
+with whole_or_nothing(Path(sys.argv[1]), False) as folder:
+    (folder / "half.safetensors").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "ast"], check=False)
+    assert [path.name for path in tmp_path.iterdir()] == [".ast.partial"]
+    write(tmp_path / "ast")
+    assert [path.name for path in tmp_path.iterdir()] == ["ast"]
+    assert [path.name for path in (tmp_path / "ast").iterdir()] == ["config.json"]
+
+
+def test_a_second_run_is_refused_and_the_first_ends_well(tmp_path):
+    with whole_or_nothing(tmp_path / "ast", False) as folder:
+        (folder / "config.json").write_text("first")
+        with pytest.raises(ConversionError, match="another run is writing into"):
+            write(tmp_path / "ast")
+    assert (tmp_path / "ast" / "config.json").read_text() == "first"
+
+
+def test_a_source_that_changes(tmp_path):
+    source = tmp_path / "deit"
+    source.mkdir()
+    (source / "model.safetensors").write_text("old")
+    for change in (
+        lambda: (source / "model.safetensors").write_text("newer"),
+        lambda: (source / "model-2.safetensors").write_text("more"),
+        lambda: (source / "model.safetensors").unlink(),
+    ):
+        with (
+            pytest.raises(ConversionError, match=r"changed while it was converted; nothing was"),
+            whole_or_nothing(tmp_path / "new" / "ast", False, [source]),
+        ):
+            change()
+    # Nor do the folders on the way to the target stay.
+    assert [path.name for path in tmp_path.iterdir()] == ["deit"]
+
+
+def test_a_place_that_vanishes(tmp_path):
+    with (
+        pytest.raises(ConversionError, match=r"cannot write .*ast .*nothing was written"),
+        whole_or_nothing(tmp_path / "new" / "ast", False) as folder,
+    ):
+        shutil.rmtree(tmp_path / "new")
+        (folder / "config.json").write_text("x")
+    assert list(tmp_path.iterdir()) == []

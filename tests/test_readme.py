@@ -22,6 +22,8 @@ import transformers
 from safetensors.torch import save_file
 
 from examples.embedded_data import CLASS_LIST, write_data_set
+from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from modeling_ast.labels import read_label_file
 from tests.conftest import ROOT, randomise
 from tests.hub_stand_in import HubStandIn
 
@@ -115,6 +117,13 @@ def hub_folder(tmp_path_factory):
     (folder / "config.json").write_text('{"architecture": "vit_tiny_patch16_224"}')
     data = root / "datasets" / "agkphysics" / "AudioSet"
     write_data_set(data, num_train=32, num_test=28, seconds=1.0, progress=False)
+    labels = [label.name for label in read_label_file(data / CLASS_LIST)]
+    config = ASTConfig(**sizes, id2label=dict(enumerate(labels)), max_length=128)
+    config.problem_type = "multi_label_classification"
+    folder = root / "quickstart" / "model"
+    randomise(ASTForAudioClassification(config)).save_pretrained(folder)
+    ASTFeatureExtractor.from_config(config).save_pretrained(folder)
+    shutil.copytree(data, root / "quickstart" / "data")
     return root
 
 
@@ -130,9 +139,11 @@ def furnish(folder, hub_folder):
     deit = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
     torch.save({"model": deit.state_dict()}, folder / "deit.pth")
     torch.save(authors_weights(), folder / "audioset_10_10_0.4593.pth")
-    model = hub_folder / "models" / "MIT" / "ast-finetuned-audioset-10-10-0.4593"
-    shutil.copytree(model, folder / "quickstart" / "model")
+    shutil.copytree(hub_folder / "quickstart", folder / "quickstart")
     shutil.copy(folder / "dog.wav", folder / "quickstart" / "clip.wav")
+    shutil.copy(folder / "dog.wav", folder / "street.wav")
+    (folder / "recordings").mkdir()
+    shutil.copy(folder / "siren.ogg", folder / "recordings")
     for label in ("bark", "siren"):
         (folder / "my_sounds" / label).mkdir(parents=True)
         for name in "abcdef":

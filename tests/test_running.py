@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from modeling_ast import AudioTagger
+from modeling_ast.calibration import Calibration, LabelCalibration
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -85,3 +86,14 @@ def test_what_is_refused(model, exported_folder, tmp_path):
         WaveformModel(tmp_path / "broken.onnx")
     with pytest.raises(ValueError, match=r"cannot run .*missing\.onnx"):
         WaveformModel(tmp_path / "missing.onnx")
+
+
+def test_long_recordings_are_calibrated_as_a_whole(exported_folder, model):
+    """The mean of the parts' scores, then the calibration: the rule of AudioTagger."""
+    labels = {name: LabelCalibration(0.5, 0.6, 0.0, 9) for name in model.settings.labels}
+    calibration = Calibration(labels, "temperature", "best F1", "softmax", "longest", 9)
+    calibrated = WaveformModel(exported_folder / "onnx/waveform.onnx")
+    calibrated.settings = model.settings._replace(slopes=[0.6] * 5, intercepts=[0.0] * 5)
+    clip = noise(50001)
+    expected = calibration.apply(model.scores(clip).astype(np.float64))
+    np.testing.assert_allclose(calibrated.scores(clip), expected, atol=1e-6)

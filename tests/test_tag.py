@@ -13,7 +13,7 @@ import torch
 
 from modeling_ast import AudioTagger
 from modeling_ast.commands import main, model_flags, tag
-from modeling_ast.tag_files import SETTINGS
+from modeling_ast.tag_files import SETTINGS, Journal
 
 RATE = 16000
 
@@ -117,7 +117,7 @@ def test_rows_of_another_padding_are_not_mixed(tiny_folder, sounds, tmp_path, ca
     output = tmp_path / "tags.jsonl"
     run(capsys, tiny_folder, sounds, "--output", output)
     told = {tuple(row[name] for name in SETTINGS) for row in rows_of(output)}
-    assert told == {("max_length", "softmax", "float32")}
+    assert told == {("max_length", "softmax", "float32", "none")}
     write(sounds / "new.wav", 0.4)
     before = output.read_bytes()
     flags = ("--output", output, "--padding", "longest")
@@ -190,13 +190,13 @@ STOPS_AFTER_TEN_ROWS = """
 import sys, time
 from modeling_ast import tag_files
 from modeling_ast.commands import main
-add = tag_files.Journal.add
+add = tag_files.TagJournal.add
 def add_and_stop(journal, *row):
     add(journal, *row)
     if len(journal.done) == 10:
         print("ten rows", flush=True)
         time.sleep(3600)
-tag_files.Journal.add = add_and_stop
+tag_files.TagJournal.add = add_and_stop
 sys.exit(main(["tag", *sys.argv[1:]]))
 """
 
@@ -243,7 +243,7 @@ def test_killed_and_resumed_nothing_is_lost_or_repeated(tiny_folder, many_sounds
 
 
 def test_hostile_names_and_links(tiny_folder, tmp_path, capsys):
-    """Each name comes once, as it is on the disk; what is no file says so; no link leads round."""
+    """Each name comes once, as it is on the disk; what is no file is skipped, and so are links."""
     folder, output = tmp_path / "sounds", tmp_path / "tags.jsonl"
     names = ["line\nbreak.wav", os.fsdecode(b"\xff\xfe.wav"), "deep/er/quote\"'.WAV", "-x.wav"]
     write(tmp_path / "any.wav", 0.1)
@@ -255,12 +255,34 @@ def test_hostile_names_and_links(tiny_folder, tmp_path, capsys):
     (folder / "folder.wav").mkdir()
     os.mkfifo(folder / "pipe.wav")
     (folder / "empty.wav").touch()
-    status, _, _ = run(capsys, tiny_folder, folder, "--output", output)
+    status, _, err = run(capsys, tiny_folder, folder, "--output", output)
     rows = {row["file"]: row["error"] for row in rows_of(output)}
-    assert status == 1 and len(rows_of(output)) == 7
+    assert status == 1 and len(rows_of(output)) == 5
     assert [name for name, error in rows.items() if error is None] == sorted(names)
-    assert "no file at" in rows["itself.wav"]
-    assert "is no file" in rows["pipe.wav"] and "is empty" in rows["empty.wav"]
+    assert "is empty" in rows["empty.wav"]
+    for line in (
+        "1 skipped: link to a file that is not there (itself.wav)",
+        "1 skipped: link to a folder, which is not followed (deep/round)",
+        "1 skipped: neither a file nor a folder (pipe.wav)",
+        "1 skipped: empty folder (folder.wav)",
+    ):
+        assert line in err.splitlines()
+
+
+def test_files_that_are_left_out_are_counted_and_no_error(tiny_folder, tmp_path, capsys):
+    folder, output = tmp_path / "sounds", tmp_path / "tags.jsonl"
+    write(folder / "car_0.wav", 0.5)
+    (folder / "._car_0.wav").write_bytes(bytes(range(200)))
+    (folder / "film.mp4").write_bytes(b"x")
+    status, out, err = run(capsys, tiny_folder, folder, "--output", output)
+    assert status == 0 and [row["file"] for row in rows_of(output)] == ["car_0.wav"]
+    assert "1 skipped: resource file of macOS" in err and "ffmpeg -i NAME.mp4" in err
+    _, out, _ = run(capsys, tiny_folder, folder, "--output", output, "--json")
+    skipped = json.loads(out)["skipped"]
+    assert [entry["file"] for entry in skipped] == ["._car_0.wav", "film.mp4"]
+    (folder / "car_0.wav").unlink()
+    status, _, err = run(capsys, tiny_folder, folder, "--output", output)
+    assert status == 1 and "no audio file in" in err and "ffmpeg -i NAME.mp4" in err
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
@@ -388,7 +410,7 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
         assert (tmp_path / "mine.jsonl").read_text() == text
     run(capsys, tiny_folder, sounds, *good)
     given, _, err = run(capsys, "another/model", sounds, *good)
-    assert given == 1 and "has the tags of the model" in err and "another --output" in err
+    assert given == 1 and "has the results of the model" in err and "another --output" in err
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     given, _, err = run(capsys, tiny_folder, sounds, "--output", "tags.parquet")
     assert given == 1 and "needs pyarrow" in err and 'pip install "modeling-ast[train]"' in err
@@ -411,3 +433,33 @@ def test_stopped_by_hand_or_without_memory(tiny_folder, sounds, tmp_path, monkey
         output = tmp_path / "tags.jsonl"
         status, _, err = run(capsys, tiny_folder, sounds, "--output", output)
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_label_that_is_no_unicode_fits_into_parquet(tiny_folder, sounds, tmp_path, capsys):
+    from pyarrow import parquet
+
+    config = json.loads((tiny_folder / "config.json").read_text())
+    config["id2label"]["0"] = "\udc80\x1b"
+    (tiny_folder / "config.json").write_text(json.dumps(config))
+    output = tmp_path / "tags.parquet"
+    assert run(capsys, tiny_folder, sounds, "--output", output, "--top-k", 5)[0] == 1
+    rows = parquet.read_table(output).to_pylist()
+    assert any(entry["label"] == "\\udc80\x1b" for row in rows for entry in row["labels"])
+
+
+def test_an_output_that_is_removed_meanwhile(tiny_folder, sounds, tmp_path, capsys, monkeypatch):
+    """The rows behind it would be lost without a word."""
+    output = tmp_path / "tags.jsonl"
+    add = Journal.add
+
+    def add_and_remove(self, row):
+        add(self, row)
+        output.unlink()
+
+    monkeypatch.setattr(Journal, "add", add_and_remove)
+    status, _, err = run(capsys, tiny_folder, sounds, "--output", output)
+    line = err.splitlines()[-1]
+    assert status == 1 and "it was removed or replaced while it was written" in line
+    monkeypatch.undo()
+    assert run(capsys, tiny_folder, sounds, "--output", output)[0] == 1
+    assert [row["file"] for row in rows_of(output)] == ORDER

@@ -1,15 +1,17 @@
 """AudioTagger. Judge: the extractor and the model, called clip by clip."""
 
+import io
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from modeling_ast import AudioTagger, read_audio
-from modeling_ast.tagging import equal_parts, mean_logits
+from modeling_ast import AudioTagger, read_audio, stream_audio
+from modeling_ast.tagging import default_workers, equal_parts, mean_logits
 
 RATE = 16000
 
@@ -324,3 +326,65 @@ def test_the_gpu_gives_the_cpus_scores(tiny_folder):
     taggers = [AudioTagger.from_pretrained(tiny_folder, name) for name in ("cpu", "cuda")]
     for ours, theirs in zip(*(tagger(clips) for tagger in taggers), strict=True):
         assert ours.labels == pytest.approx(theirs.labels, abs=1e-3)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_long_file_has_the_scores_of_its_whole(tagger, tmp_path, monkeypatch, num_workers):
+    """Between short clips, in order; read in blocks that are not the parts."""
+    tagger.num_workers = num_workers
+    path, content = tmp_path / "long.flac", io.BytesIO()
+    soundfile.write(path, noise(23.4, 7, 44100), 44100)
+    soundfile.write(content, noise(12, 8), RATE, format="WAV")
+    clips = [noise(0.5), path, noise(0.7, 1), content.getvalue(), noise(3, 2)]
+    whole = list(tagger(clips))
+    monkeypatch.setattr("modeling_ast.tagging.LONG_FILE_BYTES", 4 * 10 * RATE)
+    monkeypatch.setattr("modeling_ast.tagging.stream_audio", partial(stream_audio, block_seconds=1))
+    streamed = list(tagger(clips))
+    assert [result.name for result in streamed] == [result.name for result in whole]
+    for result, expected in zip(streamed, whole, strict=True):
+        assert result.error is None and result.seconds == expected.seconds
+        np.testing.assert_allclose(result.scores, expected.scores, atol=1e-6)
+
+
+def test_a_long_file_whose_header_is_wrong_has_the_scores_of_what_is_there(
+    tagger, tmp_path, monkeypatch
+):
+    """An MP3 that was cut, and a FLAC that does not say its length."""
+    soundfile.write(tmp_path / "cut.mp3", noise(30), RATE)
+    content = (tmp_path / "cut.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
+    soundfile.write(tmp_path / "pipe.flac", noise(12, 1), RATE)
+    content = bytearray((tmp_path / "pipe.flac").read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    (tmp_path / "pipe.flac").write_bytes(content)
+    files = [tmp_path / "cut.mp3", tmp_path / "pipe.flac"]
+    whole = list(tagger(files))
+    assert 10 < whole[0].seconds < 20 and whole[1].seconds == 12
+    monkeypatch.setattr("modeling_ast.tagging.LONG_FILE_BYTES", 4 * 5 * RATE)
+    for result, expected in zip(tagger(files), whole, strict=True):
+        assert result.error is None and result.seconds == expected.seconds
+        np.testing.assert_allclose(result.scores, expected.scores, atol=1e-6)
+
+
+def test_a_long_file_that_is_bad_in_the_middle_is_one_bad_clip(tagger, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_ast.tagging.LONG_FILE_BYTES", 4 * 5 * RATE)
+    wave = noise(20)
+    wave[15 * RATE] = 3e20
+    soundfile.write(tmp_path / "spike.wav", wave, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "half.flac", noise(20), RATE)
+    content = (tmp_path / "half.flac").read_bytes()
+    (tmp_path / "half.flac").write_bytes(content[: len(content) // 2])
+    clips = [noise(0.5), tmp_path / "spike.wav", tmp_path / "half.flac", noise(0.7)]
+    first, spike, half, last = tagger(clips)
+    assert "spike.wav holds samples of up to 3e+20 but audio lies in" in spike.error
+    assert "half.flac' cannot be decoded as audio after" in half.error
+    assert first.error is None and last.error is None and spike.scores is None
+
+
+def test_workers_by_default(tiny_folder, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)), raising=False)
+    assert (default_workers(True), default_workers(False)) == (8, 15)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3})
+    assert (default_workers(True), default_workers(False)) == (1, 1)
+    assert AudioTagger.from_pretrained(tiny_folder, "cpu").num_workers == 1

@@ -139,14 +139,65 @@ def test_no_more_is_read_ahead_than_fits_in_memory(files, tmp_path):
         assert given == read == 300
 
 
+def test_reading_ahead_counts_decoded_bytes(tmp_path, monkeypatch):
+    """Silence takes next to nothing as FLAC and is large when it is decoded."""
+    path = tmp_path / "silence.flac"
+    soundfile.write(path, np.zeros(60 * RATE), RATE)  # 3.84 MB of float32
+    monkeypatch.setattr(workers, "BYTES_AHEAD", 2 * 4 * 60 * RATE)
+    read = 0
+
+    def clips():
+        nonlocal read
+        for _ in range(40):
+            read += 1
+            yield path
+
+    for given, clip in enumerate(decode_clips(clips(), RATE, 1), 1):
+        assert len(clip.waveform) == 60 * RATE
+        assert read - given <= 2 + workers.MOST_UNDECODED
+    assert given == 40
+
+
+def test_a_file_above_the_limit_comes_with_its_source(files):
+    """Samples in memory come whole: they are there already."""
+    large = soundfile.read(files[39], dtype="float32")[0]
+    for num_workers in (0, 1):
+        given = [files[0], files[39], files[39].read_bytes(), large]
+        short, *long, whole = decode_clips(given, RATE, num_workers, max_bytes=4 * 4000)
+        assert not short.is_long and len(short.waveform) == 400
+        assert [clip.is_long for clip in long] == [True, True]
+        assert [clip.source.content for clip in long] == [str(given[1]), given[2]]
+        assert all(clip.waveform is None and clip.error is None for clip in long)
+        assert len(whole.waveform) == len(large) == 4300
+
+
+@pytest.mark.parametrize("place", ["no such folder", "no room"])
+def test_samples_come_through_a_pipe_where_there_is_no_shared_memory(files, monkeypatch, place):
+    if place == "no such folder":
+        monkeypatch.setattr(workers, "SHARED_MEMORY", files[0].parent / "none")
+    else:
+        # The workers are forked and have this too.
+        monkeypatch.setattr(workers.tempfile, "mkdtemp", lambda **kwargs: "/dev/null/none")
+        if multiprocessing.get_start_method() != "fork":
+            pytest.skip("a worker that is not forked finds the room")
+    check(decode_clips(files, RATE, 2), files)
+
+
+def shared_folders():
+    return set(workers.SHARED_MEMORY.glob("modeling_ast-*"))
+
+
 def test_workers_end_with_a_caller_that_stops_early(files):
+    before = shared_folders()
     clips = decode_clips(files * 10, RATE, 2)
     next(clips)
     clips.close()
     assert not multiprocessing.active_children()
+    assert shared_folders() <= before
 
 
 def test_workers_end_with_a_killed_caller(files):
+    before = shared_folders()
     code = """
 import itertools, multiprocessing, sys, time
 from modeling_ast.workers import decode_clips
@@ -163,6 +214,7 @@ for clip in clips:
         # The workers hold this pipe too: it ends when the last of them does.
         assert process.stdout.read() == ""
     assert len(pids) == 2
+    assert shared_folders() <= before
 
 
 def test_a_daemonic_process_decodes_by_itself(files):

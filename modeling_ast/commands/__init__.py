@@ -41,6 +41,7 @@ EXPECTED = (
 VERBS = {
     "classify": Verb("classify", "name the sounds in audio files"),
     "tag": Verb("tag", "tag every audio file of a folder"),
+    "detect": Verb("detect", "find out when each sound begins and ends"),
     "convert-deit": Verb("convert_deit", "turn a DeiT or ViT for pictures into an AST"),
     "convert-original": Verb("convert_original", "convert a checkpoint of the authors' own code"),
     "average": Verb("average", "average the weights of several checkpoints"),
@@ -48,6 +49,7 @@ VERBS = {
     "page": Verb("page", "write a web page that runs a model in the browser", "onnx"),
     "finetune": Verb("finetune", "fine-tune an AST on a data set", "train"),
     "evaluate": Verb("evaluate_models", "judge a model or an ensemble on held-out clips", "train"),
+    "calibrate": Verb("calibrate", "thresholds per label, scores as probabilities", "train"),
     "stats": Verb("stats", "mean and deviation of a data set's log-mel values", "train"),
 }
 

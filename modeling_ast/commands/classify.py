@@ -12,7 +12,8 @@ import sys
 from tqdm.auto import tqdm
 
 from ..errors import MissingExtra, one_line
-from ..plotting import draw_tags
+from ..labels import printable
+from ..plotting import check_picture, draw_tags
 from ..tagging import ClipTags
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json
@@ -26,7 +27,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "classify",
         description="Name the sounds in audio files with an AST checkpoint.",
         epilog="A file over the model's length (10.24 s for AudioSet) is cut into equal parts; its "
-        "scores are the mean over the parts. Put -- before names that begin with a hyphen.",
+        "scores are the mean over the parts. Of a model with a calibration.json a star marks the "
+        "labels that reach their thresholds. Put -- before names that begin with a hyphen.",
     )
     add_model_flags(parser)
     parser.add_argument("files", metavar="FILE", nargs="+", help="WAV, FLAC, OGG, Opus or MP3")
@@ -46,36 +48,42 @@ def table(results: list[ClipTags]) -> str:
     """Labels and scores for reading."""
     lines = []
     for result in results:
-        lines.append(f"{result.name} ({result.seconds:.2f} s)")
+        lines.append(f"{printable(result.name)} ({result.seconds:.2f} s)")
         for label, score in result.labels.items():
             bar = "█" * round(BAR_WIDTH * score)
-            lines.append(f"  {score:6.3f}  {bar:<{BAR_WIDTH}}  {label}")
+            # A calibrated model says which of its labels count.
+            mark = "  *" if label in (result.detected or []) else ""
+            lines.append(f"  {score:6.3f}  {bar:<{BAR_WIDTH}}  {printable(label)}{mark}")
     return "\n".join(lines)
 
 
 def row(result: ClipTags) -> dict:
     """Labels and scores for programs."""
-    if result.error is not None:
+    if result.seconds is None:
         return {"file": result.name, "error": result.error}
     labels = [{"label": label, "score": score} for label, score in result.labels.items()]
-    return {"file": result.name, "seconds": round(result.seconds, 3), "labels": labels}
+    row = {"file": result.name, "seconds": round(result.seconds, 3), "labels": labels}
+    return row if result.detected is None else {**row, "detected": result.detected}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Classifies each file."""
     options = parse_arguments(arguments)
     try:
+        if options.plot:
+            check_picture(options.plot)
         # A few files are decoded before other processes would have begun.
         tagger = load_tagger(options, num_workers=0)
-    except (OSError, ValueError, RuntimeError) as error:
-        return fail(f"cannot load the model {options.model!r}: {one_line(error)}")
+    except (OSError, ValueError, MissingExtra) as error:
+        return fail(error)
     results = []
     silent = True if len(options.files) < 2 else None  # None: where nobody is looking
     bar = tqdm(tagger(options.files), total=len(options.files), unit="file", disable=silent)
     for result in bar:
         results.append(result)
         if result.error is not None:
-            tqdm.write(f"error: {result.name}: {result.error}", file=sys.stderr)
+            message = printable(f"{result.name}: {result.error}")
+            tqdm.write(f"error: {message}", file=sys.stderr)
     good = [result for result in results if result.error is None]
     if options.json:
         print_json([row(result) for result in results])

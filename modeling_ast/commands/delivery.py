@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from huggingface_hub.utils import validate_repo_id
 from ..conversion import Conversion, ConversionError, draw, format_table
 from ..conversion.card import Origin, write_conversion_card
 from ..conversion.output_folder import check_target, whole_or_nothing
-from ..errors import one_line
+from ..errors import MissingExtra, one_line
+from ..plotting import check_picture
 from .output import fail, print_json, quiet_libraries
 
 
@@ -56,15 +58,19 @@ def run(
         The exit status.
     """
     quiet_libraries()
+    places = [Path(source) for source in sources]
     try:
-        check_output(args, map(Path, sources))
-        made = convert(args)
-        origin = made.origin._replace(
-            base_model=args.base_model or made.origin.base_model,
-            license=args.license or made.origin.license,
+        check_output(args, places)
+        made = (
+            nullcontext() if args.dry_run else whole_or_nothing(args.output_dir, args.force, places)
         )
-        card = write_conversion_card(made.conversion, origin, command)
-        result = deliver(made.conversion, card, args)
+        with made as folder:
+            result = _convert_into(folder, convert, args, command)
+        if not args.dry_run:
+            _say(args, f"wrote {args.output_dir}")
+        if args.push_to_hub and not args.dry_run:
+            result["pushed"] = push(args.output_dir, args.push_to_hub, args.private)
+            _say(args, f"pushed to {result['pushed']}")
     except ConversionError as error:
         # The whole message on one line: its end says what to do.
         return fail(str(error))
@@ -87,39 +93,64 @@ def check_output(args: argparse.Namespace, sources: Iterable[Path]) -> None:
             validate_repo_id(args.push_to_hub)
         if not args.dry_run:
             check_target(target, args.force, sources)
+        if args.plot and not args.dry_run:
+            check_picture(args.plot)
     except HFValidationError as error:
         raise ConversionError(f"--push-to-hub {args.push_to_hub}: {one_line(error)}") from error
+    except ConversionError:
+        raise
+    except (MissingExtra, ValueError) as error:
+        raise ConversionError(f"--plot: {error}") from error
     except OSError as error:
         raise ConversionError(f"cannot write {target} ({error}); choose another place") from error
 
 
-def deliver(conversion: Conversion, card: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Prints the table, draws, saves and uploads.
+def _convert_into(
+    folder: Path | None,
+    convert: Callable[[argparse.Namespace], Made],
+    args: argparse.Namespace,
+    command: Sequence[str],
+) -> dict[str, Any]:
+    """All but the upload; what --json prints."""
+    try:
+        made = convert(args)
+    except OSError as error:
+        raise ConversionError(f"cannot read the source: {one_line(error)}") from error
+    origin = made.origin._replace(
+        base_model=args.base_model or made.origin.base_model,
+        license=args.license or made.origin.license,
+    )
+    card = write_conversion_card(made.conversion, origin, command)
+    return deliver(made.conversion, card, args, folder)
 
+
+def deliver(
+    conversion: Conversion, card: str, args: argparse.Namespace, folder: Path | None
+) -> dict[str, Any]:
+    """Prints the table, draws and saves.
+
+    Args:
+        conversion, card: What is saved.
+        args: See `run`.
+        folder: To write into; None writes nothing.
     Returns:
         What --json prints: the folder and the address on the Hub (None where there is none), and
         the rows of the table.
     Raises:
-        ConversionError: Something cannot be written or uploaded.
+        ConversionError: The picture cannot be written.
     """
-    target = args.output_dir
     result = {
-        "output": None if args.dry_run else str(target),
+        "output": None if folder is None else str(args.output_dir),
         "rows": [row._asdict() for row in conversion.rows],
         "pushed": None,
     }
     _say(args, format_table(conversion.rows))
-    if args.dry_run:
+    if folder is None:
         return result
     if args.plot:
         draw(conversion.before, conversion.after, args.plot)
         _say(args, f"drew {args.plot}")
-    with whole_or_nothing(target, args.force) as folder:
-        conversion.save(folder, card)
-    _say(args, f"wrote {target}")
-    if args.push_to_hub:
-        result["pushed"] = push(target, args.push_to_hub, args.private)
-        _say(args, f"pushed to {result['pushed']}")
+    conversion.save(folder, card)
     return result
 
 

@@ -12,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..labels import printable
+from ..outputs import check_output_file
 from ..training.arguments import LengthArguments
-from ..training.data_sources import DataArguments
+from ..training.data_arguments import DataArguments
 from ..training.evaluation import (
     PLAIN_TRANSFORMERS,
     SHARES,
@@ -24,7 +26,7 @@ from ..training.evaluation import (
 )
 from ..training.results import write_table
 from .dataclass_parser import DataclassParser
-from .output import fail, print_json, quiet_libraries
+from .output import fail, print_json, print_report, quiet_libraries
 
 DESCRIPTION = """
 Judge a model, or an ensemble of several models, on the held-out clips of DATA: a data set on the
@@ -43,26 +45,27 @@ def main(arguments: list[str]) -> int:
     quiet_libraries()
     try:
         options, data, lengths, rest = parse_arguments(arguments)
+        if rest.per_class:
+            check_output_file(rest.per_class)
         result = evaluate_models(rest.models, options, data, lengths.length_clips)
         if rest.per_class:
             write_table(result.classes, Path(rest.per_class))
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
+    print_report(result.data.lines())
     if rest.json:
-        classes = [row._asdict() for row in result.classes]
-        lengths = {
-            name: {
-                "clips": lengths.num_clips,
-                "results": [result._asdict() for result in lengths.results],
-            }
-            for name, lengths in result.lengths.items()
-        }
         print_json(
             {
                 "clips": result.num_clips,
                 "models": result.models,
-                "classes": classes,
-                "lengths": lengths,
+                "classes": [row._asdict() for row in result.classes],
+                "lengths": {
+                    name: {
+                        "clips": judged.num_clips,
+                        "results": [scores._asdict() for scores in judged.results],
+                    }
+                    for name, judged in result.lengths.items()
+                },
             }
         )
     else:
@@ -104,14 +107,14 @@ def parse_arguments(
 def table(result: Evaluation) -> str:
     """The number of clips, then a line for each model and for the ensemble."""
     names = list(result.models[0])[1:]
-    width = max(len(row["model"]) for row in result.models)
+    width = max(len(printable(row["model"])) for row in result.models)
     lines = [f"{result.num_clips} clips", " " * width + "".join(f"{name:>19}" for name in names)]
     for row in result.models:
         numbers = "".join(
             f"{row[name]:>19.4f}" if isinstance(row[name], float) else f"{row[name]:>19}"
             for name in names
         )
-        lines.append(f"{row['model']:<{width}}{numbers}")
+        lines.append(f"{printable(row['model']):<{width}}{numbers}")
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from ..training.arguments import (
 )
 from ..training.finetuning import Outcome, finetune
 from .dataclass_parser import DataclassParser
-from .output import fail, print_json
+from .output import fail, print_json, print_report
 
 DESCRIPTION = f"""
 Fine-tune an AST on any data set, with one or several labels to a clip. MODEL is an AST on the Hub,
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         chosen, as_json = parse_arguments(arguments)
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            outcome = finetune(chosen)
+            outcome = finetune(chosen, announce=lambda data: print_report(data.lines()))
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
     if outcome.trainer.is_world_process_zero():
@@ -84,7 +84,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
             parser.error(f"{flag} is missing; give it here or in the recipe")
     try:
         *kinds, rest = parser.read(arguments)
-    except TypeError as error:  # a value of a recipe, of a kind that its flag does not take
+    # A value of a recipe, of a kind that its flag does not take.
+    except (AttributeError, OverflowError, TypeError) as error:
         parser.error(f"a value has the wrong type: {one_line(error)}")
     chosen = Arguments(*kinds)
     if mistake := contradiction(chosen):
@@ -94,7 +95,9 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
 
 
 def report(outcome: Outcome, as_json: bool) -> None:
-    """Prints what the run is judged by, and where the model is."""
+    """Prints what became of the data, what the run is judged by, and where the model is."""
+    # Again: clips that turned out bad are skipped by now.
+    print_report(outcome.data.lines()[:1])
     folder, metric = outcome.trainer.args.output_dir, outcome.metric
     if as_json:
         print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})

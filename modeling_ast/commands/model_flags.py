@@ -16,21 +16,48 @@ ON_CPU = (None, "cpu")
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """MODEL, and the flags that change its scores or its speed."""
-    parser.add_argument("model", metavar="MODEL", help="checkpoint on the Hub, or a directory")
+    _add_shared_flags(parser, "--scores")
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="labels of a clip (5)")
-    parser.add_argument(
-        "--scores",
-        choices=SCORES,
-        default="auto",
-        help="sigmoid: each label for itself; softmax: one label for all. auto asks the config and "
-        "takes sigmoid for AudioSet's 527 classes, whose configs do not say it",
-    )
     parser.add_argument(
         "--padding",
         choices=PADDINGS,
         help="max_length: each clip is padded to the model's length, as plain transformers does; "
         "longest: only to the longest clip of its batch, faster for short clips, with other "
         "scores (default: what the checkpoint has saved, max_length for most)",
+    )
+
+
+def add_window_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The same for a model that is given windows, which are shorter than its clips.
+
+    `--scores` is free here, for a file of scores.
+    """
+    _add_shared_flags(parser, "--activation")
+    parser.add_argument(
+        "--padding",
+        choices=PADDINGS,
+        default="longest",
+        help="longest: a window is computed as it is (default, whatever the checkpoint has saved); "
+        "max_length: each is padded to the model's length, which takes as long as a whole clip",
+    )
+    parser.set_defaults(top_k=1)
+
+
+def _add_shared_flags(parser: argparse.ArgumentParser, activation_flag: str) -> None:
+    parser.add_argument("model", metavar="MODEL", help="checkpoint on the Hub, or a directory")
+    parser.add_argument(
+        activation_flag,
+        dest="scores",
+        choices=SCORES,
+        default="auto",
+        help="sigmoid: each label for itself; softmax: one label for all. auto asks the config and "
+        "takes sigmoid for AudioSet's 527 classes, whose configs do not say it",
+    )
+    parser.add_argument(
+        "--no-calibration",
+        dest="calibration",
+        action="store_false",
+        help="leave the model's calibration.json out (modeling-ast calibrate makes it)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
@@ -60,13 +87,14 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
     Args:
         kwargs: Further arguments of `AudioTagger`.
     Raises:
-        OSError, ValueError, RuntimeError: The model cannot be loaded.
+        OSError, ValueError: The model cannot be loaded, or there is no such device.
     """
     quiet_libraries()
     tagger = AudioTagger.from_pretrained(
         options.model,
         "cpu" if options.int8 else options.device,
         "float32" if options.int8 else options.dtype,
+        calibration=options.calibration,
         top_k=options.top_k,
         scores=options.scores,
         padding=options.padding,
@@ -77,4 +105,4 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
     return tagger
 
 
-__all__ = ["add_model_flags", "check_model_flags", "load_tagger"]
+__all__ = ["add_model_flags", "add_window_model_flags", "check_model_flags", "load_tagger"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
+from ..audio_files import AUDIO_SUFFIXES
 from ..errors import one_line
+from ..labels import printable
 from ..strict_json import to_json
 
 
@@ -24,13 +27,30 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, **kwargs):
         super().__init__(prog=f"modeling-ast {verb}", **kwargs)
+        self.given: list[str] = []
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         """As ArgumentParser's, which every other way to parse calls."""
         args = list(sys.argv[1:] if args is None else args)
+        self.given = self.given or list(args or ())
         end = args.index("--") if "--" in args else len(args)
         flags = [_hyphened(word) for word in args[:end]]
         return super().parse_known_args(flags + args[end:], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """As ArgumentParser's, with a hint where a name begins with a hyphen, as YouTube's do."""
+        end = self.given.index("--") if "--" in self.given else len(self.given)
+        for word in self.given[:end]:
+            is_audio = os.path.splitext(word)[1].lower() in AUDIO_SUFFIXES
+            if word.startswith("-") and (is_audio or os.path.exists(word)):
+                message += (
+                    f"; a name that begins with a hyphen must come after --, behind all flags "
+                    f"(-- {word}), or be given as ./{word}"
+                )
+                break
+        super().error(message)
 
 
 def _hyphened(word: str) -> str:
@@ -50,7 +70,7 @@ def quiet_libraries() -> None:
 
 def fail(error: object) -> int:
     """Prints one line on standard error and gives the exit status 1."""
-    sys.stderr.write(f"error: {one_line(error)}\n")
+    sys.stderr.write(f"error: {printable(one_line(error))}\n")
     return 1
 
 
@@ -59,4 +79,12 @@ def print_json(result: Any) -> None:
     sys.stdout.write(f"{to_json(result)}\n")
 
 
-__all__ = ["CommandParser", "fail", "print_json", "quiet_libraries"]
+def print_report(lines: Iterable[str]) -> None:
+    """Prints what became of the files on standard error: standard output has the result alone."""
+    for line in lines:
+        # A name need not be valid Unicode.
+        text = os.fsencode(line).decode(errors="replace")
+        sys.stderr.write(f"{one_line(text)}\n")
+
+
+__all__ = ["CommandParser", "fail", "print_json", "print_report", "quiet_libraries"]

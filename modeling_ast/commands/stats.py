@@ -12,13 +12,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transformers import AutoFeatureExtractor
-
+from ..pretrained import load_config, load_extractor
 from ..training.clips import BadClips, ClipReader
-from ..training.data_sources import DataArguments, load_part
+from ..training.data_arguments import DataArguments
+from ..training.data_report import DataReport
+from ..training.data_sources import load
 from ..training.normalization import Moments, normalization_stats
 from .dataclass_parser import DataclassParser
-from .output import fail, print_json
+from .output import fail, print_json, print_report
 
 DESCRIPTION = """
 Mean and standard deviation of the log-mel values of the clips to train on. MODEL is the AST that
@@ -52,9 +53,10 @@ def main(arguments: list[str]) -> int:
     """
     try:
         model, stats, data = parse_arguments(arguments)
-        moments = measure(model, stats, data)
+        moments, report = measure(model, stats, data)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
+    print_report(report.lines())
     if stats.json:
         print_json({"mean": moments.mean, "std": moments.std, "values": moments.count})
     else:
@@ -85,15 +87,20 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, StatsArguments, Data
     return rest.model, stats, data
 
 
-def measure(model: str, stats: StatsArguments, data: DataArguments) -> Moments:
-    """The moments of the clips to train on."""
-    extractor = AutoFeatureExtractor.from_pretrained(model)
+def measure(model: str, stats: StatsArguments, data: DataArguments) -> tuple[Moments, DataReport]:
+    """The moments of the clips to train on, and what became of each file."""
+    load_config(model)
+    extractor = load_extractor(model)
     if stats.max_length is not None:
         extractor.max_length = stats.max_length
-    clips = load_part(data, held_out=False)
+    loaded = load(data, held_out=False)
+    clips = loaded.train
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
     bad_clips = BadClips(stats.bad_clips, len(clips), data.max_bad_share)
-    return normalization_stats(clips, extractor, reader, bad_clips, num_workers=stats.num_workers)
+    workers = stats.num_workers
+    moments = normalization_stats(clips, extractor, reader, bad_clips, num_workers=workers)
+    loaded.skip_bad_clips(bad_clips.read(), reader, data)
+    return moments, loaded.report
 
 
 __all__ = ["StatsArguments", "main", "parse_arguments"]

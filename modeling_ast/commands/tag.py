@@ -1,11 +1,13 @@
 """`modeling-ast tag MODEL FOLDER --output tags.parquet` tags every audio file of a folder.
 
 The output has a row for each file: file (relative to FOLDER), seconds, labels with scores, error,
-model, and what else decides the scores: padding, scores, dtype. It is .jsonl, to which each result
-is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside it. If
-it is interrupted, run the same command again: it resumes, and tags files that are new. A bad file
+model, and what else decides the scores: padding, scores, dtype, calibration. Of a model with a
+calibration.json, detected has the labels that reach their thresholds. It is .jsonl, to which each
+result is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside
+it. If it is interrupted, run the same command again: it resumes, and tags new files. A bad file
 is a row with the reason (delete the row from the .jsonl to have the file tried again); the exit
-status is then 1. Links to folders are not followed.
+status is then 1. Files that are no audio by their name, hidden ones and dangling links are counted
+as skipped; links to folders are not followed.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from pathlib import Path
 
 import torch
 
-from ..audio import AUDIO_NAMES
+from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
+from ..calibration import NO_CALIBRATION, fingerprint_of
 from ..errors import MissingExtra, need_extra, one_line
-from ..tag_files import Journal, audio_files, tag_files, write_parquet
+from ..tag_files import TagJournal, tag_files, write_parquet
 from .model_flags import add_model_flags, check_model_flags, load_tagger
-from .output import CommandParser, fail, print_json
+from .output import CommandParser, fail, print_json, print_report
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,16 +80,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Tags the folder."""
     options = parse_arguments(arguments)
-    files, unlisted = audio_files(options.folder)
+    files, skipped, unlisted = audio_files(options.folder)
     for error in unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not files:
-        return fail(f"no audio file in {options.folder}; names must end in one of {AUDIO_NAMES}")
+        instead = "".join(f"; {line}" for line in by_reason(skipped))
+        return fail(
+            f"no audio file in {options.folder}; names must end in one of {AUDIO_NAMES}{instead}"
+        )
     path = options.output.with_suffix(".jsonl")
     try:
         if options.output.suffix == ".parquet":
             need_extra("pyarrow", "train", "writing .parquet")
-        journal = Journal(path, options.model)
+        journal = TagJournal(path, options.model)
         # Also where nothing is left to do: rows of other settings are not what was asked for.
         journal.use(**{name: value for name, value in given_settings(options).items() if value})
     except MissingExtra as error:
@@ -99,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             if status:
                 return status
         if options.output.suffix == ".parquet":
-            write_parquet(path, options.output)
+            write_parquet(journal, options.output)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"stopped after {len(journal.done)} files; the same command goes on from here\n"
@@ -110,22 +116,23 @@ def main(arguments: list[str] | None = None) -> int:
     # A full disk, mostly.
     except (OSError, RuntimeError) as error:
         return fail(f"{one_line(error)}; the same command goes on from here")
-    _report(options, journal)
+    _report(options, journal, skipped)
     return 1 if journal.num_bad or unlisted else 0
 
 
-def _tag_missing(options: argparse.Namespace, files: list[str], journal: Journal) -> int:
+def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJournal) -> int:
     """Tags the files that are not in the journal; an exit status, 0 if all went well."""
     try:
         tagger = load_tagger(
             options, batch_frames=options.batch_frames, num_workers=options.workers
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        return fail(f"cannot load the model {options.model!r}: {one_line(error)}")
+    except (OSError, ValueError) as error:
+        return fail(error)
     dtype = "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch.")
     scores = "sigmoid" if tagger.sigmoid else "softmax"
     try:
-        journal.use(padding=tagger.padding, scores=scores, dtype=dtype)
+        calibration = fingerprint_of(tagger.calibration)
+        journal.use(padding=tagger.padding, scores=scores, dtype=dtype, calibration=calibration)
     except ValueError as error:
         return fail(error)
     tag_files(tagger, options.folder, files, journal)
@@ -137,20 +144,23 @@ def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
     return {
         "padding": options.padding,
         "scores": None if options.scores == "auto" else options.scores,
+        "calibration": None if options.calibration else NO_CALIBRATION,
         "dtype": "int8" if options.int8 else None if options.dtype == "auto" else options.dtype,
     }
 
 
-def _report(options: argparse.Namespace, journal: Journal) -> None:
+def _report(options: argparse.Namespace, journal: TagJournal, skipped: list[Skipped]) -> None:
     output = os.fsencode(options.output).decode(errors="replace")
     hours = journal.seconds / 3600
     if options.json:
         counts = {"files": len(journal.done), "bad": journal.num_bad, "hours": hours}
-        return print_json({"output": output, **counts})
+        left_out = [entry._asdict() for entry in skipped]
+        return print_json({"output": output, **counts, "skipped": left_out})
     sys.stdout.write(
         f"{output}: {len(journal.done)} files, {journal.num_bad} of them bad, {hours:.2f} hours of "
         f"audio\n"
     )
+    print_report(by_reason(skipped))
     if journal.num_bad:
         sys.stderr.write(f"error: {journal.num_bad} files are bad; their rows have the reason\n")
 

@@ -160,7 +160,8 @@ def average_checkpoints(
     check_same_models(checkpoints, configs, refit_grid)
     extractor = read_extractor(checkpoints)
     grid = configs[0].patch_grid()
-    mean, before = WeightMean(), None
+    mean = WeightMean()
+    before: Weights = {}
     for checkpoint, config, share in zip(checkpoints, configs, shares):
         state_dict = _read(checkpoint, config, grid)
         before = before or _outline(state_dict)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
+from ..labels import printable
 from .report import format_table
 from .result import Conversion
 
@@ -17,6 +19,10 @@ METADATA = {
     "library_name": "transformers",
     "tags": ["audio-spectrogram-transformer", "audio-classification", "modeling_ast"],
 }
+
+
+# What Markdown, HTML or a formula could begin with; Markdown itself takes a backslash before each.
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~$&!]")
 
 
 class Origin(NamedTuple):
@@ -42,6 +48,11 @@ def write_card(title: str, metadata: Mapping[str, Any], sections: Iterable[str])
     data = ModelCardData(**METADATA | dict(metadata))
     parts = [f"---\n{data.to_yaml()}\n---", f"# {title}", *map(str.strip, sections)]
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_text(text: object) -> str:
+    """A text as Markdown and HTML show it, whatever it holds: no link, tag, formula or emphasis."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
 def write_conversion_card(conversion: Conversion, origin: Origin, command: Sequence[str]) -> str:
@@ -73,4 +84,4 @@ def write_conversion_card(conversion: Conversion, origin: Origin, command: Seque
     )
 
 
-__all__ = ["Origin", "write_card", "write_conversion_card"]
+__all__ = ["Origin", "markdown_text", "write_card", "write_conversion_card"]

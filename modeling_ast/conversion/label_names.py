@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..configuration_ast import LARGEST
 from ..labels import NUM_AUDIOSET_LABELS, read_label_file
 from .checkpoint_files import download, read_json
 from .key_maps import ConversionError
@@ -52,8 +53,9 @@ def describe_labels(labels: int | Mapping[int, str]) -> dict[str, Any]:
     Raises:
         ConversionError: There are none.
     """
-    if isinstance(labels, int) and labels < 1:
-        raise ConversionError(f"num_labels is {labels}; it must be 1 or more")
+    most = LARGEST["num_labels"]
+    if isinstance(labels, int) and not 1 <= labels <= most:
+        raise ConversionError(f"num_labels is {labels}; it must be from 1 to {most}")
     names = {i: f"LABEL_{i}" for i in range(labels)} if isinstance(labels, int) else dict(labels)
     several = len(names) == NUM_AUDIOSET_LABELS
     return {

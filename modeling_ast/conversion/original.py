@@ -6,7 +6,7 @@ names of https://github.com/YuanGongND/ast, src/models/ast_models.py and egs/*/r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -112,7 +112,8 @@ def original_config(
     ours = rename_original(weights).weights
     num_labels = count_labels(ours)
     check_labels(labels, num_labels)
-    patch = tuple(need(ours, KERNEL, 4).shape[2:])
+    patch_bins, patch_frames = need(ours, KERNEL, 4).shape[2:]
+    patch = (patch_bins, patch_frames)
     front_end = find_front_end(
         num_patches=need(ours, POSITIONS, 3).shape[1] - 2,
         num_labels=num_labels,
@@ -193,6 +194,7 @@ def find_front_end(
     for name, value in zip(FrontEnd._fields, given):
         if value is not None and value < 1:
             raise ConversionError(f"{name} is {value}; it must be 1 or more")
+    fitting: Mapping[tuple[int, int], Sequence[int]]
     fitting = _fitting_strides(num_patches, patch, num_mel_bins, given)
     known = DATA_SETS.get(num_labels)
     if given[2] is None and known:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
 
 from ..errors import one_line
+from ..outputs import one_run_at_a_time
 from .key_maps import ConversionError
 
 # All that a conversion writes: --force deletes nothing else.
@@ -18,27 +18,44 @@ OUR_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.
 
 
 @contextmanager
-def whole_or_nothing(target: Path, force: bool, writes: Set[str] = OUR_FILES) -> Iterator[Path]:
+def whole_or_nothing(
+    target: Path, force: bool, sources: Iterable[Path] = (), writes: Set[str] = OUR_FILES
+) -> Iterator[Path]:
     """Makes a folder beside `target` to write into, and renames it to `target` at the end.
 
+    Meanwhile it is locked, so that a second run with this target is refused. What a killed run left
+    there is cleared.
+
     Args:
-        target, force, writes: See `check_target`.
+        target, force, sources, writes: See `check_target`.
     Raises:
-        ConversionError: `target` exists already (see `check_target`), or cannot be written.
+        ConversionError: `target` exists already (see `check_target`), another run is writing it, it
+            cannot be written, or a file of `sources` changed meanwhile.
     """
-    target = target.resolve()
-    check_target(target, force, writes=writes)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        beside.mkdir(parents=True)
-        yield beside
-        _move(beside, target)
-    except (OSError, SafetensorError) as error:
-        raise ConversionError(
-            f"cannot write {target} ({one_line(error)}); nothing was written, choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    target, sources = target.resolve(), list(sources)
+    check_target(target, force, sources, writes)
+    before = _versions(sources)
+    made = [folder for folder in target.parents if not folder.exists()]
+    beside = target.with_name(f".{target.name}.partial")
+    with ExitStack() as lock:
+        try:
+            beside.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(one_run_at_a_time(beside))
+            _clear(beside)
+        except ValueError as error:
+            raise ConversionError(f"cannot write {target}: {error}") from error
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+        try:
+            yield beside
+            _check_unchanged(before, _versions(sources))
+            _move(beside, target)
+        except (OSError, SafetensorError) as error:
+            raise _cannot_write(target, error) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            if not target.exists():
+                _remove_empty(made)
 
 
 def check_target(
@@ -76,6 +93,47 @@ def check_target(
             f"{target} holds {foreign[0]}, which no conversion wrote and --force would delete; "
             f"choose another name"
         )
+
+
+def _cannot_write(target: Path, error: Exception) -> ConversionError:
+    return ConversionError(
+        f"cannot write {target} ({one_line(error)}); nothing was written, choose another place"
+    )
+
+
+def _versions(sources: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
+    """What tells one version of a file from the next, of all files of the sources."""
+    files = [
+        file
+        for source in sources
+        for file in (source.iterdir() if source.is_dir() else [source])
+        if file.is_file()
+    ]
+    stats = {file: file.stat() for file in files}
+    return {file: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
+
+
+def _check_unchanged(before: dict, after: dict) -> None:
+    """Weights are mapped into memory: a file that changes would be converted half old, half new."""
+    changed = sorted(file for file in before | after if before.get(file) != after.get(file))
+    if changed:
+        raise ConversionError(
+            f"{changed[0]} changed while it was converted; nothing was written, convert it again"
+        )
+
+
+def _clear(folder: Path) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those that were made for a target that did not come, innermost first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def _move(beside: Path, target: Path) -> None:

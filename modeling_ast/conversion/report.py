@@ -15,6 +15,9 @@ from torch import Tensor
 from .key_maps import ConversionError
 
 NUM_FILTERS = 16
+Shape = tuple[int, ...]
+# What is equal in all tensors of a row: all its fields but their number.
+_Kind = tuple[str, str, Shape | None, Shape | None]
 
 
 class PatchPart(NamedTuple):
@@ -30,9 +33,10 @@ class Row(NamedTuple):
 
     what: str  # carried, averaged, resized, fresh or dropped
     name: str
-    before: tuple[int, ...] | None
-    after: tuple[int, ...] | None
-    count: int
+    before: Shape | None
+    after: Shape | None
+    # Hides tuple's method of that name, which a row does not need.
+    count: int  # type: ignore[assignment]
 
 
 def describe(
@@ -51,7 +55,7 @@ def describe(
     Returns:
         One row for the same tensors of all layers.
     """
-    rows: dict[tuple, int] = {}
+    rows: dict[_Kind, int] = {}
     for name, tensor in after.items():
         old = before.get(name)
         what = "fresh" if old is None else same if old.shape == tensor.shape else "resized"
@@ -73,7 +77,7 @@ def format_table(rows: list[Row]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
     ]
-    totals = Counter()
+    totals: Counter[str] = Counter()
     for row in rows:
         totals[row.what] += row.count
     summary = ", ".join(f"{count} {what}" for what, count in totals.items())
@@ -100,7 +104,8 @@ def draw(before: PatchPart, after: PatchPart, path: Path) -> None:
             "pip install matplotlib"
         ) from error
     figure = Figure(figsize=(13, 7), layout="constrained")
-    for row, (title, part) in zip(figure.subfigures(2, 1), (("before", before), ("after", after))):
+    halves = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    for row, (title, part) in zip(halves, (("before", before), ("after", after))):
         grid = f"{part.grid[0]} x {part.grid[1]} patches"
         row.suptitle(f"{title}: positions ({grid}, cosine similarity), first patch filters")
         axes = row.subplots(1, 4, width_ratios=(1, 1, 1, 1.2))
@@ -143,13 +148,15 @@ def tile_filters(kernel: Tensor) -> Tensor:
     return image if image.shape[-1] == 3 else image.mean(-1)
 
 
-def _count(rows: dict[tuple, int], what: str, name: str, old: Tensor | None, new: Tensor | None):
-    shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (old, new)]
-    key = (what, re.sub(r"\.\d+\.", ".#.", name), *shapes)
+def _count(
+    rows: dict[_Kind, int], what: str, name: str, old: Tensor | None, new: Tensor | None
+) -> None:
+    before, after = (None if tensor is None else tuple(tensor.shape) for tensor in (old, new))
+    key = (what, re.sub(r"\.\d+\.", ".#.", name), before, after)
     rows[key] = rows.get(key, 0) + 1
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
+def _shape(shape: Shape | None) -> str:
     return "-" if shape is None else " x ".join(map(str, shape))
 
 

@@ -101,9 +101,10 @@ def error_of(file: OnnxFile, path: Path, probes: list[Probe], tagger: AudioTagge
         differences.append(logits - reference.numpy())
         expected.append(reference.numpy())
         if scores and file.precision != "int8":
-            wide = reference.double()
-            own = wide.sigmoid() if tagger.sigmoid else wide.softmax(-1)
-            differences.append(scores[0] - own.numpy())
+            own = tagger.scores_of(reference)  # (B, C)
+            if tagger.calibration is not None:
+                own = tagger.calibration.apply(own)
+            differences.append(scores[0] - own)
     difference, logits = np.concatenate(differences), np.concatenate(expected)
     if not np.isfinite(difference).all():
         return float("inf")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
+from ..calibration import CALIBRATION_FILE
 from ..conversion.checkpoint_files import find_file
 from ..conversion.output_folder import OUR_FILES, check_target, whole_or_nothing
 from ..tagging import AudioTagger
@@ -16,7 +17,7 @@ from .checking import FileReport, check_files
 from .onnx_files import FILES, FOLDER, OPSET, OnnxFile, write_file
 
 # Copied where the checkpoint has them.
-COPIED_FILES = ("README.md", "calibration.json")
+COPIED_FILES = ("README.md", CALIBRATION_FILE)
 EXPORTED_FILES = OUR_FILES | {file.path for file in FILES} | set(COPIED_FILES)
 
 Judge = Callable[[Mapping[OnnxFile, Path], AudioTagger], dict[str, dict[str, float]]]
@@ -56,7 +57,7 @@ def export_model(
     target = Path(target)
     check_target(target, force, [Path(model)], EXPORTED_FILES)
     tagger = load_for_export(model)
-    with whole_or_nothing(target, force, EXPORTED_FILES) as folder:
+    with whole_or_nothing(target, force, [Path(model)], EXPORTED_FILES) as folder:
         tagger.model.save_pretrained(folder)
         tagger.extractor.save_pretrained(folder)
         for name in COPIED_FILES:
@@ -84,7 +85,7 @@ def write_files(
     (folder / FOLDER).mkdir()
     paths = {}
     for file in tqdm(list(files), "Writing ONNX files", leave=False):
-        write_file(file, folder, tagger.model, tagger.extractor, opset)
+        write_file(file, folder, tagger, opset)
         paths[file] = folder / file.path
     return paths
 

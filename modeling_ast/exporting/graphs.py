@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
+from ..calibration import Calibration
 from ..configuration_ast import ASTConfig
 from ..fbank import POWER_FLOOR, PREEMPHASIS, hann_window, mel_filters, num_fft_bins
 from ..feature_extraction_ast import ASTFeatureExtractor
@@ -78,9 +79,18 @@ class WaveformGraph(nn.Module):
     Args:
         model: In evaluation mode, float32, on the CPU.
         extractor: The model's; its saved padding is built in.
+        calibration: The model's, where it has one; the scores are calibrated.
     """
 
-    def __init__(self, model: ASTForAudioClassification, extractor: ASTFeatureExtractor):
+    slopes: Tensor
+    intercepts: Tensor
+
+    def __init__(
+        self,
+        model: ASTForAudioClassification,
+        extractor: ASTFeatureExtractor,
+        calibration: Calibration | None = None,
+    ):
         super().__init__()
         self.model = model
         self.extractor = extractor
@@ -92,6 +102,13 @@ class WaveformGraph(nn.Module):
         self.register_buffer("filters", filters, persistent=False)  # (K, F)
         self.register_buffer("dft", dft_matrix(window_samples, num_bins), persistent=False)
         self.activation = activation("auto", model.config)
+        self.is_calibrated = calibration is not None
+        if calibration is not None:
+            labels = calibration.labels.values()
+            slopes = torch.tensor([label.slope for label in labels])  # (C,)
+            intercepts = torch.tensor([label.intercept for label in labels])
+            self.register_buffer("slopes", slopes, persistent=False)
+            self.register_buffer("intercepts", intercepts, persistent=False)
         self.is_masked = extractor.padding == "longest" or extractor.return_attention_mask
 
     def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,8 +163,14 @@ class WaveformGraph(nn.Module):
         return mel.clamp(min=POWER_FLOOR).log()
 
     def scores(self, logits: Tensor) -> Tensor:
-        """(B, C), from 0 to 1: the one place where logits become the graph's scores."""
-        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(-1)
+        """(B, C), from 0 to 1, as `AudioTagger` gives them: activation, then calibration."""
+        if self.activation == "sigmoid":
+            if self.is_calibrated:
+                logits = logits * self.slopes + self.intercepts
+            return logits.sigmoid()
+        if self.is_calibrated:
+            logits = logits.log_softmax(-1) * self.slopes  # p ** slope, divided by their sum
+        return logits.softmax(-1)
 
     def example(self) -> Example:
         """Two clips of about half the longest; S free from one frame's window to the longest."""

@@ -54,9 +54,10 @@ def judge_files(
         bounds = equal_parts(len(clip.waveform), tagger.extractor.max_samples)
         for name, logits_of in run.items():
             parts = [logits_of([clip.waveform[start:stop]]) for start, stop in bounds]
-            logits = torch.cat(parts).double()  # (P, C)
-            of_parts = logits.sigmoid() if tagger.sigmoid else logits.softmax(-1)
-            scores[name].append(of_parts.mean(0).numpy()[own])
+            mean = tagger.scores_of(torch.cat(parts)).mean(0)  # (C,)
+            if tagger.calibration is not None:
+                mean = tagger.calibration.apply(mean)
+            scores[name].append(mean[own])
     if not read:
         raise ValueError("none of the held-out clips can be read; check --data and --audio-root")
     judged = held_out.select(read)

@@ -22,9 +22,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from ..conversion.key_maps import ConversionError
-from ..feature_extraction_ast import ASTFeatureExtractor
-from ..labels import activation
-from ..modeling_ast import ASTForAudioClassification
+from ..tagging import AudioTagger
 from .graphs import FrameGraph, MaskedFrameGraph, WaveformGraph
 
 FOLDER = "onnx"
@@ -70,6 +68,9 @@ class WaveformSettings(NamedTuple):
     max_samples: int  # a longer recording is cut into equal parts of at most so many
     hop_samples: int  # from one frame to the next
     activation: str  # what makes scores of logits: "sigmoid" or "softmax"
+    # Of the calibration of each label, or None where the model has none; see calibration.py.
+    slopes: list[float] | None
+    intercepts: list[float] | None
 
     def as_metadata(self) -> dict[str, str]:
         """Each as JSON, under its own name."""
@@ -88,16 +89,14 @@ class WaveformSettings(NamedTuple):
 def write_file(
     file: OnnxFile,
     folder: Path,
-    model: ASTForAudioClassification,
-    extractor: ASTFeatureExtractor,
+    tagger: AudioTagger,
     opset: int = OPSET,
 ) -> None:
     """Writes one file; of another precision than float32, from the float32 file of its graph.
 
     Args:
         folder: The exported folder, with its folder `onnx`.
-        model: In evaluation mode, float32, on the CPU.
-        extractor: The model's.
+        tagger: With the model in evaluation mode, float32, on the CPU.
     Raises:
         ConversionError: The model is too large for one file, or cannot be traced.
     """
@@ -109,16 +108,11 @@ def write_file(
     elif file.precision == "int8":
         _quantize(folder / source.path, path)
     else:
-        _trace(file.graph, path, model, extractor, opset)
+        _trace(file.graph, path, tagger, opset)
 
 
-def _trace(
-    kind: str,
-    path: Path,
-    model: ASTForAudioClassification,
-    extractor: ASTFeatureExtractor,
-    opset: int,
-) -> None:
+def _trace(kind: str, path: Path, tagger: AudioTagger, opset: int) -> None:
+    model = tagger.model
     num_bytes = sum(weight.nbytes for weight in model.parameters())
     if num_bytes > MOST_BYTES:
         raise ConversionError(
@@ -127,7 +121,7 @@ def _trace(
         )
     graph: FrameGraph | WaveformGraph
     if kind == "waveform":
-        graph = WaveformGraph(model, extractor)
+        graph = WaveformGraph(model, tagger.extractor, tagger.calibration)
     else:
         graph = (MaskedFrameGraph if kind == "masked" else FrameGraph)(model)
     inputs, dynamic_shapes, outputs = graph.eval().example()
@@ -146,23 +140,25 @@ def _trace(
     proto = program.model_proto
     _strip(proto)
     if kind == "waveform":
-        settings = waveform_settings(model, extractor)
+        settings = waveform_settings(tagger)
         onnx.helper.set_model_props(proto, settings.as_metadata())
     onnx.save(proto, path)
 
 
-def waveform_settings(
-    model: ASTForAudioClassification, extractor: ASTFeatureExtractor
-) -> WaveformSettings:
+def waveform_settings(tagger: AudioTagger) -> WaveformSettings:
     """What a caller of this model's waveform.onnx must know."""
-    names = model.config.id2label or {}
+    extractor = tagger.extractor
+    names = tagger.model.config.id2label or {}
+    known = None if tagger.calibration is None else tagger.calibration.labels.values()
     return WaveformSettings(
         labels=[str(names[index]) for index in range(len(names))],
         sampling_rate=extractor.sampling_rate,
         min_samples=extractor.window_samples,
         max_samples=extractor.max_samples,
         hop_samples=extractor.hop_samples,
-        activation=activation("auto", model.config),
+        activation=tagger.activation,
+        slopes=None if known is None else [label.slope for label in known],
+        intercepts=None if known is None else [label.intercept for label in known],
     )
 
 

@@ -10,6 +10,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from ..calibration import logit, sigmoid
 from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..tagging import equal_parts
@@ -84,15 +85,19 @@ class WaveformModel:
             ) from error
 
     def scores(self, waveform: np.ndarray) -> np.ndarray:
-        """(C,), float32, in the order of `settings.labels`: the mean over the parts.
+        """(C,), float32, in the order of `settings.labels`: those of `AudioTagger`.
 
         Args:
             waveform: (S,), in [-1, 1], at `settings.sampling_rate`.
         Raises:
             ValueError: It is shorter than one window of 25 ms.
         """
-        _, scores = self.part_scores(waveform)
-        return scores.mean(0)
+        parts = self._parts(waveform)
+        if len(parts) == 1:
+            return self._run(waveform, "scores")
+        # A recording is calibrated as a whole: the mean of its parts, which are not.
+        logits = np.stack([self._run(waveform[start:stop], "logits") for start, stop in parts])
+        return self._calibrated(self._activated(logits.astype(np.float64)).mean(0))
 
     def part_scores(self, waveform: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
         """Cuts a recording into equal parts, as `AudioTagger` does, and scores each.
@@ -102,23 +107,42 @@ class WaveformModel:
         Returns:
             (start, stop) of the P parts, in samples, and (P, C), float32.
         """
+        parts = self._parts(waveform)
+        return parts, np.stack([self._run(waveform[start:stop], "scores") for start, stop in parts])
+
+    def _parts(self, waveform: np.ndarray) -> list[tuple[int, int]]:
         shortest = self.settings.min_samples
         if waveform.ndim != 1 or len(waveform) < shortest:
             raise ValueError(
                 f"the waveform has shape {waveform.shape} but one clip of at least {shortest} "
                 f"samples is needed; pad it with zeros or drop it"
             )
-        parts = equal_parts(len(waveform), self.settings.max_samples)
-        rows = [self._scores_of_part(waveform[start:stop]) for start, stop in parts]
-        return parts, np.stack(rows)
+        return equal_parts(len(waveform), self.settings.max_samples)
 
-    def _scores_of_part(self, part: np.ndarray) -> np.ndarray:
+    def _run(self, part: np.ndarray, output: str) -> np.ndarray:
         given = {
             "waveform": part[None].astype(np.float32),
             "num_samples": np.array([len(part)], np.int64),
         }
-        (scores,) = self.session.run(["scores"], given)
-        return scores[0]
+        (rows,) = self.session.run([output], given)
+        return rows[0]
+
+    def _activated(self, logits: np.ndarray) -> np.ndarray:
+        """Scores (..., C) of logits, before any calibration."""
+        if self.settings.activation == "sigmoid":
+            return sigmoid(logits)
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+
+    def _calibrated(self, scores: np.ndarray) -> np.ndarray:
+        settings = self.settings
+        if settings.slopes is None or settings.intercepts is None:
+            return scores.astype(np.float32)
+        if settings.activation == "softmax":
+            powers = scores ** np.array(settings.slopes)
+            return (powers / powers.sum()).astype(np.float32)
+        moved = np.array(settings.slopes) * logit(scores) + np.array(settings.intercepts)
+        return sigmoid(moved).astype(np.float32)
 
 
 __all__ = ["WaveformModel", "inputs_of", "open_session"]

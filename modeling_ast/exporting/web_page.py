@@ -79,14 +79,14 @@ def build_page(
     check_target(target, force, [Path(model)], PAGE_FILES)
     with _runtime_folder(runtime) as distribution:
         tagger = load_for_export(model)
-        with whole_or_nothing(target, force, PAGE_FILES) as folder:
+        with whole_or_nothing(target, force, [Path(model)], PAGE_FILES) as folder:
             (folder / VENDOR).mkdir()
             for name in RUNTIME_FILES:
                 shutil.copyfile(distribution / name, folder / VENDOR / name)
             for name in ASSETS:
                 content = files(__package__).joinpath("page", name).read_bytes()
                 (folder / name).write_bytes(content)
-            settings = waveform_settings(tagger.model, tagger.extractor)
+            settings = waveform_settings(tagger)
             (folder / "settings.json").write_text(to_json(settings._asdict()), "utf-8")
             (folder / "README.md").write_text(README, "utf-8")
             with tempfile.TemporaryDirectory() as scratch:

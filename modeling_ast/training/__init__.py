@@ -19,6 +19,7 @@ from .augmentation import (
 from .averaging import AverageWeightsCallback, ensemble_probabilities
 from .batches import AudioCollator, LabelEncoder, add_features
 from .checkpoints import last_whole_checkpoint
+from .classes import check_labels, read_classes
 from .clips import (
     FOLDER_FEATURES,
     BadClips,
@@ -27,7 +28,9 @@ from .clips import (
     drop_bad_clips,
     undecoded,
 )
-from .data_sources import DataArguments, load_data, load_part, read_classes
+from .data_arguments import DataArguments
+from .data_report import DataReport
+from .data_sources import Loaded, load, load_data, load_part
 from .metrics import (
     AudioTaggingMetric,
     ClassResult,
@@ -58,9 +61,11 @@ __all__ = [
     "ClassResult",
     "ClipReader",
     "DataArguments",
+    "DataReport",
     "EpochCallback",
     "EpochDecay",
     "LabelEncoder",
+    "Loaded",
     "Moments",
     "TooManyBadClips",
     "TrainingStream",
@@ -73,12 +78,14 @@ __all__ = [
     "average_precisions",
     "balanced_weights",
     "change_gain",
+    "check_labels",
     "class_table",
     "compute_metrics",
     "d_prime",
     "drop_bad_clips",
     "ensemble_probabilities",
     "last_whole_checkpoint",
+    "load",
     "load_data",
     "load_part",
     "mask_frequency",

@@ -10,12 +10,15 @@ import torch
 import yaml
 from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..errors import one_line
 from ..padding import PADDINGS
 from .augmentation import Augmentation
-from .data_sources import DataArguments
+from .data_arguments import DataArguments
 
+# In the output directory of a run: the arguments that decide what it learns.
+RUN_FILE = "run.json"
 RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")
 # Types of arguments, also as HfArgumentParser leaves them, that take no list and no mapping. Those
@@ -71,6 +74,17 @@ class ModelArguments:
             if getattr(self, name) not in choices:
                 known = ", ".join(choice for choice in choices if choice)
                 raise ValueError(f"--{name} is {getattr(self, name)!r}; it must be one of {known}")
+
+    @property
+    def source(self) -> str:
+        """`model`, which a run needs.
+
+        Raises:
+            ValueError: It is missing.
+        """
+        if self.model is None:
+            raise ValueError("--model is missing; give an AST on the Hub, or a directory")
+        return self.model
 
 
 @dataclass
@@ -163,6 +177,7 @@ def prepare(training: TrainingArguments) -> None:
     training.dataloader_pin_memory &= torch.cuda.is_available()
     # One process would hand the batches out only if all had the same length; those of a stream may
     # differ.
+    assert isinstance(training.accelerator_config, AcceleratorConfig)  # TrainingArguments made it
     training.accelerator_config.dispatch_batches = False
 
 
@@ -250,11 +265,16 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise ValueError(f"cannot read the recipe {path}: {one_line(str(error))}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"the recipe {path} has no lines such as 'learning_rate: 1e-5'; add some")
-    known = {entry.name: entry.type for kind in KINDS for entry in fields(kind) if entry.init}
+    known = {entry.name: entry for kind in KINDS for entry in fields(kind) if entry.init}
     if unknown := sorted(map(str, recipe.keys() - known.keys())):
         raise ValueError(f"the recipe {path} has unknown arguments {unknown}; see --help for all")
     for name, value in recipe.items():
-        if isinstance(value, list | dict) and known[name] in OF_ONE_VALUE:
+        if value is None and known[name].default is not None:
+            raise ValueError(
+                f"the recipe {path} has {name}: null, but it must have a value; leave the line out "
+                f"for its default"
+            )
+        if isinstance(value, list | dict) and known[name].type in OF_ONE_VALUE:
             raise ValueError(f"the recipe {path} has {name}: {value!r}, but it must be one value")
     return {
         name: value if value is None or isinstance(value, list | dict) else str(value)
@@ -264,6 +284,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 __all__ = [
     "KINDS",
+    "RUN_FILE",
     "Arguments",
     "LengthArguments",
     "ModelArguments",

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
+
+# One tensor (B, S), or a list of clips (S_b,) of any lengths; results have the form of the input.
+Waveforms = TypeVar("Waveforms", Tensor, list[Tensor])
 
 
 def mixup_shares(
@@ -41,12 +45,12 @@ def mixup_shares(
 
 
 def mixup(
-    waveforms: Tensor | Sequence[Tensor],
+    waveforms: Waveforms,
     labels: Tensor,
     partners: Tensor | Sequence[Tensor],
     partner_labels: Tensor,
     shares: Tensor,
-) -> tuple[Tensor | list[Tensor], Tensor]:
+) -> tuple[Waveforms, Tensor]:
     """share * clip + (1 - share) * partner, each minus its own mean, and the labels alike.
 
     A mixed clip keeps its own length: its partner is cut or continued with zeros.
@@ -90,8 +94,8 @@ def _mix(waveform: Tensor, partner: Tensor, share: float) -> Tensor:
 
 
 def change_gain(
-    waveforms: Tensor | Sequence[Tensor], max_db: float, generator: Generator | None = None
-) -> Tensor | list[Tensor]:
+    waveforms: Waveforms, max_db: float, generator: Generator | None = None
+) -> Waveforms:
     """Makes each clip louder or softer by a gain uniform in [-max_db, max_db] decibels.
 
     Args:
@@ -218,9 +222,7 @@ class Augmentation:
         """`mixup_shares` (B,) at this recipe's rate."""
         return mixup_shares(count, self.mixup_rate, generator, self.mixup_alpha)
 
-    def waveforms(
-        self, waveforms: Tensor | Sequence[Tensor], generator: Generator | None = None
-    ) -> Tensor | Sequence[Tensor]:
+    def waveforms(self, waveforms: Waveforms, generator: Generator | None = None) -> Waveforms:
         """What is done to the waveforms before the features, after a mixup."""
         if self.max_gain_db > 0:
             waveforms = change_gain(waveforms, self.max_gain_db, generator)

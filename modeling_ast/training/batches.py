@@ -13,12 +13,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..tagging import equal_parts
@@ -26,6 +25,14 @@ from .augmentation import Augmentation, mixup
 from .clips import BadClips, ClipReader, column_of, read_or_list
 
 CROPS = ("start", "random", "parts")
+
+
+class Rows(Protocol):
+    """A data set whose rows are read by their number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
 class LabelEncoder:
@@ -78,7 +85,8 @@ class LabelEncoder:
                     f"...); add it there or filter its clips out"
                 )
             return self.label2id[label]
-        if not isinstance(label, Real) or label % 1 or not 0 <= label < self.num_labels:
+        is_number = isinstance(label, Real)  # numpy's are, too
+        if not is_number or label % 1 or not 0 <= label < self.num_labels:
             raise ValueError(
                 f"label {label!r} is no class index; it must be a whole number from 0 to "
                 f"{self.num_labels - 1}"
@@ -130,7 +138,7 @@ class AudioCollator:
         crop: str = "start",
         bad_clips: BadClips | None = None,
         augmentation: Augmentation | None = None,
-        partners: Dataset | None = None,
+        partners: Rows | None = None,
         features: bool = True,
         seed: int = 0,
     ):
@@ -144,10 +152,10 @@ class AudioCollator:
                 f"the reader gives audio at {reader.sampling_rate} Hz but the extractor wants "
                 f"{extractor.sampling_rate} Hz; build ClipReader with that rate"
             )
-        mixes = augmentation is not None and augmentation.mixup_rate > 0
-        if mixes and not (encode_labels is not None and encode_labels.multi_label):
+        mixup_rate = 0.0 if augmentation is None else augmentation.mixup_rate
+        if mixup_rate > 0 and not (encode_labels is not None and encode_labels.multi_label):
             raise ValueError(
-                f"mixup_rate is {augmentation.mixup_rate} but labels are not multi-hot; give "
+                f"mixup_rate is {mixup_rate} but labels are not multi-hot; give "
                 f"LabelEncoder(..., multi_label=True) and the multi-label loss, or mixup_rate=0"
             )
         self.extractor = extractor
@@ -184,7 +192,8 @@ class AudioCollator:
         """
         generator = self._generator(rows)
         rows, waveforms = self._read(rows)
-        batch, labels = {}, None if self.encode_labels is None else self._labels(rows)
+        batch: dict[str, Tensor] = {}
+        labels = None if self.encode_labels is None else self._labels(rows)
         if self.crop == "parts":
             parts = [equal_parts(len(x), self.extractor.max_samples) for x in waveforms]
             # First: Trainer takes the length of the first tensor for the number of clips.
@@ -194,7 +203,7 @@ class AudioCollator:
         else:
             waveforms = [self._cropped(waveform, generator) for waveform in waveforms]
         if self.augmentation is not None:
-            waveforms, labels = self._augmented(waveforms, labels, generator)
+            waveforms, labels = self._augmented(self.augmentation, waveforms, labels, generator)
         if labels is not None:
             batch["labels"] = labels
         batch["waveforms"] = pad_sequence(waveforms, batch_first=True)  # (B, S)
@@ -212,18 +221,20 @@ class AudioCollator:
         self, rows: Sequence[Mapping[str, Any]]
     ) -> tuple[list[Mapping[str, Any]], list[Tensor]]:
         """Rows and their waveforms, each bad clip replaced by a good one of the batch."""
-        waveforms = [read_or_list(row, self.reader, self.bad_clips) for row in rows]
-        good = [i for i, waveform in enumerate(waveforms) if waveform is not None]
+        read = [(row, read_or_list(row, self.reader, self.bad_clips)) for row in rows]
+        good = [(row, waveform) for row, waveform in read if waveform is not None]
         if not good:
+            # Without a list the first bad clip has raised.
+            assert self.bad_clips is not None
             raise ValueError(
                 f"all {len(rows)} clips of a batch cannot be decoded; take them out first with "
                 f"drop_bad_clips, or use larger batches; they are listed in {self.bad_clips.file}"
             )
         taken = [
-            i if waveform is not None else good[i % len(good)]
-            for i, waveform in enumerate(waveforms)
+            (row, waveform) if waveform is not None else good[i % len(good)]
+            for i, (row, waveform) in enumerate(read)
         ]
-        return [rows[i] for i in taken], [waveforms[i] for i in taken]
+        return [row for row, _ in taken], [waveform for _, waveform in taken]
 
     def _cropped(self, waveform: Tensor, generator: Generator) -> Tensor:
         """At most the samples that `max_length` frames see."""
@@ -236,20 +247,26 @@ class AudioCollator:
         return waveform[start : start + length]
 
     def _labels(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        assert self.encode_labels is not None  # checked by the callers
         labels = [self.encode_labels(column_of(row, self.label_column)) for row in rows]
         return torch.stack(labels)  # (B,) or (B, C)
 
     def _augmented(
-        self, waveforms: list[Tensor], labels: Tensor | None, generator: Generator
+        self,
+        augmentation: Augmentation,
+        waveforms: list[Tensor],
+        labels: Tensor | None,
+        generator: Generator,
     ) -> tuple[list[Tensor], Tensor | None]:
         """Mixup, then what else is done to waveforms, and label smoothing."""
-        if self.augmentation.mixup_rate > 0:
-            shares = self.augmentation.shares(len(waveforms), generator)  # (B,)
+        if augmentation.mixup_rate > 0:
+            assert labels is not None  # checked at construction
+            shares = augmentation.shares(len(waveforms), generator)  # (B,)
             others, other_labels = self._partners(waveforms, labels, shares, generator)
             waveforms, labels = mixup(waveforms, labels, others, other_labels, shares)
         if labels is not None:
-            labels = self.augmentation.labels(labels)
-        return self.augmentation.waveforms(waveforms, generator), labels
+            labels = augmentation.labels(labels)
+        return augmentation.waveforms(waveforms, generator), labels
 
     def _partners(
         self, waveforms: list[Tensor], labels: Tensor, shares: Tensor, generator: Generator
@@ -259,10 +276,10 @@ class AudioCollator:
         if self.partners is None:
             drawn = torch.randint(count, (count,), generator=generator)
             return [waveforms[i] for i in drawn], labels[drawn]
-        drawn = torch.randint(len(self.partners), (count,), generator=generator).tolist()
+        numbers = torch.randint(len(self.partners), (count,), generator=generator).tolist()
         others, other_labels = list(waveforms), labels.clone()
         for i in (shares < 1).nonzero().flatten().tolist():
-            row = self.partners[drawn[i]]
+            row = self.partners[numbers[i]]
             waveform = read_or_list(row, self.reader, self.bad_clips)
             # A partner that cannot be decoded is listed, and the clip is mixed with itself.
             if waveform is not None:

@@ -1,50 +1,169 @@
-"""The newest checkpoint of a run that may have been killed at any moment, also while it saved one.
+"""The newest checkpoint of a run that is whole, whatever happened to the others.
 
-Trainer writes a checkpoint's files one after the other and `trainer_state.json` last, but resumes
-from the highest number, whole or not.
+A run may be killed at any moment, also while it saves, and a disk may be full or damaged. Trainer
+resumes from the checkpoint with the highest number, whole or not. Here each of its files is looked
+at first, without reading its tensors: the length and the names of the weights, the keys of the
+optimiser's, the schedule's and the random state, and `trainer_state.json`.
 """
 
 from __future__ import annotations
 
-import json
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError, safe_open
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from ..errors import one_line
+from ..loading import LoadableModel
+
+logger = logging.get_logger(__name__)
 
 PREFIX = f"{PREFIX_CHECKPOINT_DIR}-"
 STATE_FILE = "trainer_state.json"
+# What Trainer resumes from beside the weights, and keys that each must hold.
+OPTIMIZER_PARTS = {"optimizer.pt": ("state", "param_groups"), "scheduler.pt": ("last_epoch",)}
+RANDOM_KEYS = ("python", "numpy", "cpu")
 
 
-def last_whole_checkpoint(folder: str | Path, num_processes: int = 1) -> str | None:
-    """The newest checkpoint that was written to its end, for `resume_from_checkpoint`.
+def last_whole_checkpoint(
+    folder: str | Path,
+    num_processes: int = 1,
+    only_model: bool = False,
+    model: LoadableModel | None = None,
+) -> str | None:
+    """The newest checkpoint that a run can go on from, for `resume_from_checkpoint`.
+
+    A warning names those that are newer and damaged.
 
     Args:
         folder: A run's output directory; it need not exist.
         num_processes: Of the run: each writes its own random state.
+        only_model: Whether checkpoints have no optimiser, TrainingArguments' `save_only_model`.
+        model: Of the run: all its weights must be there. By default their names are not checked.
     Returns:
         Its path, or None if there is none.
     """
     paths = [path for path in Path(folder).glob(f"{PREFIX}*") if _number(path).isdecimal()]
-    for checkpoint in sorted(paths, key=lambda path: int(_number(path)), reverse=True):
-        if _is_whole(checkpoint, num_processes):
+    paths = sorted(paths, key=lambda path: int(_number(path)))
+    while paths:
+        checkpoint = paths.pop()
+        damage = find_damage(checkpoint, num_processes, only_model, model)
+        # What the run wrote into an older checkpoint belongs into this one too, such as the sum of
+        # the averaged weights.
+        if damage is None and (lost := _lasting_files(*paths) - _lasting_files(checkpoint)):
+            damage = f"{min(lost)} is missing"
+        if damage is None:
             return str(checkpoint)
+        logger.warning(f"passed over {checkpoint}, which is damaged: {damage}")
     return None
+
+
+def find_damage(
+    checkpoint: Path,
+    num_processes: int = 1,
+    only_model: bool = False,
+    model: LoadableModel | None = None,
+) -> str | None:
+    """Why a run cannot go on from a checkpoint, or None if it can.
+
+    Args:
+        checkpoint: Its directory.
+        num_processes, only_model, model: See `last_whole_checkpoint`.
+    """
+    try:
+        return next(_damages(checkpoint, num_processes, only_model, model), None)
+    except OSError as error:
+        return one_line(error)
+
+
+def _damages(
+    checkpoint: Path, num_processes: int, only_model: bool, model: LoadableModel | None
+) -> Iterator[str]:
+    yield from _damages_of_state(checkpoint / STATE_FILE)
+    parts = {} if only_model else dict(OPTIMIZER_PARTS)
+    # Under FSDP and DeepSpeed weights and optimiser are folders of shards, in formats of their own.
+    if any(path.is_dir() for path in checkpoint.iterdir()):
+        parts = {}
+    else:
+        yield from _damages_of_weights(checkpoint, model)
+    if not only_model:
+        ranks = [f"_{rank}" for rank in range(num_processes)] if num_processes > 1 else [""]
+        parts |= {f"rng_state{rank}.pth": RANDOM_KEYS for rank in ranks}
+    if (checkpoint / "scaler.pt").exists():  # of float16 only
+        parts["scaler.pt"] = ()
+    for name, keys in parts.items():
+        yield from _damages_of_pickle(checkpoint / name, keys)
+
+
+def _damages_of_state(file: Path) -> Iterator[str]:
+    if not file.is_file():
+        yield f"{file.name} is missing"
+        return
+    try:
+        state = TrainerState.load_from_json(str(file))
+    # What its text holds is handed to TrainerState as it is.
+    except (AttributeError, TypeError, ValueError) as error:
+        yield f"{file.name} is cut or damaged ({one_line(error)})"
+        return
+    if not isinstance(state.global_step, int) or not isinstance(state.log_history, list):
+        yield f"{file.name} is damaged (global_step or log_history)"
+
+
+def _damages_of_weights(checkpoint: Path, model: LoadableModel | None) -> Iterator[str]:
+    names: dict[str, set[str]] = {}
+    for path in checkpoint.glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt") as content:  # refuses a wrong length
+                names[path.name] = set(content.keys())
+        except SafetensorError as error:
+            yield f"{path.name} is cut or damaged ({one_line(error)})"
+    stored = set().union(*(names[file] for file in names if file.startswith("model")))
+    pickles = list(checkpoint.glob("pytorch_model*.bin"))
+    for path in pickles:
+        yield from _damages_of_pickle(path, ())
+    if not stored and not pickles:
+        yield "it has no weights"
+    if model is None or not stored:
+        return
+    if lost := model.state_dict().keys() - model.own_names(stored).values():
+        yield f"its weights lack {min(lost)}"
+
+
+def _damages_of_pickle(file: Path, keys: tuple[str, ...]) -> Iterator[str]:
+    if not file.is_file():
+        yield f"{file.name} is missing"
+        return
+    try:
+        with safe_globals():
+            # Memory-mapped: tensors are not read.
+            mapped = zipfile.is_zipfile(file)
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    # A damaged pickle raises any exception: EOFError, IndexError, AttributeError, ...
+    except Exception as error:
+        yield f"{file.name} is cut or damaged ({one_line(error)})"
+        return
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        yield f"{file.name} lacks {' and '.join(keys)}"
+
+
+def _lasting_files(*checkpoints: Path) -> set[str]:
+    patterns = ("*.safetensors", "*.pt")
+    return {
+        path.name
+        for checkpoint in checkpoints
+        for pattern in patterns
+        for path in checkpoint.glob(pattern)
+    }
 
 
 def _number(checkpoint: Path) -> str:
     return checkpoint.name.removeprefix(PREFIX)
 
 
-def _is_whole(checkpoint: Path, num_processes: int) -> bool:
-    ranks = range(num_processes) if num_processes > 1 else ()
-    if not all((checkpoint / f"rng_state_{rank}.pth").is_file() for rank in ranks):
-        return False
-    try:
-        TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-    except (OSError, json.JSONDecodeError):
-        return False
-    return True
-
-
-__all__ = ["last_whole_checkpoint"]
+__all__ = ["find_damage", "last_whole_checkpoint"]

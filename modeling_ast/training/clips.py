@@ -14,6 +14,8 @@ be counted twice; `drop_bad_clips` takes them out before.
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +32,13 @@ from ..configuration_ast import ASTConfig
 from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 
-# load_dataset("audiofolder", data_dir=..., features=FOLDER_FEATURES) reads one folder per label:
-# without them datasets 5 wants torchcodec even to list the files.
+# Of one folder per label. load_dataset("audiofolder", data_dir=..., features=FOLDER_FEATURES) needs
+# them: without them datasets 5 wants torchcodec even to list the files.
 FOLDER_FEATURES = Features({"audio": Value("string"), "label": Value("string")})
 # An error names so many bad clips; the file has them all.
 NAMED_IN_ERROR = 10
+# How much shorter than said a file may be, or longer than the segment that it holds.
+SLACK_SECONDS = 0.5
 
 
 class TooManyBadClips(ValueError):
@@ -85,7 +89,8 @@ class ClipReader:
 
     Args:
         sampling_rate: Wanted rate, in Hz.
-        audio_column: Holds a clip in any form that `audio.read_clip` takes, or a URL.
+        audio_column: Holds a clip in any form that `audio.read_clip` takes, or a URL; or a path
+            with the seconds that are meant, {"path", "start", "end"}, see `Segment`.
         id_column: Names a clip in the list of bad ones; by default its path, else its content's
             hash does.
         root: Folder that relative paths start from; the working directory by default.
@@ -135,7 +140,10 @@ class ClipReader:
             return self._located(audio)
         stored = isinstance(audio, Mapping) and "path" in audio
         if stored and audio.get("bytes") is None and audio.get("array") is None and audio["path"]:
-            return self._located(audio["path"])
+            located = self._located(audio["path"])
+            if audio.get("end") is None or isinstance(located, RemoteFile):
+                return located
+            return Segment(located, audio["start"], audio["end"]).clip()
         return audio
 
     def name(self, row: Mapping[str, Any]) -> str:
@@ -175,6 +183,45 @@ class RemoteFile:
 
         with xopen(self.url, "rb") as file:
             return file.read()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some seconds of a file, which may be the whole recording or those seconds already.
+
+    It is the whole recording if it lasts to the segment's end and is longer than the segment, by
+    more than the half second that containers and cutting programs round by.
+    """
+
+    path: str | Path
+    start: float  # in seconds
+    end: float
+
+    def clip(self) -> str | Path | Segment:
+        """The path if all of the file is meant, else this segment, which `read` reads."""
+        return self if self._is_part() else self.path
+
+    def _is_part(self) -> bool:
+        import soundfile
+
+        try:
+            seconds = soundfile.info(os.fsencode(self.path)).duration
+        except (OSError, soundfile.SoundFileError, TypeError):
+            return False  # its reason is found where it is read
+        is_longer = seconds > self.end - self.start + SLACK_SECONDS
+        return is_longer and seconds > self.end - SLACK_SECONDS
+
+    def read(self) -> bytes:
+        """The segment as the content of a WAV file."""
+        import soundfile
+
+        with soundfile.SoundFile(os.fsencode(self.path)) as file:
+            file.seek(int(self.start * file.samplerate))
+            samples = file.read(round((self.end - self.start) * file.samplerate), dtype="float32")
+            rate = file.samplerate
+        content = io.BytesIO()
+        soundfile.write(content, samples, rate, format="WAV", subtype="FLOAT")
+        return content.getvalue()
 
 
 class BadClips:
@@ -242,8 +289,8 @@ class BadClips:
             named.append(f"and {len(bad) - NAMED_IN_ERROR} more")
         raise TooManyBadClips(
             f"{len(bad)} of {self.num_clips} clips cannot be decoded, but at most "
-            f"{self.max_share:.2%} may be bad (max_share); mend or remove the clips listed in "
-            f"{self.file}: {'; '.join(named)}"
+            f"{self.max_share:.2%} may be bad (max_share, --max-bad-share); mend or remove the "
+            f"clips listed in {self.file}: {'; '.join(named)}"
         )
 
 
@@ -306,6 +353,7 @@ __all__ = [
     "FOLDER_FEATURES",
     "BadClips",
     "ClipReader",
+    "Segment",
     "TooManyBadClips",
     "column_of",
     "drop_bad_clips",

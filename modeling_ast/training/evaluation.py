@@ -23,16 +23,21 @@ from tqdm.auto import tqdm
 
 from ..configuration_ast import ASTConfig
 from ..errors import one_line
-from ..labels import SCORES, Label
+from ..labels import SCORES, Label, distinct_names
 from ..padding import PADDINGS
 from ..tagging import AudioTagger
 from ..workers import decode_clips
 from .arguments import LengthArguments
 from .batches import LabelEncoder
+from .classes import check_labels, is_exclusive, label_column, read_classes
 from .clips import BadClips, ClipReader, undecoded
-from .data_sources import DataArguments, is_exclusive, label_column, load_part, read_classes
-from .metrics import ClassResult, accuracy, class_table, tagging_metrics
+from .data_arguments import DataArguments
+from .data_report import DataReport
+from .data_sources import Loaded, load
+from .metrics import ClassResult, accuracy, class_table, tagging_metrics, threshold_metrics
 
+# From which score on a label counts, of models without a calibration.
+DEFAULT_THRESHOLD = 0.5
 SHARES = (1.0, 0.5, 0.25)
 # For a reader of the scores at those lengths.
 PLAIN_TRANSFORMERS = "plain transformers and transformers.js always pad to max_length"
@@ -58,6 +63,9 @@ class EvaluationArguments:
             "default as each model's extractor was saved",
             "choices": PADDINGS,
         },
+    )
+    calibration: bool = field(
+        default=True, metadata={"help": "use a model's calibration.json, where it has one"}
     )
     batch_size: int | None = field(
         default=None,
@@ -116,6 +124,7 @@ class Evaluation(NamedTuple):
     models: list[dict]  # for each model, and for an ensemble: "model", a name, and its metrics
     classes: list[ClassResult]  # of the mean of the models
     lengths: dict[str, Lengths]  # by the model's name
+    data: DataReport  # what became of each file
 
 
 def read_held_out(data: DataArguments) -> HeldOut:
@@ -124,12 +133,24 @@ def read_held_out(data: DataArguments) -> HeldOut:
     Raises:
         OSError, ValueError: The data cannot be read.
     """
-    clips = load_part(data, held_out=True)
+    return load_held_out(data)[0]
+
+
+def load_held_out(data: DataArguments) -> tuple[HeldOut, Loaded]:
+    """The held-out clips with their labels, and what became of each file; no audio is read.
+
+    Raises:
+        OSError, ValueError: The data cannot be read.
+    """
+    loaded = load(data, train=False)
+    clips = loaded.held_out
     classes = read_classes(data, clips)
+    check_labels(loaded.report, classes, None, loaded.held_out_name)
     reader = ClipReader(audio_column=data.audio_column, root=data.root)
-    return held_out_clips(
+    held_out = held_out_clips(
         clips, reader, classes, label_column(data, clips), is_exclusive(data, clips)
     )
+    return held_out, loaded
 
 
 def held_out_clips(
@@ -166,24 +187,16 @@ def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
     """A model with its extractor, as the arguments want it.
 
     Raises:
-        OSError, ValueError: The model cannot be read, or there is no such device.
+        OSError, ValueError: As `AudioTagger.from_pretrained`.
     """
-    try:
-        tagger = AudioTagger.from_pretrained(
-            name,
-            options.device,
-            num_workers=options.num_workers,
-            scores=options.scores,
-            padding=options.padding,
-        )
-    except OSError as error:
-        # Not every message of the Hub's client says which name it looked for.
-        raise OSError(f"cannot load the model {name!r}: {one_line(error)}") from error
-    except (AssertionError, RuntimeError) as error:
-        # An assertion of torch's says that it was not built for the device.
-        raise ValueError(
-            f"cannot use the device {options.device!r} ({one_line(error)}); give --device cpu"
-        ) from error
+    tagger = AudioTagger.from_pretrained(
+        name,
+        options.device,
+        calibration=options.calibration,
+        num_workers=options.num_workers,
+        scores=options.scores,
+        padding=options.padding,
+    )
     if options.batch_size is not None:
         tagger.batch_frames = options.batch_size * tagger.extractor.max_length
     return tagger
@@ -205,11 +218,19 @@ def probabilities(tagger: AudioTagger, held_out: HeldOut, bad_clips: BadClips) -
     clips = (held_out.reader.clip(row) for row in held_out.clips)
     results = tqdm(tagger(clips), total=len(scores), unit="clip", leave=False)
     for index, result in enumerate(results):
-        if result.error is not None:
+        if result.scores is None:
             bad_clips.add(held_out.reader.name(held_out.clips[index]), result.error)
         else:
             scores[index] = result.scores[own]
     return scores
+
+
+def thresholds_of(tagger: AudioTagger, held_out: HeldOut) -> np.ndarray:
+    """The score from which on each of the data's classes counts (C,): calibrated, or one half."""
+    own = columns_of(tagger.model.config, held_out.classes)
+    if tagger.calibration is None:
+        return np.full(len(own), DEFAULT_THRESHOLD)
+    return tagger.calibration.thresholds[own]
 
 
 def columns_of(config: ASTConfig, classes: Sequence[Label]) -> list[int]:
@@ -218,13 +239,14 @@ def columns_of(config: ASTConfig, classes: Sequence[Label]) -> list[int]:
     Raises:
         ValueError: The model lacks one.
     """
-    found = [[config.label2id[key] for key in label if key in config.label2id] for label in classes]
+    label2id = {name: index for index, name in enumerate(distinct_names(config.id2label))}
+    found = [[label2id[key] for key in label if key in label2id] for label in classes]
     missing = [label.name for label, indices in zip(classes, found) if not indices]
     if missing:
         name = config.name_or_path or "the model"
         raise ValueError(
             f"{name} does not know {len(missing)} of the {len(classes)} classes, such as "
-            f"{missing[:3]}; it knows {list(config.label2id)[:3]}, ..., so name the column of "
+            f"{missing[:3]}; it knows {list(label2id)[:3]}, ..., so name the column of "
             f"labels with --label-column, or a --label-csv with the model's names"
         )
     return [indices[0] for indices in found]
@@ -250,14 +272,15 @@ def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
     own = columns_of(tagger.model.config, held_out.classes)
     shortest = tagger.extractor.window_samples
     taggers = {padding: with_padding(tagger, padding) for padding in PADDINGS}
+    scores: dict[tuple[str, float], list[np.ndarray]]
     scores = {(padding, share): [] for padding in PADDINGS for share in SHARES}
-    heard = []  # indices of clips
+    heard: list[int] = []  # indices of clips
     for block in blocks_of_waveforms(held_out, tagger):
         heard += block
         for padding, share in scores:
             shorter = (middle(waveform, share, shortest) for waveform in block.values())
             for result in taggers[padding](shorter):
-                if result.error is not None:  # the model's: the clip was read
+                if result.scores is None:  # an error of the model: the clip was read
                     raise ValueError(result.error)
                 scores[padding, share].append(result.scores[own])
     if not heard:
@@ -307,6 +330,7 @@ def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
         num_workers=0,
         scores="sigmoid" if tagger.sigmoid else "softmax",
         padding=padding,
+        calibration=tagger.calibration,
     )
     other.hint_at_padding = False
     return other
@@ -343,25 +367,35 @@ def evaluate_models(
         OSError, ValueError: A model or the data cannot be read, or a model lacks a class.
         TooManyBadClips: More clips than allowed cannot be decoded.
     """
-    held_out = read_held_out(data)
+    held_out, loaded = load_held_out(data)
     bad_clips = BadClips(options.bad_clips, len(held_out.clips), data.max_bad_share)
     few = spread(held_out, length_clips)
-    scores, lengths = [], {}
+    scores, thresholds, lengths = [], [], {}
     for name in names:
         tagger = load_tagger(name, options)
         scores.append(probabilities(tagger, held_out, bad_clips))
+        thresholds.append(thresholds_of(tagger, held_out))
         if length_clips and name not in lengths:
             lengths[name] = judge_lengths(tagger, few)
-    good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2)))
-    if len(good) == 0:
+    good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2))).tolist()
+    if not good:
         raise ValueError(f"none of the held-out clips can be used; see {options.bad_clips}")
+    found_bad = np.setdiff1d(np.arange(len(held_out.clips)), good)
+    named = {one_line(held_out.reader.name(held_out.clips[int(index)])) for index in found_bad}
+    bad = {name: reason for name, reason in bad_clips.read().items() if name in named}
+    loaded.skip_bad_clips(bad, held_out.reader, data)
     judged, scores = held_out.select(good), [rows[good] for rows in scores]
-    results = [{"model": name} | judge(rows, judged) for name, rows in zip(names, scores)]
-    mean = sum(scores) / len(scores)
+    mean = np.mean(scores, axis=0)  # (clips, C)
+    judged_scores = list(zip(names, scores, thresholds))
     if len(names) > 1:
-        results.append({"model": f"ensemble of {len(names)}"} | judge(mean, judged))
+        halves = np.full(len(held_out.classes), DEFAULT_THRESHOLD)
+        judged_scores.append((f"ensemble of {len(names)}", mean, halves))
+    results = [
+        {"model": name} | judge(rows, judged) | threshold_metrics(rows, judged.targets, lowest)
+        for name, rows, lowest in judged_scores
+    ]
     classes = class_table(mean, judged.targets, [label.name for label in held_out.classes])
-    return Evaluation(len(good), results, classes, lengths)
+    return Evaluation(len(good), results, classes, lengths, loaded.report)
 
 
 __all__ = [
@@ -372,9 +406,13 @@ __all__ = [
     "HeldOut",
     "LengthResult",
     "Lengths",
+    "columns_of",
     "evaluate_models",
     "held_out_clips",
     "judge_lengths",
     "length_rows",
+    "load_tagger",
+    "probabilities",
+    "read_held_out",
     "spread",
 ]

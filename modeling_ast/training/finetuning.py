@@ -10,40 +10,42 @@ a run is interrupted, run it again: it resumes from the last checkpoint.
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModelForAudioClassification,
-    TrainingArguments,
-    set_seed,
-)
+from safetensors import SafetensorError
+from transformers import TrainingArguments, set_seed
 
 from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
 from ..modeling_ast import ASTForAudioClassification
+from ..outputs import one_run_at_a_time
+from ..pretrained import load_config, load_extractor
+from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
 from ..tagging import AudioTagger
-from .arguments import Arguments, ModelArguments
+from .arguments import RUN_FILE, Arguments, ModelArguments
 from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
-from .checkpoints import last_whole_checkpoint
+from .checkpoints import find_damage, last_whole_checkpoint
+from .classes import Clips, check_labels, is_exclusive, label_column, read_classes
 from .clips import BadClips, ClipReader, drop_bad_clips
-from .data_sources import Clips, is_exclusive, label_column, load_data, read_classes
+from .data_report import DataReport
+from .data_sources import Loaded, load
 from .evaluation import Lengths, held_out_clips, judge_lengths, spread
 from .optimizer import EpochDecay, published_adam
 from .results import Judge, save_results
 from .sampling import BalancedSampler, balanced_weights
 from .streams import TrainingStream
-from .trainer import ASTTrainer
+from .trainer import ASTTrainer, output_folder
 
 # Of ModelArguments, those that from_pretrained takes as they are.
 CONFIG_FIELDS = (
@@ -53,11 +55,11 @@ CONFIG_FIELDS = (
     "patchout_frequency",
     "patchout_time",
 )
-
-
-# In the output directory: the arguments that decide what a run learns.
-RUN_FILE = "run.json"
-# Of those, what may change when a run goes on: how clips are read, and where features are computed.
+# What torch's errors about files that it cannot write say; they are RuntimeErrors like all others.
+_WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
+BAD_LIST = "bad_clips.txt"
+# Of the arguments in RUN_FILE, what may change when a run goes on: how clips are read, and where
+# features are computed.
 MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features")
 
 
@@ -69,6 +71,7 @@ class Outcome(NamedTuple):
     # scores under both paddings.
     metrics: dict[str, float]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
+    data: DataReport  # what became of each file
 
 
 def smooth_in_loss(arguments: Arguments) -> None:
@@ -102,13 +105,10 @@ def load_model(
         if arguments.patch_size:
             size = arguments.patch_size
             changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
-        config = AutoConfig.from_pretrained(arguments.model, **changes)
-        model = AutoModelForAudioClassification.from_config(config)
+        model = ASTForAudioClassification(load_config(arguments.source, **changes))
     else:
-        model = AutoModelForAudioClassification.from_pretrained(
-            arguments.model, ignore_mismatched_sizes=True, **changes
-        )
-    stored = AutoFeatureExtractor.from_pretrained(arguments.model)
+        model = load_pretrained(arguments.source, fresh_head=True, **changes)
+    stored = load_extractor(arguments.source)
     for name in ("mean", "std", "do_normalize"):
         # A checkpoint of transformers has these in its extractor's file only.
         setattr(model.config, name, getattr(stored, name))
@@ -142,7 +142,7 @@ def build_trainer(
     """
     (train, held_out), data, training = splits, arguments.data, arguments.training
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
-    bad_list = Path(training.output_dir) / "bad_clips.txt"
+    bad_list = output_folder(training) / BAD_LIST
     num_clips = clips_of_training(train, arguments) + len(held_out)
     bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
     collate = partial(
@@ -204,17 +204,17 @@ def good_clips(
         return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
 
 
-def label_encoder(classes: Sequence[Label], problem_type: str) -> LabelEncoder:
+def label_encoder(classes: Sequence[Label], problem_type: str | None) -> LabelEncoder:
     """MIDs, names or indices -> the labels that the loss takes."""
     label2id = {key: index for index, label in enumerate(classes) for key in label}
     multi_label = problem_type == "multi_label_classification"
     return LabelEncoder(label2id, multi_label, num_labels=len(classes))
 
 
-def published_parts(arguments: Arguments, train: Clips) -> dict:
+def published_parts(arguments: Arguments, train: Clips) -> dict[str, Any]:
     """ASTTrainer's keywords for those parts of the paper that the arguments ask for."""
     chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
-    parts = {}
+    parts: dict[str, Any] = {}
     if chosen.published_adam:
         parts["make_optimizer"] = partial(
             published_adam,
@@ -241,8 +241,8 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
     """The metrics of the averaged weights, as `average_*`."""
     trainer.accelerator.wait_for_everyone()
     trained, wrapped = trainer.model, trainer.model_wrapped
-    folder = Path(trainer.args.output_dir) / "average"
-    average = AutoModelForAudioClassification.from_pretrained(folder).to(trainer.args.device)
+    folder = output_folder(trainer.args) / "average"
+    average = load_pretrained(folder).to(trainer.args.device)
     trainer.model = trainer.model_wrapped = average
     try:
         return trainer.evaluate(metric_key_prefix="average")
@@ -254,11 +254,12 @@ def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Leng
     """The scores of the saved model under both paddings, on some of the held-out clips."""
     if num_clips == 0:
         return Lengths([], 0)
-    collate: AudioCollator = trainer.eval_collator
+    collate = trainer.eval_collator
+    assert isinstance(collate, AudioCollator)  # from `build_trainer`
     held_out = held_out_clips(
         trainer.eval_dataset, collate.reader, judge.classes, collate.label_column, judge.exclusive
     )
-    tagger = AudioTagger.from_pretrained(trainer.args.output_dir, trainer.args.device)
+    tagger = AudioTagger.from_pretrained(output_folder(trainer.args), trainer.args.device)
     return judge_lengths(tagger, spread(held_out, num_clips))
 
 
@@ -293,19 +294,47 @@ def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
             )
 
 
-def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
+def find_resumed(training: TrainingArguments, model: ASTForAudioClassification) -> str | None:
+    """The checkpoint to go on from: the one that is asked for, or else the newest whole one.
+
+    Raises:
+        ValueError: The one that is asked for is damaged.
+    """
+    kind = (training.world_size, training.save_only_model, model)
+    given = training.resume_from_checkpoint
+    if given is None:
+        return last_whole_checkpoint(output_folder(training), *kind)
+    damage = find_damage(Path(given), *kind)
+    if damage is not None:
+        raise ValueError(
+            f"cannot go on from {given}: {damage}; leave out --resume-from-checkpoint to go on "
+            f"from the newest whole checkpoint in {training.output_dir}"
+        )
+    return given
+
+
+def train(
+    arguments: Arguments, announce: Callable[[DataReport], None] = lambda report: None
+) -> tuple[ASTTrainer, Judge, Loaded]:
     """Trains the model that the arguments describe, from its last checkpoint if there is one.
 
+    Args:
+        arguments: Of the run.
+        announce: Is given what became of each file, in the first process, before the training.
     Returns:
-        The trainer, and the judge of the held-out clips.
+        The trainer, the judge of the held-out clips, and the data.
     Raises:
         OSError, ValueError: As `finetune`.
     """
     training = arguments.training
     deciding = deciding_arguments(arguments)
     set_seed(training.seed)
-    splits = load_data(arguments.data)
+    loaded = load(arguments.data)
+    splits = (loaded.train, loaded.held_out)
     classes = read_classes(arguments.data, *splits)
+    check_labels(loaded.report, classes, loaded.train_name, loaded.held_out_name)
+    if training.process_index == 0:
+        announce(loaded.report)
     exclusive = is_exclusive(arguments.data, splits[0])
     with_softmax = arguments.data.loss == "cross_entropy"
     if with_softmax and not exclusive:
@@ -313,27 +342,29 @@ def train(arguments: Arguments) -> tuple[ASTTrainer, Judge]:
     with_softmax |= arguments.data.loss == "auto" and exclusive
     if with_softmax:
         smooth_in_loss(arguments)
-    try:
-        model, extractor = load_model(arguments.model, classes, with_softmax)
-    except OSError as error:
-        # Not every message of the Hub's client says which name it looked for.
-        name, reason = arguments.model.model, one_line(error)
-        raise OSError(f"cannot load the model {name!r}: {reason}") from error
-    newest = last_whole_checkpoint(training.output_dir, training.world_size)
-    if newest:
-        check_same_run(Path(training.output_dir), deciding)
+    model, extractor = load_model(arguments.model, classes, with_softmax)
+    resumed = find_resumed(training, model)
+    if resumed:
+        check_same_run(output_folder(training), deciding)
     judge = Judge(classes, exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
     if trainer.is_world_process_zero():
-        file = Path(training.output_dir) / RUN_FILE
+        file = output_folder(training) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(to_json(deciding) + "\n", encoding="utf-8")
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or newest)
-    return trainer, judge
+        loaded.report.save(output_folder(training))
+    trainer.train(resume_from_checkpoint=resumed)
+    return trainer, judge, loaded
 
 
-def finetune(arguments: Arguments) -> Outcome:
+def finetune(
+    arguments: Arguments, announce: Callable[[DataReport], None] = lambda report: None
+) -> Outcome:
     """Trains, evaluates and saves.
+
+    Args:
+        arguments: Of the run.
+        announce: See `train`.
 
     With several processes each of them calls it; the first one writes the files.
 
@@ -341,7 +372,34 @@ def finetune(arguments: Arguments) -> Outcome:
         OSError, ValueError: Model or data cannot be read, they do not fit together, or more clips
             than allowed are bad.
     """
-    trainer, judge = train(arguments)
+    folder = output_folder(arguments.training)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The processes of one run share the directory: the first locks it for all.
+    first = arguments.training.process_index == 0
+    with one_run_at_a_time(folder) if first else nullcontext(), _writing(folder):
+        return _finetune(arguments, announce)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Names the output directory where it cannot be written: libraries' messages do not."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        by_torch = any(words in text for words in _WRITING)
+        if isinstance(error, RuntimeError) and not by_torch:
+            raise
+        if isinstance(error, OSError) and str(folder) not in text and error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            f"cannot write into {folder} ({one_line(error)}); make room or mend the directory, and "
+            f"run the same command again: it goes on from the newest whole checkpoint"
+        ) from error
+
+
+def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> Outcome:
+    trainer, judge, loaded = train(arguments, announce)
     metrics = trainer.evaluate()
     table = judge.table
     if arguments.sampling.average_from is not None:
@@ -349,13 +407,18 @@ def finetune(arguments: Arguments) -> Outcome:
     # Not pushed yet: what follows belongs to it, and reads it.
     trainer.save_model(_internal_call=True)
     if trainer.is_world_process_zero():
-        sources = (arguments.model.model, arguments.data.data)
+        data = arguments.data.data
+        assert data is not None  # it has been read
+        sources = (arguments.model.source, data)
         lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
         metrics |= lengths.as_metrics(judge.metric)
         save_results(trainer, judge, table, sources, metrics, lengths)
+        bad = BadClips(Path(trainer.args.output_dir) / BAD_LIST, num_clips=1).read()
+        loaded.skip_bad_clips(bad, trainer.eval_collator.reader, arguments.data)
+        loaded.report.save(trainer.args.output_dir)
     # With --push-to-hub this uploads the whole folder, but for the checkpoints.
     trainer.save_model()
-    return Outcome(trainer, metrics, judge.metric)
+    return Outcome(trainer, metrics, judge.metric, loaded.report)
 
 
 __all__ = ["Outcome", "build_trainer", "evaluate_average", "finetune", "load_model", "train"]

@@ -21,6 +21,8 @@ from transformers import EvalPrediction
 
 # The label of a clip that is not to be judged, as for torch's cross entropy.
 IGNORED = -100
+# Bins of the expected calibration error, of equal width, as in Guo et al. 2017.
+NUM_BINS = 15
 
 
 class ClassResult(NamedTuple):
@@ -218,6 +220,35 @@ class AudioTaggingMetric(evaluate.Metric):
         return _metrics(_wide(predictions), np.asarray(references))
 
 
+def threshold_metrics(
+    scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray
+) -> dict[str, float]:
+    """How good scores (B, C) and thresholds (C,) are.
+
+    Returns:
+        F1, the macro mean over the labels that some clip has; ECE, the expected calibration error
+        of all scores of all labels.
+    """
+    found = scores >= thresholds
+    hits = (found & (targets == 1)).sum(0)
+    present = targets.sum(0) > 0
+    f1 = 2 * hits / np.maximum(1, found.sum(0) + targets.sum(0))
+    return {
+        "F1": float(f1[present].mean()) if present.any() else float("nan"),
+        "ECE": expected_calibration_error(scores, targets),
+    }
+
+
+def expected_calibration_error(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Mean difference of score and frequency over bins of equal width, weighted by their counts.
+
+    Source: Guo et al. 2017, section 2.
+    """
+    bins = np.minimum((scores.ravel() * NUM_BINS).astype(int), NUM_BINS - 1)
+    gaps = np.bincount(bins, scores.ravel() - targets.ravel(), NUM_BINS)
+    return float(np.abs(gaps).sum() / scores.size)
+
+
 __all__ = [
     "AudioTaggingMetric",
     "ClassResult",
@@ -227,5 +258,7 @@ __all__ = [
     "class_table",
     "compute_metrics",
     "d_prime",
+    "expected_calibration_error",
     "tagging_metrics",
+    "threshold_metrics",
 ]

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 import numpy as np
 import torch
 from huggingface_hub import EvalResult
-from transformers import EvalPrediction
+from transformers import EvalPrediction, SchedulerType
 from transformers.trainer_utils import has_length
 
-from ..conversion import write_card
+from ..conversion.card import markdown_text, write_card
 from ..labels import Label
+from ..plotting import plain_text
 from ..strict_json import to_json
 from .evaluation import PLAIN_TRANSFORMERS, Lengths, length_rows
 from .metrics import ClassResult, accuracy, class_table, compute_metrics
-from .trainer import ASTTrainer
+from .trainer import ASTTrainer, output_folder
 
 # A picture of more classes than these has the best and the worst ones only.
 DRAWN_CLASSES = 40
@@ -81,7 +82,7 @@ def save_results(
         metrics: `eval_*`, `average_*` if weights were averaged, and those of `lengths`.
         lengths: From `evaluation.judge_lengths`.
     """
-    folder = Path(trainer.args.output_dir)
+    folder = output_folder(trainer.args)
     (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
     write_table(table, folder / "per_class.csv")
     draw_curve(trainer.state.log_history, folder / "learning_curve.png", judge.metric)
@@ -92,7 +93,7 @@ def save_results(
 
 def write_table(table: list[ClassResult], path: Path) -> None:
     """Writes a CSV file with a row for each class; a number that is undefined is left empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(("index", *ClassResult._fields))
         for index, row in enumerate(table):
@@ -127,8 +128,7 @@ def draw_classes(table: list[ClassResult], path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(7, 1.2 + 0.22 * len(rows)), layout="constrained")
     places = range(len(rows))
     axis.barh(places, [row.average_precision for row in rows], color="tab:orange")
-    # A dollar sign would start a formula.
-    axis.set_yticks(places, [f"{row.name} ({row.positives})".replace("$", r"\$") for row in rows])
+    axis.set_yticks(places, [plain_text(f"{row.name} ({row.positives})") for row in rows])
     axis.set(xlim=(0, 1), title=title)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
@@ -173,18 +173,22 @@ def run_card(
         "metrics": [metric],
     }
     arguments, config = trainer.args, trainer.model.config
-    clips = trainer.train_dataset
-    num_clips = f"{len(clips)} clips" if has_length(clips) else "a stream of clips"
+    clips, held_out, extractor = trainer.train_dataset, trainer.eval_dataset, trainer.extractor
+    # The trainer of a fine-tuning has both.
+    assert isinstance(held_out, Sized) and extractor is not None
+    num_clips = "a stream of clips"
+    if isinstance(clips, Sized) and has_length(clips):
+        num_clips = f"{len(clips)} clips"
     local = (
         "The base model and the data were local directories." if local_model or local_data else ""
     )
-    schedule = trainer.epoch_decay or f"{arguments.lr_scheduler_type.value} schedule"
+    schedule = trainer.epoch_decay or f"{SchedulerType(arguments.lr_scheduler_type).value} schedule"
     sections = [
         "An Audio Spectrogram Transformer fine-tuned with `modeling-ast finetune`.",
         f"""
 - base model: `{base_model}`
-- data: `{data}`, {num_clips} to train, {len(trainer.eval_dataset)} held out
-- classes: {", ".join(config.id2label.values())}
+- data: `{data}`, {num_clips} to train, {len(held_out)} held out
+- classes: {", ".join(map(markdown_text, config.id2label.values()))}
 """,
         local,
         f"""
@@ -192,7 +196,7 @@ def run_card(
 | --- | --- |
 {metric_rows(metrics)}
 """,
-        length_section(lengths, metric, trainer.extractor.padding),
+        length_section(lengths, metric, extractor.padding),
         "![learning curve](learning_curve.png)",
         "![average precision of each class](per_class_ap.png)",
         f"""

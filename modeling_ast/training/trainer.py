@@ -15,15 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import activation
+from ..modeling_ast import ASTForAudioClassification
 from ..tagging import mean_logits
 from .augmentation import Augmentation
 from .batches import add_features
 from .optimizer import EpochDecay
 from .sampling import EpochCallback
+
+
+def output_folder(arguments: TrainingArguments) -> Path:
+    """The output directory of a run."""
+    # TrainingArguments choose one where none is given.
+    assert arguments.output_dir is not None
+    return Path(arguments.output_dir)
 
 
 class ASTTrainer(Trainer):
@@ -41,6 +49,9 @@ class ASTTrainer(Trainer):
     Raises:
         ValueError: TrainingArguments ask for FSDP where accelerate would silently not shard.
     """
+
+    # Trainer declares that it may be missing.
+    model: ASTForAudioClassification
 
     def __init__(
         self,
@@ -113,12 +124,13 @@ class ASTTrainer(Trainer):
             batches = len(self.get_train_dataloader())
             steps_per_epoch = -(-batches // self.args.gradient_accumulation_steps)
             optimizer = self.optimizer if optimizer is None else optimizer
+            assert optimizer is not None  # Trainer creates it before the schedule
             self.lr_scheduler = self.epoch_decay.scheduler(optimizer, steps_per_epoch)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def create_model_card(self, *args, **kwargs) -> None:
         """As in Trainer, unless there is a card: every push would write Trainer's over it."""
-        if not (Path(self.args.output_dir) / "README.md").exists():
+        if not (output_folder(self.args) / "README.md").exists():
             super().create_model_card(*args, **kwargs)
 
     def prediction_step(
@@ -144,7 +156,7 @@ class ASTTrainer(Trainer):
         ]
         sizes = [len(next(iter(block.values()))) for block in blocks]
         step = super().prediction_step
-        losses, logits, labels = zip(
+        losses, part_logits, part_labels = zip(
             *(step(model, block, prediction_loss_only, ignore_keys) for block in blocks)
         )
         loss = None
@@ -153,18 +165,18 @@ class ASTTrainer(Trainer):
         if prediction_loss_only:
             return loss, None, None
         sigmoid = activation("auto", self.model.config) == "sigmoid"
-        logits = mean_logits(torch.cat(logits), num_parts, sigmoid)  # (B, C)
-        if labels[0] is None:
+        logits = mean_logits(torch.cat(part_logits), num_parts, sigmoid)  # (B, C)
+        if part_labels[0] is None:
             return loss, logits, None
         first_parts = torch.tensor([0, *num_parts[:-1]]).cumsum(0)  # (B,)
-        labels = torch.cat(labels)
+        labels = torch.cat(part_labels)
         return loss, logits, labels[first_parts.to(labels.device)]
 
     def _must_step_together(self) -> bool:
         """Whether all processes must compute equally often: each of them holds a shard."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
-    def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """On the device, and as features."""
         inputs = super()._prepare_inputs(inputs)
         if "waveforms" not in inputs:
@@ -178,4 +190,4 @@ class ASTTrainer(Trainer):
         return add_features(inputs, self.extractor, augmentation)
 
 
-__all__ = ["ASTTrainer"]
+__all__ = ["ASTTrainer", "output_folder"]

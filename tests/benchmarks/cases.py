@@ -17,6 +17,7 @@ import transformers
 import modeling_ast
 from modeling_ast.fbank_cpu import write_fbank
 from modeling_ast.tagging import equal_parts
+from tests.benchmarks.file_cases import reading_cases, tagging_cases
 from tests.benchmarks.measuring import Case, seconds_of
 
 RATE = 16000
@@ -104,6 +105,7 @@ def model_cases(options: argparse.Namespace) -> Iterator[Case]:
         yield from forward_cases(options, ours, peer)
     yield from variant_cases(options, ours, peer)
     yield from corpus_cases(options, ours, peer)
+    yield from tagging_cases(options, ours, peer)
 
 
 def forward_case(
@@ -279,6 +281,7 @@ def import_seconds(code: str) -> float:
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
+    yield from reading_cases(options)
     yield from feature_cases(options)
     yield from model_cases(options)
     if is_cpu(options):

@@ -64,12 +64,14 @@ async function classifyNow(file) {
     }
     const parts = equalParts(samples.length, settings.max_samples);
     const partScores = [];
+    const partLogits = [];
     for (const [start, stop] of parts) {
       say(`Listening to ${file.name} …`, partScores.length / parts.length);
-      const { scores } = await ask({ waveform: samples.slice(start, stop) });
+      const { logits, scores } = await ask({ waveform: samples.slice(start, stop) });
+      partLogits.push(logits);
       partScores.push(scores);
     }
-    result = { file, samples, parts, partScores };
+    result = { file, samples, parts, partScores, scores: meanScores(partLogits, settings) };
     show();
     say(`Done: ${file.name}, ${seconds(samples.length)}.`);
   } catch (error) {
@@ -83,13 +85,12 @@ function seconds(numSamples) {
 }
 
 function show() {
-  const { file, samples, parts, partScores } = result;
+  const { file, samples, parts, scores } = result;
   element("result").hidden = false;
   element("name").textContent = file.name;
   if (url) URL.revokeObjectURL(url);
   url = URL.createObjectURL(file);
   element("player").src = url;
-  const scores = meanScores(partScores);
   const order = scores.map((_, n) => n).sort((a, b) => scores[b] - scores[a]);
   const rows = order.slice(0, NUM_SHOWN).map((n) => [settings.labels[n], scores[n].toFixed(4)]);
   fill("scores", rows);

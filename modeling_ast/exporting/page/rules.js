@@ -15,12 +15,25 @@ export function equalParts(numSamples, longest) {
   return bounds.slice(1).map((stop, n) => [bounds[n], stop]);
 }
 
-// The mean of the parts' scores: those of the whole recording.
-export function meanScores(partScores) {
-  return Array.from(partScores[0], (_, label) => {
-    const sum = partScores.reduce((total, scores) => total + scores[label], 0);
-    return sum / partScores.length;
-  });
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+
+function softmax(logits) {
+  const most = Math.max(...logits);
+  const powers = Array.from(logits, (x) => Math.exp(x - most));
+  const sum = powers.reduce((total, power) => total + power, 0);
+  return powers.map((power) => power / sum);
+}
+
+// The scores of a whole recording from the logits of its parts: their mean, then the calibration.
+export function meanScores(partLogits, { activation, slopes, intercepts }) {
+  const several = activation === "sigmoid";
+  const rows = partLogits.map((logits) =>
+    several ? Array.from(logits, sigmoid) : softmax(logits),
+  );
+  const mean = rows[0].map((_, n) => rows.reduce((sum, row) => sum + row[n], 0) / rows.length);
+  if (!slopes) return mean;
+  if (!several) return softmax(mean.map((p, n) => slopes[n] * Math.log(p)));
+  return mean.map((p, n) => sigmoid(slopes[n] * Math.log(p / (1 - p)) + intercepts[n]));
 }
 
 // Stretches of consecutive parts in which a label reaches the threshold, by time.

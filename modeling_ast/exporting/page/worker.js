@@ -31,11 +31,11 @@ async function load() {
 }
 
 async function run(waveform) {
-  const { scores } = await session.run({
+  const { logits, scores } = await session.run({
     waveform: new ort.Tensor("float32", waveform, [1, waveform.length]),
     num_samples: new ort.Tensor("int64", [BigInt(waveform.length)], [1]),
   });
-  self.postMessage({ scores: scores.data });
+  self.postMessage({ logits: logits.data, scores: scores.data });
 }
 
 self.onmessage = async ({ data }) => {

@@ -1,0 +1,132 @@
+"""Which files of a folder are audio, and why the others are left out: one rule for every tool.
+
+A file goes by its name: the suffix says that it is audio. Nothing is opened. What is left out is
+listed with its reason, so that the files that are used and those that are not add up to all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+# File extensions treated as audio that libsndfile decodes, and those that it does not decode.
+DECODED_NAMES = "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64"
+OTHER_AUDIO_NAMES = "m4a aac wma webm"
+VIDEO_NAMES = "mp4 m4v mov mkv avi flv wmv mpg mpeg 3gp ogv"
+AUDIO_NAMES = f"{DECODED_NAMES} {OTHER_AUDIO_NAMES}"
+AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
+CONVERTED_FIRST = frozenset(f".{name}" for name in f"{OTHER_AUDIO_NAMES} {VIDEO_NAMES}".split())
+
+RESOURCE_FILE = "resource file of macOS (its name begins with ._), which has no sound"
+HIDDEN = "hidden: its name begins with a dot"
+DANGLING = "link to a file that is not there"
+LINKED_FOLDER = "link to a folder, which is not followed"
+EMPTY_FOLDER = "empty folder"
+NO_FILE = "neither a file nor a folder"
+OTHER_SUFFIX = "no audio file, by its suffix"
+# A printed line names so many of the files that one reason leaves out.
+NAMED_FILES = 3
+
+
+class Skipped(NamedTuple):
+    """A file or folder that is left out."""
+
+    file: str
+    reason: str
+
+
+class Listing(NamedTuple):
+    """What is in a folder; each path is relative to it, with slashes, and the lists are sorted."""
+
+    files: list[str]  # audio by their suffix, see AUDIO_SUFFIXES
+    skipped: list[Skipped]  # all other files, empty folders, and hidden ones as one
+    errors: list[OSError]  # of folders that could not be listed, which are among `skipped` too
+
+
+def audio_files(folder: str | Path) -> Listing:
+    """Lists a folder with all in it; links to folders are not followed."""
+    files: list[str] = []
+    skipped: list[Skipped] = []
+    errors: list[OSError] = []
+    # (path to list, how its entries' names begin)
+    waiting = [(os.fspath(folder), "")]
+    while waiting:
+        path, prefix = waiting.pop()
+        try:
+            with os.scandir(path) as entries:
+                inside = list(entries)
+        except OSError as error:
+            errors.append(error)
+            reason = f"folder that cannot be listed: {error.strerror}"
+            skipped.append(Skipped(prefix.rstrip("/") or ".", reason))
+            continue
+        if not inside and prefix:
+            skipped.append(Skipped(prefix.rstrip("/"), EMPTY_FOLDER))
+        for entry in inside:
+            name = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                waiting.append((entry.path, f"{name}/"))
+            elif (left_out := _reason_to_skip(entry)) is not None:
+                skipped.append(Skipped(name, left_out))
+            else:
+                files.append(name)
+    return Listing(sorted(files), sorted(skipped), sorted(errors, key=lambda e: str(e.filename)))
+
+
+def _reason_to_skip(entry: os.DirEntry) -> str | None:
+    """Why an entry of a folder is no audio file; None if it is one."""
+    if entry.name.startswith("."):
+        return RESOURCE_FILE if entry.name.startswith("._") else HIDDEN
+    # os.path's answers are False for a link that leads round in a circle; those of `entry` raise.
+    if entry.is_symlink() and os.path.isdir(entry.path):
+        return LINKED_FOLDER
+    if not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
+        return NO_FILE if os.path.exists(entry.path) else DANGLING
+    suffix = suffix_of(entry.name)
+    if suffix in AUDIO_SUFFIXES:
+        return None
+    return unusable_by_name(entry.name) or OTHER_SUFFIX
+
+
+def unusable_by_name(name: str) -> str | None:
+    """Why a file that somebody names as audio cannot be decoded, as far as its name says it."""
+    if os.path.basename(name).startswith("._"):
+        return RESOURCE_FILE
+    suffix = suffix_of(name)
+    if suffix not in CONVERTED_FIRST:
+        return None
+    return f"{suffix} is not decoded here; convert it first: ffmpeg -i NAME{suffix} NAME.wav"
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()
+
+
+def by_reason(skipped: Iterable[Skipped]) -> list[str]:
+    """A line for each reason: how many files it leaves out, and the names of a few."""
+    named: dict[str, list[str]] = {}
+    for file, reason in skipped:
+        named.setdefault(reason, []).append(file)
+    lines = []
+    for reason, count in Counter(
+        {reason: len(files) for reason, files in named.items()}
+    ).most_common():
+        some = ", ".join(named[reason][:NAMED_FILES]) + (", ..." if count > NAMED_FILES else "")
+        lines.append(f"{count} skipped: {reason} ({some})")
+    return lines
+
+
+__all__ = [
+    "AUDIO_NAMES",
+    "AUDIO_SUFFIXES",
+    "Listing",
+    "Skipped",
+    "audio_files",
+    "by_reason",
+    "suffix_of",
+    "unusable_by_name",
+]

@@ -1,0 +1,109 @@
+"""`modeling-ast calibrate MODEL --data DATA`: thresholds per label, and scores as probabilities.
+
+They are written to calibration.json in the model's folder, which classify, tag, detect and evaluate
+use where it is there, and plain transformers ignores. DATA's held-out clips are used; clips that
+the model was trained on are refused, as far as the folder says which these are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..calibration import CALIBRATION_FILE
+from ..training.calibrating import CalibrationArguments, Fit, calibrate
+from ..training.data_arguments import DataArguments
+from ..training.evaluation import EvaluationArguments
+from .dataclass_parser import DataclassParser
+from .output import fail, print_json, quiet_libraries
+
+DESCRIPTION = """
+Fit thresholds and probabilities to the held-out clips of DATA and write calibration.json into the
+model's folder; classify, tag, detect and evaluate use it, unless --no-calibration says otherwise.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the verb."""
+    quiet_libraries()
+    options, running, data, rest = parse_arguments(arguments)
+    folder = rest.output or Path(rest.model)
+    if not folder.is_dir():
+        return fail(
+            f"there is no folder at {str(folder)!r} to write {CALIBRATION_FILE} to; name one with "
+            f"--output, for a model on the Hub the folder that you push"
+        )
+    try:
+        result = calibrate(rest.model, options, running, data)
+        path = result.calibration.save(folder)
+    except (ImportError, OSError, ValueError) as error:
+        return fail(error)
+    if rest.json:
+        print_json(
+            {
+                "output": str(path),
+                "clips": result.calibration.num_clips,
+                "before": result.before,
+                "after": result.after,
+                "fallback": fallbacks(result),
+                "thresholds": {
+                    name: label.threshold for name, label in result.calibration.labels.items()
+                },
+            }
+        )
+    else:
+        sys.stdout.write(report(result, path))
+    return 0
+
+
+def parse_arguments(
+    arguments: Sequence[str],
+) -> tuple[CalibrationArguments, EvaluationArguments, DataArguments, argparse.Namespace]:
+    """Reads the flags; the namespace has `model`, `output` and `json`."""
+    parser = DataclassParser(
+        "calibrate",
+        (CalibrationArguments, EvaluationArguments, DataArguments),
+        usage="modeling-ast calibrate MODEL --data DATA [flags]",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("model", metavar="MODEL", help="directory, or on the Hub with --output")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="instead of the model's")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    try:
+        options, running, data, rest = parser.read(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    if data.data is None:
+        parser.error("--data is missing; give a name on the Hub, a directory or a file")
+    if data.streaming:
+        parser.error("--streaming is for modeling-ast finetune; leave it out")
+    return options, running, data, rest
+
+
+def fallbacks(result: Fit) -> list[str]:
+    """The labels with too few clips."""
+    return [name for name, label in result.calibration.labels.items() if label.fallback]
+
+
+def report(result: Fit, path: Path) -> str:
+    """What was fitted, a line for each label."""
+    labels = result.calibration.labels
+    width = max(map(len, labels))
+    lines = [
+        f"{path}: {result.calibration.num_clips} clips, {result.calibration.method}, "
+        f"{result.calibration.criterion}",
+        f"{'':<{width}}  clips  threshold",
+    ]
+    for name, label in labels.items():
+        note = "  of all labels: too few clips" if label.fallback else ""
+        lines.append(f"{name:<{width}}  {label.positives:>5}  {label.threshold:>9.4f}{note}")
+    for metric in ("F1", "ECE"):
+        before, after = result.before[metric], result.after[metric]
+        lines.append(f"{metric} on these clips: {before:.4f} before, {after:.4f} after")
+    lines.append("(on the clips that it was fitted to: modeling-ast evaluate judges it on others)")
+    return "\n".join(lines) + "\n"
+
+
+__all__ = ["main", "parse_arguments"]

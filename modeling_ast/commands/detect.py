@@ -1,0 +1,437 @@
+"""`modeling-ast detect MODEL FILE... --output events.csv` finds when each sound begins and ends.
+
+FILE is an audio file of any length, or a folder, which is searched with all in it. Files are read
+block by block, so that a day takes no more memory than a minute. Each finished file is a row of a
+.jsonl beside the output: if the command is interrupted, run it again, and it resumes. A bad file,
+or a bad part of one, is named on standard error, the rest counts; the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
+from ..calibration import SAME_CALIBRATION, fingerprint_of
+from ..errors import MissingExtra, need_extra, one_line
+from ..event_files import (
+    FORMATS,
+    SUFFIXES,
+    ScoreWriter,
+    as_row,
+    format_of,
+    from_row,
+    write_csv,
+    write_events,
+)
+from ..events import (
+    HOP_SECONDS,
+    MIN_GAP,
+    MIN_LENGTH,
+    THRESHOLD,
+    WINDOW_SECONDS,
+    Detection,
+    EventDetector,
+    ScoreBlock,
+)
+from ..journal import Journal
+from ..plotting import ScoreColumns, draw_events
+from ..score_curves import COMBINATIONS
+from .model_flags import add_window_model_flags, check_model_flags, load_tagger
+from .output import CommandParser, fail, print_json, print_report
+
+ROW_FIELDS = {"file", "seconds", "events", "bad_stretches", "error", "model"}
+# What decides the events of a row beside the model, and the flag that sets it.
+RULES = ("window", "hop", "combine", "hysteresis", "median", "min_gap", "min_length")
+SETTINGS = {name: f"--{name.replace('_', '-')} {{}}" for name in RULES} | {
+    "thresholds": "the same --threshold",
+    "padding": "--padding {}",
+    "activation": "--activation {}",
+    "dtype": "the same --dtype ({})",
+    "calibration": SAME_CALIBRATION,
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line and refuses what cannot work, before hours of work."""
+    parser = CommandParser(
+        "detect",
+        description="Find out when each sound of audio files begins and ends, with an AST.",
+        epilog="If it is interrupted, run the same command again: it resumes. A file or a part of "
+        "one that cannot be used is named with its times; the exit status is then 1. Put -- before "
+        "names that begin with a hyphen.",
+    )
+    add_window_model_flags(parser)
+    parser.add_argument("files", metavar="FILE", nargs="+", help="audio files, or folders of them")
+    _add_output_flags(parser)
+    _add_rule_flags(parser)
+    parser.add_argument(
+        "--batch-frames",
+        type=int,
+        metavar="N",
+        help="frames of 10 ms in a batch (1024 on a CPU, 32768 on a GPU); fewer take less memory",
+    )
+    options = parser.parse_intermixed_args(arguments)
+    check_model_flags(parser, options)
+    if options.batch_frames is not None and options.batch_frames < 1:
+        parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
+    _read_thresholds(parser, options)
+    options.recordings, options.skipped, options.unlisted = recordings_of(options.files)
+    _check_outputs(parser, options)
+    return options
+
+
+def recordings_of(names: Sequence[str]) -> tuple[list[str], list[Skipped], list[OSError]]:
+    """The audio files of the command line, once each, those of folders among them; what of the
+    folders is skipped, and why a folder could not be listed."""
+    found: dict[str, None] = {}
+    skipped: list[Skipped] = []
+    unlisted: list[OSError] = []
+    for name in names:
+        if os.path.isdir(name):
+            inside = audio_files(name)
+            found |= dict.fromkeys(os.path.join(name, file) for file in inside.files)
+            skipped += inside.skipped
+            unlisted += inside.errors
+        else:
+            found[name] = None
+    return list(found), skipped, unlisted
+
+
+def _check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Settles the format; one file for several recordings is only for formats that name them."""
+    several = len(options.recordings) > 1
+    if options.output is not None and options.format is None:
+        try:
+            options.format = format_of(options.output)
+        except ValueError as error:
+            parser.error(str(error).replace("name the format", "give --format"))
+    options.output_is_folder = options.format == "audacity" and (several or options.output.is_dir())
+    for flag, path, folder in (
+        ("--output", options.output, options.output_is_folder),
+        ("--scores", options.scores_to, several),
+        ("--plot", options.plot, several),
+    ):
+        if path is None:
+            continue
+        if folder and path.suffix and not path.is_dir():
+            parser.error(
+                f"{flag} is {str(path)!r}, one file for {len(options.recordings)} recordings; "
+                f"name a folder, which gets a file for each"
+            )
+        if not folder and flag == "--output" and path.is_dir():
+            parser.error(f"{flag} is {str(path)!r}, which is a folder; give another name")
+        if not path.parent.is_dir():
+            parser.error(f"no folder at {str(path.parent)!r} to write {flag} to; make it")
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help=f"events; its suffix says the format ({', '.join(SUFFIXES)}); a folder for Audacity "
+        f"and several recordings. Without it they are printed",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="of --output, whatever its suffix")
+    parser.add_argument(
+        "--scores",
+        dest="scores_to",
+        metavar="TSV",
+        type=Path,
+        help="write the scores of each step to this table; a folder for several recordings",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="PNG",
+        type=Path,
+        help="draw spectrogram, events and curves to this file; a folder for several recordings",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_rule_flags(parser: argparse.ArgumentParser) -> None:
+    for flag, default, meaning in (
+        ("--window", None, f"heard at once ({WINDOW_SECONDS:g}, or the model's length)"),
+        ("--hop", HOP_SECONDS, f"from one window to the next, a step ({HOP_SECONDS:g})"),
+        ("--median", 0.0, "of a median filter over the scores (0: none)"),
+        ("--min-gap", MIN_GAP, f"between two events of a label; shorter is closed ({MIN_GAP:g})"),
+        ("--min-length", MIN_LENGTH, f"of an event; a shorter one is dropped ({MIN_LENGTH:g})"),
+    ):
+        parser.add_argument(flag, type=float, metavar="SECONDS", default=default, help=meaning)
+    parser.add_argument(
+        "--combine", choices=COMBINATIONS, default="mean", help="of the windows over a step (mean)"
+    )
+    parser.add_argument(
+        "--threshold",
+        action="append",
+        metavar="[LABEL=]SCORE",
+        help=f"that the steps of an event reach, of all labels or of one; may be repeated "
+        f"({THRESHOLD:g}; of a calibrated model that share of the windows over a step reaches the "
+        f"calibrated threshold of the label)",
+    )
+    parser.add_argument(
+        "--hysteresis",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="an event lasts while the score is at least this share of its threshold (1)",
+    )
+
+
+def _read_thresholds(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """--threshold 0.5 --threshold "Siren=0.8" -> `threshold` and `label_thresholds`."""
+    given, options.threshold, options.label_thresholds = options.threshold or [], None, {}
+    for text in given:
+        label, equals, value = text.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            parser.error(f"--threshold is {text!r}; give a score such as 0.5, or LABEL=0.5")
+        if equals:
+            options.label_thresholds[label] = number
+        else:
+            options.threshold = number
+
+
+class Outputs:
+    """Where the files that belong to one recording go."""
+
+    def __init__(self, recordings: Sequence[str]):
+        self.is_single = len(recordings) == 1
+        parents = [os.path.dirname(os.path.abspath(name)) for name in recordings]
+        self.root = os.path.commonpath(parents) if parents else os.curdir
+
+    def path(self, target: Path, name: str, suffix: str) -> Path:
+        """The target itself for a single recording; else a file in it, named after this one."""
+        if self.is_single and not target.is_dir() and target.suffix:
+            return target
+        path = target / (os.path.relpath(os.path.abspath(name), self.root) + suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def lack(self, options: argparse.Namespace, name: str) -> bool:
+        """Whether the scores or the picture of a recording are wanted and not there."""
+        wanted = ((options.scores_to, ".tsv"), (options.plot, ".png"))
+        return any(
+            target is not None and not self.path(target, name, suffix).exists()
+            for target, suffix in wanted
+        )
+
+
+def speed(seconds: float, begin: float) -> float:
+    """Hours of audio a minute: so many seconds of it since `begin`, a time of `time.monotonic`."""
+    return seconds / 60 / max(time.monotonic() - begin, 1e-9)
+
+
+class Follower:
+    """What is done with the scores of a recording while it is heard."""
+
+    def __init__(
+        self, options: argparse.Namespace, detector: EventDetector, outputs: Outputs, bar: tqdm
+    ):
+        self.options = options
+        self.detector = detector
+        self.outputs = outputs
+        self.bar = bar
+        self.begin, self.seconds = time.monotonic(), 0.0
+        self.columns: ScoreColumns | None = None
+        self.writer: ScoreWriter | None = None
+
+    def start(self, name: str) -> None:
+        """A recording begins."""
+        if self.options.plot is not None:
+            self.columns = ScoreColumns(self.detector.hop, self.detector.labels)
+        if self.options.scores_to is not None:
+            path = self.outputs.path(self.options.scores_to, name, ".tsv")
+            self.writer = ScoreWriter(path, self.detector.labels, self.detector.hop)
+
+    def add(self, name: str, block: ScoreBlock) -> None:
+        """The next steps are scored."""
+        if self.columns is not None:
+            self.columns.add(block)
+        if self.writer is not None:
+            self.writer.add(block)
+        self.seconds += len(block.scores) * self.detector.hop
+        minutes, hours_a_minute = self.seconds / 60, speed(self.seconds, self.begin)
+        self.bar.set_postfix_str(f"{minutes:.1f} min, {hours_a_minute:.2f} audio-h/min")
+
+    def end(self, detection: Detection) -> None:
+        """A recording has been heard."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.columns is not None and detection.error is None:
+            path = self.outputs.path(self.options.plot, detection.name, ".png")
+            draw_events(detection, self.columns, self.detector.tagger.extractor, path)
+        complain(detection)
+        self.bar.update()
+
+
+def complain(detection: Detection) -> None:
+    """Says what cannot be used of a recording, a line each."""
+    said = [f"{detection.name}: {detection.error}"] if detection.error is not None else []
+    for onset, offset, reason in detection.bad_stretches:
+        until = "its end" if offset is None else f"{offset:.3f} s"
+        said.append(f"{detection.name}: from {onset:.3f} s to {until}: {reason}; the rest is used")
+    for line in said:
+        tqdm.write(f"error: {one_line(line)}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Finds the events of each recording."""
+    options = parse_arguments(arguments)
+    for error in options.unlisted:
+        sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
+    if not options.recordings:
+        return fail(f"no audio file in these folders; names must end in one of {AUDIO_NAMES}")
+    try:
+        if options.format == "parquet":
+            need_extra("pyarrow", "train", "writing .parquet")
+        if options.plot is not None:
+            need_extra("matplotlib", "train", "--plot")
+        journal = None if options.output is None else open_journal(options)
+    except MissingExtra as error:
+        return fail(error)
+    except (OSError, ValueError) as error:
+        return fail(f"cannot go on with {journal_path(options)}: {one_line(error)}")
+    try:
+        detector = load_detector(options)
+    except (OSError, ValueError, RuntimeError) as error:
+        return fail(error)
+    try:
+        if journal is not None:
+            journal.use(**settings_of(detector, options))
+        print_report(by_reason(options.skipped))
+        found = detect_missing(options, detector, journal)
+        write_results(options, found, detector)
+    except KeyboardInterrupt:
+        said = "" if journal is None else "; the same command goes on from here"
+        sys.stderr.write(f"stopped{said}\n")
+        return 1
+    except torch.OutOfMemoryError as error:
+        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
+    # A full disk, mostly, or settings that are not those of the rows before.
+    except (OSError, ValueError, RuntimeError) as error:
+        return fail(error)
+    is_bad = any(detection.error or detection.bad_stretches for detection in found)
+    return 1 if is_bad or options.unlisted else 0
+
+
+def journal_path(options: argparse.Namespace) -> Path:
+    """Where the finished recordings of --output stand."""
+    if options.output_is_folder:
+        return options.output / "events.jsonl"
+    return options.output.with_suffix(".jsonl")
+
+
+def open_journal(options: argparse.Namespace) -> Journal:
+    """The journal of this output, which may be that of an earlier run."""
+    if options.output_is_folder:
+        options.output.mkdir(exist_ok=True)
+    return Journal(journal_path(options), options.model, ROW_FIELDS, SETTINGS)
+
+
+def load_detector(options: argparse.Namespace) -> EventDetector:
+    """The detector that the flags describe.
+
+    Raises:
+        OSError, ValueError, RuntimeError: The model cannot be loaded, or a number is impossible.
+    """
+    tagger = load_tagger(options, num_workers=0, batch_frames=options.batch_frames)
+    rules = {name: getattr(options, name) for name in RULES}
+    return EventDetector(
+        tagger,
+        threshold=options.threshold,
+        label_thresholds=options.label_thresholds,
+        **rules,
+    )
+
+
+def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the events, for the journal."""
+    tagger = detector.tagger
+    thresholds = dict(zip(detector.labels, detector.thresholds.tolist()))
+    is_one = len(set(thresholds.values())) == 1
+    return {
+        **{name: getattr(detector, name) for name in RULES},
+        "thresholds": detector.thresholds.tolist()[0] if is_one else thresholds,
+        "padding": tagger.padding,
+        "activation": "sigmoid" if tagger.sigmoid else "softmax",
+        "calibration": fingerprint_of(tagger.calibration),
+        "dtype": "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch."),
+    }
+
+
+def detect_missing(
+    options: argparse.Namespace, detector: EventDetector, journal: Journal | None
+) -> list[Detection]:
+    """All recordings, in their order: those of the journal, and the others, which are heard now."""
+    found = {}
+    if journal is not None:
+        found = {row["file"]: from_row(row) for row in journal.rows()}
+    outputs = Outputs(options.recordings)
+    missing = [
+        name for name in options.recordings if name not in found or outputs.lack(options, name)
+    ]
+    for name in options.recordings:
+        if name not in missing:
+            complain(found[name])
+    # None: no bar where nobody is looking.
+    with tqdm(total=len(options.recordings), unit="file", disable=None) as bar:
+        bar.update(len(options.recordings) - len(missing))
+        follower = Follower(options, detector, outputs, bar)
+        for name in missing:
+            follower.start(name)
+            (detection,) = detector.detect([name], follower.add)
+            follower.end(detection)
+            found[name] = detection
+            if journal is not None:
+                journal.add(as_row(detection))
+    return [found[name] for name in options.recordings]
+
+
+def write_results(
+    options: argparse.Namespace, found: Sequence[Detection], detector: EventDetector
+) -> None:
+    """Writes the events to --output and a line to the screen, or prints them."""
+    if options.output is None:
+        if options.json:
+            print_json({"recordings": [as_row(detection) for detection in found]})
+        else:
+            write_csv(found, sys.stdout)
+        return
+    if options.output_is_folder:
+        outputs = Outputs(options.recordings)
+        for detection in found:
+            if detection.error is None:
+                path = outputs.path(options.output, detection.name, ".txt")
+                write_events([detection], path, options.format)
+    else:
+        highest_hz = detector.tagger.extractor.sampling_rate / 2
+        write_events(found, options.output, options.format, highest_hz)
+    counts = {
+        "files": len(found),
+        "bad": sum(detection.error is not None for detection in found),
+        "bad_stretches": sum(len(detection.bad_stretches) for detection in found),
+        "hours": sum(detection.seconds or 0.0 for detection in found) / 3600,
+        "events": sum(len(detection.events) for detection in found),
+    }
+    output = os.fsencode(options.output).decode(errors="replace")
+    if options.json:
+        print_json({"output": output, **counts})
+        return
+    sys.stdout.write(
+        f"{output}: {counts['events']} events in {counts['hours']:.2f} hours of audio; "
+        f"{len(found)} files, {counts['bad']} of them bad\n"
+    )
+
+
+__all__ = ["main", "parse_arguments"]

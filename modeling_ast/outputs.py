@@ -1,0 +1,81 @@
+"""Where results go: a place that cannot be written is refused before the work, and a second run
+that would write into the same place too."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from transformers.utils import logging
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.get_logger(__name__)
+
+
+def check_output_file(path: str | Path) -> None:
+    """Refuses a file that could not be written at the end of the work.
+
+    Args:
+        path: Of the file. One that is there is not changed.
+    Raises:
+        ValueError: It is a directory, its directory is missing, or it cannot be written.
+    """
+    path = Path(path)
+    is_new = not path.exists()
+    try:
+        # Only an attempt shows it: file systems refuse for reasons that no permission bits have.
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error.strerror}); give another path") from error
+    if is_new:
+        path.unlink()
+
+
+@contextmanager
+def one_run_at_a_time(folder: Path) -> Iterator[None]:
+    """Locks a directory against other runs that write into it.
+
+    The lock leaves no file and ends with the process, however that ends. Where directories cannot
+    be locked (Windows, some network file systems) the log says so, once a run.
+
+    Args:
+        folder: A directory that exists.
+    Raises:
+        ValueError: Another process, or another run of this one, holds the lock.
+    """
+    if fcntl is None:
+        _cannot_lock(folder, "there is no flock on this system")
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK):
+            os.close(handle)
+            raise ValueError(
+                f"another run is writing into {folder}; wait for it, stop it, or give another "
+                f"directory"
+            ) from None
+        _cannot_lock(folder, str(error.strerror))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(handle)
+
+
+def _cannot_lock(folder: Path, reason: str) -> None:
+    logger.warning(
+        f"cannot lock {folder} ({reason}): do not start a second run that writes into it"
+    )
+
+
+__all__ = ["check_output_file", "one_run_at_a_time"]

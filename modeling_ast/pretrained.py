@@ -1,0 +1,193 @@
+"""A checkpoint on disk or on the Hub -> its config, model and extractor: all of it, or an error.
+
+transformers draws the weights that a checkpoint lacks at random and mentions it in a log, and its
+errors about damaged files are those of many libraries. Here both are an error of one sentence that
+names the checkpoint. Every command, and `AudioTagger`, loads through this file.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from .configuration_ast import ASTConfig
+from .errors import one_line
+from .feature_extraction_ast import ASTFeatureExtractor
+from .modeling_ast import ASTForAudioClassification
+
+CONFIG_FILE, EXTRACTOR_FILE = "config.json", "preprocessor_config.json"
+EXTRACTOR_TYPE = "ASTFeatureExtractor"
+HEAD = "classifier."
+LFS_POINTER = b"version https://git-lfs"
+# Weights that a message names; the others are counted.
+NAMED = 3
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load_config(name: str | Path, **changes) -> ASTConfig:
+    """The config of an AST.
+
+    Args:
+        name: A directory, or a name on the Hub.
+        changes: Fields that are to differ from the checkpoint's.
+    Raises:
+        OSError: There is no such checkpoint, or the Hub cannot be reached.
+        ValueError: It is that of another model, damaged, or describes no possible network.
+    """
+    with _named(name):
+        kind = _fields(name, CONFIG_FILE, ASTConfig.get_config_dict).get("model_type")
+        if kind != ASTConfig.model_type:
+            raise ValueError(
+                f"its model_type is {kind!r}, which is another kind of model; give an Audio "
+                f"Spectrogram Transformer ({ASTConfig.model_type!r})"
+            )
+        return ASTConfig.from_pretrained(name, **changes)
+
+
+def load_extractor(name: str | Path) -> ASTFeatureExtractor:
+    """The extractor that is saved beside a model.
+
+    Args:
+        name: A directory, or a name on the Hub.
+    Raises:
+        OSError, ValueError: As `load_config`.
+    """
+    with _named(name):
+        read = ASTFeatureExtractor.get_feature_extractor_dict
+        fields = _fields(name, EXTRACTOR_FILE, read)
+        kind = fields.get("feature_extractor_type", EXTRACTOR_TYPE)
+        if kind != EXTRACTOR_TYPE:
+            raise ValueError(
+                f"its {EXTRACTOR_FILE} is that of a {kind!r}; save "
+                f"ASTFeatureExtractor.from_config(model.config) in its place"
+            )
+        return ASTFeatureExtractor.from_pretrained(name)
+
+
+def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAudioClassification:
+    """A classifier with all its weights, in evaluation mode.
+
+    Args:
+        name: A directory, or a name on the Hub.
+        fresh_head: Whether the head may be drawn at random where the checkpoint has none, or one
+            of another size. The encoder's weights must be there all the same.
+        kwargs: Of `from_pretrained`: fields of the config, `dtype`.
+    Raises:
+        OSError: There is no such checkpoint, or the Hub cannot be reached.
+        ValueError: It is that of another model, damaged, or lacks weights.
+    """
+    load_config(name)
+    with _named(name):
+        loaded: Any = ASTForAudioClassification.from_pretrained(
+            name, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+        )
+        model, info = loaded
+        absent = {weight: weight for weight in info["missing_keys"]}
+        for weight, stored, wanted in info["mismatched_keys"]:
+            absent[weight] = f"{weight} is {tuple(stored)} but must be {tuple(wanted)}"
+        body = [weight for weight in absent if not weight.startswith(HEAD)]
+        if lacking := sorted(absent[weight] for weight in (body if fresh_head else absent)):
+            rest = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+            raise ValueError(
+                f"it lacks {len(lacking)} of the weights that its {CONFIG_FILE} describes, which "
+                f"would be random ({', '.join(lacking[:NAMED])}{rest}); "
+                + ("get it again" if body else "fine-tune it first, or give a model with a head")
+            )
+    return model.eval()
+
+
+def _fields(name: str | Path, file: str, read: Callable) -> Mapping[str, Any]:
+    """What a JSON file of the checkpoint holds; of the Hub's `read` gets it."""
+    folder = Path(name)
+    if folder.is_file():
+        raise ValueError("it is a file; give the model's directory, before all other names")
+    if folder.is_dir():
+        fields = _local_json(folder, file)
+    elif _HUB_ID.fullmatch(str(name)):
+        fields, _ = read(name)
+    else:
+        raise ValueError("there is no such directory; give one, or a name on the Hub")
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"its {file} holds no object; get it again")
+    return fields
+
+
+def _local_json(folder: Path, file: str) -> Any:
+    path = folder / file
+    if path.is_file():
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"its {file} is no JSON ({one_line(error)}); get it again") from error
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            "it is an adapter, not a model; merge it into its base model first "
+            "(merge_and_unload() of peft) and save that"
+        )
+    if file == EXTRACTOR_FILE and (folder / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"it has no {file}; save ASTFeatureExtractor.from_config(model.config) there"
+        )
+    raise ValueError(f"the directory has no {file}; give one that a model was saved in")
+
+
+@contextmanager
+def _named(name: str | Path) -> Iterator[None]:
+    """Makes one sentence, with the checkpoint's name, of any error about its files."""
+    start = f"cannot load the model {str(name)!r}"
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except OSError as error:
+        # Not every message of the Hub's client says which name it looked for.
+        raise OSError(_once(start, error)) from error
+    except SafetensorError as error:
+        reason = f"truncated or no safetensors file ({one_line(error)}); get them again"
+        if _has_lfs_pointer(Path(name)):
+            reason = "Git LFS pointers; run `git lfs pull`"
+        raise ValueError(f"{start}: its weights are {reason}") from error
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it would run {wanted[1]}" if wanted else "it is damaged"
+        raise ValueError(
+            f"{start}: its pickle of weights was refused, for {reason}; give a checkpoint with "
+            f"model.safetensors"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{start}: a JSON file of it is damaged ({one_line(error)}); get it again"
+        ) from error
+    except (StrictDataclassError, ValueError) as error:
+        raise ValueError(_once(start, error)) from error
+    # Damaged files make transformers and torch raise anything: TypeError, KeyError, EOFError, ...
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(
+            f"{start}: one of its files is damaged ({reason}); get it again"
+        ) from error
+
+
+def _once(start: str, error: Exception) -> str:
+    said = one_line(error)
+    return said if said.startswith(start) else f"{start}: {said}"
+
+
+def _has_lfs_pointer(folder: Path) -> bool:
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                return True
+    return False
+
+
+__all__ = ["load_config", "load_extractor", "load_model"]

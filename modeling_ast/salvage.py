@@ -1,0 +1,111 @@
+"""A damaged recording -> all of it that can be decoded, each part at its time.
+
+`stream_audio` ends at the first damage. Of an hour with one bad second, the rest is worth having:
+here decoding begins again behind the damage, at the first of some distances where it succeeds. In
+the place of what is missing stands NaN, with the reason.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .audio import stream_audio
+from .decoding import DecodingError, mean_of_columns
+from .errors import one_line
+from .resampling import resampled_blocks
+
+# Seconds behind the last decoded sample where decoding is tried again. libsndfile seeks in FLAC to
+# any time, in MP3 only where it need not count frames through the damage.
+DISTANCES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+DECODED_SAMPLES = 2**16
+
+
+def salvaged_blocks(
+    source: str | Path | bytes, sampling_rate: int, block_seconds: float
+) -> Iterator[tuple[np.ndarray, str | None]]:
+    """Decodes an audio file as `stream_audio` does, and goes on behind what is damaged.
+
+    The times behind a damage are those that the decoder gives; of MP3, whose frames it counts, they
+    may be early by what was lost.
+
+    Args:
+        source, sampling_rate, block_seconds: As in `stream_audio`.
+    Returns:
+        (samples, None) of what can be decoded, float32; of a damage (NaN for each missing sample,
+        the reason); where nothing behind it can be decoded, at last (no samples, the reason).
+    Raises:
+        FileNotFoundError, ValueError, TypeError: As `stream_audio`, where nothing can be decoded.
+    """
+    done = 0  # samples given so far
+    try:
+        for block in stream_audio(source, sampling_rate, block_seconds):
+            done += len(block)
+            yield block, None
+        return
+    except DecodingError as error:
+        if done == 0:
+            raise
+        reason = one_line(error)
+    while True:
+        for distance in DISTANCES:
+            missing, given = round(distance * sampling_rate), 0
+            try:
+                for block in _decoded_from(source, done + missing, sampling_rate):
+                    if given == 0:
+                        yield np.full(missing, np.nan, np.float32), reason
+                    given += len(block)
+                    yield block, None
+            except OSError as error:
+                if given == 0:
+                    continue
+                done += missing + given
+                reason = f"it is damaged once more ({error})"
+                break
+            if given:
+                return
+        else:
+            yield np.empty(0, np.float32), reason
+            return
+
+
+def _decoded_from(
+    source: str | Path | bytes, start: int, sampling_rate: int
+) -> Iterator[np.ndarray]:
+    """Blocks (S,) at the wanted rate, from its sample `start` on.
+
+    Raises:
+        OSError: Decoding fails, at once or in the middle.
+    """
+    import soundfile
+
+    opened = io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
+    try:
+        with soundfile.SoundFile(opened) as file:
+            first = round(start / sampling_rate * file.samplerate)
+            if first >= file.frames:
+                return
+            file.seek(first)
+            for block in resampled_blocks(_mono_blocks(file), file.samplerate, sampling_rate):
+                if len(block):
+                    yield block
+    except soundfile.SoundFileError as error:
+        raise OSError(one_line(error)) from error
+
+
+def _mono_blocks(file: Any) -> Iterator[np.ndarray]:
+    """The rest of an open SoundFile: (S,) each, float32."""
+    # soundfile computes from the announced length how much is left, which may be less than nothing
+    # behind a damage, where it can seek.
+    file.seekable = lambda: False
+    buffer = np.empty((DECODED_SAMPLES, file.channels), np.float32)
+    while len(block := file.read(out=buffer)):
+        yield mean_of_columns(block)
+
+
+__all__ = ["salvaged_blocks"]

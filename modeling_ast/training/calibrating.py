@@ -1,0 +1,371 @@
+"""Clips with labels that the model was not trained on -> calibration.json.
+
+First the scores become probabilities: by one temperature, or by Platt's slope and intercept for
+each label. Then each label gets the threshold that is best for it: that of the highest F1, or the
+lowest one that reaches a wanted precision. A label with few clips gets the values of all labels
+together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from transformers.utils import logging
+
+from ..calibration import (
+    LEAST_SCORE,
+    METHODS,
+    Calibration,
+    LabelCalibration,
+    logit,
+    sigmoid,
+)
+from ..errors import one_line
+from ..tagging import AudioTagger
+from .arguments import RUN_FILE
+from .clips import BadClips, ClipReader, undecoded
+from .data_arguments import DataArguments
+from .data_sources import load_part
+from .evaluation import (
+    EvaluationArguments,
+    HeldOut,
+    columns_of,
+    load_tagger,
+    probabilities,
+    read_held_out,
+)
+from .metrics import threshold_metrics
+
+logger = logging.get_logger(__name__)
+
+NUM_DRAWS = 50
+
+
+@dataclass
+class CalibrationArguments:
+    """What is fitted."""
+
+    method: str = field(
+        default="temperature",
+        metadata={
+            "help": "temperature: one slope for all labels; platt: a slope and an intercept for "
+            "each label, which needs more clips",
+            "choices": METHODS,
+        },
+    )
+    precision: float | None = field(
+        default=None,
+        metadata={"help": "wanted of each label; by default thresholds give the best F1"},
+    )
+    min_positives: int = field(
+        default=10,
+        metadata={"help": "a label with fewer clips gets the values of all labels together"},
+    )
+
+
+class Fit(NamedTuple):
+    """A calibration, and how well it does on the clips that it was fitted to."""
+
+    calibration: Calibration
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def fit_calibration(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    labels: list[str],
+    options: CalibrationArguments,
+    activation: str,
+    padding: str,
+    data: Mapping[str, str] | None = None,
+) -> Fit:
+    """Fits a calibration.
+
+    Args:
+        scores: (B, C), of the model, as it gives them without a calibration.
+        targets: (B, C), 1 where a clip has the label, else 0.
+        labels: Names, in this order.
+        activation: Of the scores, "sigmoid" or "softmax".
+        padding: Of the clips.
+        data: Where they come from.
+    Raises:
+        ValueError: The arguments are out of their range, or do not fit the scores.
+    """
+    _check(options, activation, scores, targets)
+    positives = targets.sum(0).astype(int)  # (C,)
+    few = np.minimum(positives, len(targets) - positives) < options.min_positives
+    slope = 1 / temperature(scores, targets, activation)
+    slopes, intercepts = np.full(len(labels), slope), np.zeros(len(labels))
+    if options.method == "platt":
+        for index in np.flatnonzero(~few):
+            slopes[index], intercepts[index] = platt(scores[:, index], targets[:, index])
+    rows = [
+        LabelCalibration(0.5, float(a), float(b), int(count), bool(is_few))
+        for a, b, count, is_few in zip(slopes, intercepts, positives, few)
+    ]
+    criterion = "best F1" if options.precision is None else f"precision {options.precision:g}"
+    unfinished = Calibration(
+        dict(zip(labels, rows)),
+        options.method,
+        criterion,
+        activation,
+        padding,
+        len(targets),
+        dict(data or {}),
+    )
+    calibrated = unfinished.apply(scores)
+    thresholds = np.full(len(labels), threshold(calibrated, targets, options.precision))
+    choose = steady_threshold if options.precision is None else threshold
+    for index in np.flatnonzero(~few):
+        thresholds[index] = choose(calibrated[:, index], targets[:, index], options.precision)
+    finished = {
+        label: LabelCalibration(float(value), row.slope, row.intercept, row.positives, row.fallback)
+        for label, row, value in zip(labels, rows, thresholds)
+    }
+    calibration = Calibration(**{**vars(unfinished), "labels": finished})
+    halves = np.full(len(labels), 0.5)
+    return Fit(
+        calibration,
+        threshold_metrics(scores, targets, halves),
+        threshold_metrics(calibrated, targets, thresholds),
+    )
+
+
+def temperature(scores: np.ndarray, targets: np.ndarray, activation: str) -> float:
+    """The T for which logits / T give the least cross entropy. Source: Guo et al. 2017."""
+    from scipy.optimize import minimize_scalar
+
+    if activation == "softmax":
+        logs = np.log(np.maximum(scores, LEAST_SCORE))  # (B, C)
+
+        def loss(log_t: float) -> float:
+            scaled = logs * np.exp(-log_t)
+            rest = np.logaddexp.reduce(scaled, axis=1)  # (B,)
+            return float((rest - (scaled * targets).sum(1)).mean())
+    else:
+        logits = logit(scores)  # (B, C)
+
+        def loss(log_t: float) -> float:
+            scaled = logits * np.exp(-log_t)
+            return float((np.logaddexp(0, scaled) - targets * scaled).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
+
+
+def platt(scores: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept for the logits of one label: the logistic regression that fits best.
+
+    Platt's targets, (n + 1) / (n + 2) and 1 / (n + 2), keep both finite where the scores separate
+    the clips.
+    """
+    from scipy.optimize import minimize
+
+    num_positive, num_negative = targets.sum(), (1 - targets).sum()
+    high, low = (num_positive + 1) / (num_positive + 2), 1 / (num_negative + 2)
+    wanted = np.where(targets == 1, high, low)  # (B,)
+    x = np.stack([logit(scores), np.ones(len(scores))])  # (2, B)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        z = weights @ x  # (B,)
+        gradient = x @ (sigmoid(z) - wanted) / len(z)
+        return float((np.logaddexp(0, z) - wanted * z).mean()), gradient
+
+    slope, intercept = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    return float(slope), float(intercept)
+
+
+def threshold(scores: np.ndarray, targets: np.ndarray, precision: float | None = None) -> float:
+    """The threshold of the best F1, or the lowest one from which on a precision is reached.
+
+    Args:
+        scores, targets: Of one label (B,), or of several together, of any equal shape.
+        precision: Wanted; where no threshold reaches it, the one with the highest precision.
+    Returns:
+        Halfway between the lowest score that counts and the next below it; in (0, 1].
+    """
+    scores, targets = scores.ravel(), targets.ravel()
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(targets[order])
+    counts = np.arange(1, len(ranked) + 1)
+    # Equal scores count together: only the last of them can be the lowest that counts.
+    last = np.append(ranked[1:] < ranked[:-1], True)
+    precisions = hits / counts
+    if precision is None:
+        quality = 2 * hits / (counts + targets.sum())
+        best = int(np.flatnonzero(last)[np.argmax(quality[last])])
+    else:
+        reached = np.flatnonzero(last & (precisions >= precision))
+        best = int(
+            reached[-1] if len(reached) else np.flatnonzero(last)[np.argmax(precisions[last])]
+        )
+    below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+    # For scores so near to each other that nothing lies between them, the higher one.
+    middle = (ranked[best] + below) / 2
+    return float(min(max(middle if middle > below else ranked[best], LEAST_SCORE), 1.0))
+
+
+def steady_threshold(
+    scores: np.ndarray, targets: np.ndarray, precision: float | None = None
+) -> float:
+    """The mean, as logits, of the best thresholds of `NUM_DRAWS` draws of the clips (B,).
+
+    The best threshold of a few dozen clips hangs on two or three of them; the mean over draws with
+    replacement gave a higher F1 on other clips with each of three seeds (docs/detection.md).
+    """
+    rng = np.random.default_rng(0)
+    logits: list[float] = []
+    while len(logits) < NUM_DRAWS:
+        drawn = rng.integers(0, len(scores), len(scores))
+        if targets[drawn].any():
+            logits.append(float(logit(threshold(scores[drawn], targets[drawn], precision))))
+    return float(sigmoid(np.array(np.mean(logits))))
+
+
+def calibrate(
+    model: str, options: CalibrationArguments, running: EvaluationArguments, data: DataArguments
+) -> Fit:
+    """Fits the calibration of a model to the held-out clips of a data set.
+
+    Args:
+        model: Name on the Hub, or a directory.
+        options: What is fitted.
+        running: How the model is run.
+        data: Its held-out part is used.
+    Raises:
+        OSError, ValueError: The model or the data cannot be read, or the model was trained on some
+            of the clips.
+        TooManyBadClips: More clips than allowed cannot be decoded.
+    """
+    held_out = read_held_out(data)
+    refuse_training_clips(model, held_out)
+    tagger = load_tagger(model, running)
+    tagger.calibration = None
+    bad_clips = BadClips(running.bad_clips, len(held_out.clips), data.max_bad_share)
+    scores = probabilities(tagger, held_out, bad_clips)
+    good = np.flatnonzero(~np.isnan(scores).any(1))
+    if len(good) == 0:
+        raise ValueError(f"none of the held-out clips can be used; see {running.bad_clips}")
+    names, all_scores, all_targets = of_the_model(tagger, held_out, scores[good], good)
+    source = {"name": str(data.data), "fingerprint": fingerprint(held_out)}
+    return fit_calibration(
+        all_scores, all_targets, names, options, tagger.activation, tagger.padding, source
+    )
+
+
+def of_the_model(
+    tagger: AudioTagger, held_out: HeldOut, scores: np.ndarray, good: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Labels, scores and targets in the model's order; the data must have all of its labels."""
+    own = columns_of(tagger.model.config, held_out.classes)
+    names = tagger.names
+    missing = [name for index, name in enumerate(names) if index not in own]
+    if missing:
+        raise ValueError(
+            f"the data has no clips of {len(missing)} of the model's {len(names)} labels, such as "
+            f"{missing[:3]}; name all of them in --label-csv"
+        )
+    order = np.argsort(own)
+    return names, scores[:, order], held_out.targets[good][:, order]
+
+
+def refuse_training_clips(model: str, held_out: HeldOut) -> None:
+    """Refuses clips that the model was trained on, as far as its run.json says what these are.
+
+    That is so of a folder that finetune wrote and whose data is still there. Clips are the same
+    where their paths are, or the name and length of what a data set holds.
+
+    Raises:
+        ValueError: There are such clips.
+    """
+    file = Path(model) / RUN_FILE
+    if not file.is_file():
+        logger.info(f"{model} has no {RUN_FILE}: its training clips are not known")
+        return
+    run = json.loads(file.read_text(encoding="utf-8"))
+    known = {row.name for row in fields(DataArguments)}
+    arguments = DataArguments(**{name: value for name, value in run.items() if name in known})
+    if arguments.streaming or arguments.root is None:
+        logger.warning(
+            f"{model} was trained on {arguments.data}, which is not read again: make sure that no "
+            f"clip here is one of its training clips"
+        )
+        return
+    try:
+        trained = load_part(arguments, held_out=False)
+        reader = ClipReader(audio_column=arguments.audio_column, root=arguments.root)
+        seen = set(identities(trained, reader))
+    except (OSError, ValueError) as error:
+        logger.warning(f"the training clips of {model} cannot be read ({one_line(error)})")
+        return
+    again = sum(identity in seen for identity in identities(held_out.clips, held_out.reader))
+    if again:
+        raise ValueError(
+            f"{again} of the {len(held_out.clips)} clips are among those that {model} was trained "
+            f"on ({RUN_FILE}): its scores are too sure there; give others, such as --eval-split "
+            f"{arguments.eval_split}"
+        )
+
+
+def identities(clips: Dataset, reader: ClipReader) -> Iterator[tuple[str, int]]:
+    """What tells one clip from another, without decoding it."""
+    for row in undecoded(clips, reader.audio_column).select_columns(reader.audio_column):
+        clip = reader.clip(row)
+        if isinstance(clip, str | os.PathLike):
+            yield os.path.abspath(clip), 0
+        elif isinstance(clip, Mapping) and clip.get("bytes") is not None:
+            content = clip["bytes"]
+            yield clip.get("path") or hashlib.blake2b(content).hexdigest(), len(content)
+        else:
+            yield reader.name(row), 0
+
+
+def fingerprint(held_out: HeldOut) -> str:
+    """Of the clips and their labels, in their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for identity, target in zip(identities(held_out.clips, held_out.reader), held_out.targets):
+        digest.update(repr((identity, np.flatnonzero(target).tolist())).encode())
+    return digest.hexdigest()
+
+
+def _check(
+    options: CalibrationArguments, activation: str, scores: np.ndarray, targets: np.ndarray
+) -> None:
+    if options.method not in METHODS:
+        raise ValueError(f"method is {options.method!r}; it must be one of {', '.join(METHODS)}")
+    if options.method == "platt" and activation == "softmax":
+        raise ValueError(
+            "method is 'platt' but the scores are softmaxes, one label for all; take temperature"
+        )
+    if options.precision is not None and not 0 < options.precision <= 1:
+        raise ValueError(f"precision is {options.precision}; give more than 0 and at most 1")
+    if options.min_positives < 1:
+        raise ValueError(f"min_positives is {options.min_positives}; give at least 1")
+    if scores.shape != targets.shape or scores.ndim != 2 or len(scores) == 0:
+        raise ValueError(
+            f"scores has shape {scores.shape} and targets {targets.shape}, but both must be "
+            f"(clips, labels)"
+        )
+    if not targets.any() or targets.all():
+        raise ValueError("no clip has a label, or all have all; give clips with and without each")
+
+
+__all__ = [
+    "CalibrationArguments",
+    "Fit",
+    "calibrate",
+    "fit_calibration",
+    "platt",
+    "refuse_training_clips",
+    "steady_threshold",
+    "temperature",
+    "threshold",
+]

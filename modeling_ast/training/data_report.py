@@ -1,0 +1,175 @@
+"""What became of each file of a data set: used in a split, or skipped with a reason.
+
+`found` is the sum of `used` over the splits and of the entries of `skipped`: nothing disappears.
+For a folder an entry is a file or an empty folder, for a table or a data set of the Hub a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from ..audio_files import Skipped, by_reason
+from ..errors import one_line
+from ..strict_json import to_json
+
+REPORT_FILE = "data_report.json"
+MISSING_FILE = "missing_clips.csv"
+# A printed line names so many labels.
+NAMED_LABELS = 20
+
+
+class Missing(NamedTuple):
+    """A row of a table whose file is not there."""
+
+    file: str
+    labels: list[str]
+
+
+class LocalData(NamedTuple):
+    """What a folder or a table gives, before a part of it is held out."""
+
+    splits: dict[str, Dataset]  # not empty
+    skipped: list[Skipped]
+    missing: list[Missing]  # each is among `skipped` too
+    warnings: list[str]
+
+
+@dataclass
+class DataReport:
+    """What became of each file."""
+
+    data: str
+    # Clips of each split; None for a stream, which is not counted.
+    used: dict[str, int | None] = field(default_factory=dict)
+    # Label -> split -> clips with that label.
+    labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    # Label as it is in the data -> name of its class, where they differ.
+    class_names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def found(self) -> int | None:
+        """Number of files or rows; None where one split is a stream."""
+        counts = [count for count in self.used.values() if count is not None]
+        return sum(counts) + len(self.skipped) if len(counts) == len(self.used) else None
+
+    def count(self, split: str, labels: Sequence[Sequence[str]] | None, num_clips: int) -> None:
+        """Counts the clips of a split.
+
+        Args:
+            labels: The labels of each of the clips; None if they are not known.
+        """
+        self.used[split] = num_clips
+        counts = Counter(label for names in labels or () for label in names)
+        for label in sorted(counts):
+            self.labels.setdefault(label, {})[split] = counts[label]
+
+    def rename(self, name_of: Mapping[str, str]) -> None:
+        """Gives labels that were counted by their MID or index the names of their classes."""
+        self.class_names = name_of
+        merged: dict[str, dict[str, int]] = {}
+        for label, counts in self.labels.items():
+            kept = merged.setdefault(name_of.get(label, label), {})
+            for split, count in counts.items():
+                kept[split] = kept.get(split, 0) + count
+        self.labels = merged
+        self.missing = [
+            Missing(file, [name_of.get(label, label) for label in labels])
+            for file, labels in self.missing
+        ]
+
+    def skip(self, split: str, file: str, labels: Sequence[str], reason: str) -> None:
+        """Moves a clip of a split that turned out bad to the skipped ones."""
+        self.skipped.append(Skipped(file, one_line(reason)))
+        count = self.used[split]
+        self.used[split] = None if count is None else count - 1
+        for label in labels:
+            counts = self.labels.get(self.class_names.get(label, label), {})
+            if split in counts:
+                counts[split] -= 1
+
+    def skip_bad(
+        self,
+        split: str,
+        names: Iterable[str],
+        labels: Iterable[Sequence[str]],
+        bad: Mapping[str, str],
+    ) -> None:
+        """`skip` for the clips of a split, given by name and labels, that are in `bad`."""
+        for name, own_labels in zip(names, labels):
+            if (listed := one_line(name)) in bad:
+                self.skip(split, self.short(listed), own_labels, bad[listed])
+
+    def short(self, name: str) -> str:
+        """The name of a file without the data's folder, as listings have it."""
+        return name.removeprefix(os.path.join(os.path.abspath(self.data), ""))
+
+    @property
+    def missing_by_label(self) -> dict[str, int]:
+        """Label -> clips of it whose file is missing, the most frequent first."""
+        counts = Counter(label for row in self.missing for label in row.labels)
+        return dict(counts.most_common())
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `data_report.json` has it."""
+        return {
+            "data": self.data,
+            "found": self.found,
+            "used": self.used,
+            "labels": self.labels,
+            "skipped": [entry._asdict() for entry in self.skipped],
+            "missing": self.missing_by_label,
+            "warnings": self.warnings,
+        }
+
+    def lines(self) -> list[str]:
+        """The same for a person, in a few lines."""
+        splits = ", ".join(
+            f"{name} {'a stream' if count is None else count}" for name, count in self.used.items()
+        )
+        found = "" if self.found is None else f"{self.found} found: "
+        lines = [f"data {self.data}: {found}{splits}, skipped {len(self.skipped)}"]
+        if self.labels:
+            shown = [
+                f"{label} ({', '.join(f'{split} {n}' for split, n in counts.items())})"
+                for label, counts in list(self.labels.items())[:NAMED_LABELS]
+            ]
+            rest = len(self.labels) - len(shown)
+            more = [f"and {rest} more"] if rest else []
+            lines.append(f"{len(self.labels)} labels: {'; '.join(shown + more)}")
+        lines += by_reason(self.skipped)
+        if self.missing:
+            counts = list(self.missing_by_label.items())[:NAMED_LABELS]
+            lines.append(f"missing by label: {'; '.join(f'{label} {n}' for label, n in counts)}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return [one_line(line) for line in lines]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes data_report.json and, if files are missing, missing_clips.csv."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / REPORT_FILE).write_text(to_json(self.as_dict()) + "\n", encoding="utf-8")
+        if self.missing:
+            with (folder / MISSING_FILE).open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(Missing._fields)
+                writer.writerows((row.file, ";".join(row.labels)) for row in self.missing)
+
+
+__all__ = [
+    "MISSING_FILE",
+    "REPORT_FILE",
+    "DataReport",
+    "LocalData",
+    "Missing",
+]

@@ -1,0 +1,368 @@
+"""A table of files and labels -> clips with labels: CSV, TSV, JSON, JSON lines.
+
+The tables that data sets are released with are read as they are: ESC-50's esc50.csv, FSD50K's
+dev.csv (names without a suffix, several labels in a cell, a column `split`), UrbanSound8K's,
+AudioSet's `*_segments.csv`, and the JSON files of the AST's authors. The columns are found by their
+names. Each row whose file is not there is counted.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from datasets import Dataset, Features, Value
+
+from ..audio_files import Skipped, unusable_by_name
+from ..errors import one_line
+from ..text_tables import read_text, read_text_table
+from .classes import labels_in
+from .data_arguments import AUDIO_COLUMNS, LABEL_COLUMNS, DataArguments
+from .data_report import LocalData, Missing
+from .table_files import FileFinder
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+# AudioSet's tables without their comment lines have no header.
+SEGMENT_COLUMNS = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
+# What a column `split` may hold, and the name of the split that is meant.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+# Columns of these names may hold several labels in a cell.
+PLURAL_COLUMNS = ("labels", "positive_labels", "mids", "tags")
+SEPARATORS = ";|,"
+WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+SEGMENT = Features({"path": Value("string"), "start": Value("float64"), "end": Value("float64")})
+
+
+def read_table(
+    path: Path, root: Path, arguments: DataArguments, known_labels: set[str]
+) -> LocalData:
+    """The clips of a table.
+
+    Args:
+        path: Of the table.
+        root: The folder of its files.
+        arguments: Name the columns; rows without a split are in its `train_split`.
+        known_labels: Names and MIDs of the class list, if there is one; a cell that is one of
+            them is one label, whatever it has in it.
+    Returns:
+        Rows with the table's columns. The column of audio has paths that start from
+        `arguments.root`, or segments {"path", "start", "end"}, see `ClipReader`. Columns of audio
+        and labels that were found, not named, have the names that other sources use.
+    Raises:
+        OSError, ValueError: It cannot be read, a column is missing, or no file is there.
+    """
+    columns = read_columns(path)
+    audio = audio_column(columns, arguments.audio_column, path)
+    columns = {
+        name: cells if name == audio and not is_decimal(cells) else typed(cells)
+        for name, cells in columns.items()
+    }
+    columns = renamed(columns, audio, arguments.audio_column)
+    audio = arguments.audio_column
+    labels = arguments.label_column if arguments.label_column in columns else None
+    # A column that was named but is not there is refused where those of all other sources are.
+    if arguments.label_column is None and (found := usual_column(columns, LABEL_COLUMNS)):
+        labels = found.lower()
+        columns = renamed(columns, found, labels)
+    warnings: list[str] = []
+    if labels is not None and not arguments.label_separator:
+        columns[labels] = separated_cells(columns[labels], labels, known_labels, warnings)
+    if audio not in columns or not all(isinstance(cell, str | int) for cell in columns[audio]):
+        # So is this one.
+        kinds = {name: kind_of(name, cells, path) for name, cells in columns.items()}
+        rows = rows_of(columns, range(len(columns[next(iter(columns))])), Features(kinds))
+        return LocalData({arguments.train_split: rows}, [], [], warnings)
+    return located(path, root, columns, audio, labels, arguments, warnings)
+
+
+def renamed(columns: dict[str, list], old: str, new: str) -> dict[str, list]:
+    """The columns, one of them under another name, in the same order."""
+    return {new if name == old else name: cells for name, cells in columns.items()}
+
+
+def located(
+    path: Path,
+    root: Path,
+    columns: dict[str, list],
+    audio: str,
+    labels: str | None,
+    arguments: DataArguments,
+    warnings: list[str],
+) -> LocalData:
+    """The rows whose files are there, by their split; the others are counted."""
+    finder = FileFinder(root, prefix="" if root == arguments.root else os.path.abspath(root))
+    files = [str(cell) for cell in columns[audio]]
+    spans = spans_of(columns, path)
+    skipped, missing, kept = [], [], []
+    names_of = (
+        [list(map(str, labels_in(cell))) for cell in columns[labels]]
+        if labels
+        else [[]] * len(files)
+    )
+    cells = columns[audio] = []
+    for index, file in enumerate(files):
+        found = finder.find(file, spans[index] if spans else None)
+        reason = finder.reason if found is None else unusable_by_name(found.path)
+        if reason is None and labels and not names_of[index] and not is_list(columns[labels]):
+            reason = "row without a label"
+        if reason is None:
+            kept.append(index)
+        else:
+            skipped.append(Skipped(file, reason))
+            if found is None:
+                missing.append(Missing(file, names_of[index]))
+        cells.append(None if found is None else found._asdict() if spans else found.path)
+    if not kept:
+        first = f" ({skipped[0].file!r}: {skipped[0].reason})" if skipped else ""
+        raise ValueError(
+            f"{path} has {len(files)} rows but no clip that can be used{first}; give the folder of "
+            f"the files as --audio-root"
+        )
+    warnings += repeated(files, names_of, kept)
+    kinds = {audio: dict(SEGMENT) if spans else Value("string")}
+    kinds |= {name: kind_of(name, columns[name], path) for name in columns if name not in kinds}
+    splits = {
+        name: rows_of(columns, rows, Features(kinds))
+        for name, rows in split_rows(columns, kept, arguments).items()
+    }
+    return LocalData(splits, skipped, missing, warnings)
+
+
+def read_columns(path: Path) -> dict[str, list]:
+    """The columns of a table as its file has them: texts of a CSV file, anything of JSON.
+
+    Raises:
+        OSError, ValueError: It cannot be read.
+    """
+    if path.suffix.lower() in (".csv", ".tsv"):
+        table = read_text_table(path, header_of=segment_header)
+        if not table.rows:
+            raise ValueError(
+                f"{path} has no rows below its header; give a table of files and labels"
+            )
+        return dict(zip(table.header, map(list, zip(*table.rows))))
+    rows = read_json(path)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def segment_header(first: list[str]) -> list[str] | None:
+    """AudioSet's header, if the first row is a segment."""
+    is_segment = len(first) == 4 and all(DECIMAL.fullmatch(cell) for cell in first[1:3])
+    return list(SEGMENT_COLUMNS) if is_segment and len(first[0]) == 11 else None
+
+
+def read_json(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON file: a list, {"data": list}, columns, or an object in each line.
+
+    Raises:
+        OSError, ValueError: It cannot be read or holds none of these.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = read_json_lines(path, text)
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        content = content["data"]
+    if isinstance(content, dict):
+        columns = [cells for cells in content.values() if isinstance(cells, list)]
+        if len(columns) == len(content) > 0 and len(set(map(len, columns))) == 1:
+            content = [dict(zip(content, cells)) for cells in zip(*columns)]
+        else:
+            content = [content]
+    if (
+        not isinstance(content, list)
+        or not content
+        or not all(isinstance(row, dict) and row for row in content)
+    ):
+        raise ValueError(
+            f'{path} has no rows such as {{"file": "a.wav", "label": "car"}}; give a list '
+            f"of them, or one in each line"
+        )
+    return content
+
+
+def read_json_lines(path: Path, text: str) -> list[Any]:
+    """A value in each line."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{path} cannot be read as JSON (line {number}: {one_line(error)}); mend it"
+                ) from error
+    return rows
+
+
+def audio_column(columns: dict[str, list], named: str, path: Path) -> str:
+    """The column of audio files: the one that was named, or the first usual one.
+
+    Raises:
+        ValueError: None was named, and none is usual.
+    """
+    if named in columns or named != DataArguments.audio_column:
+        return named
+    found = usual_column(columns, AUDIO_COLUMNS)
+    if found is None:
+        raise ValueError(
+            f"{path} has the columns {list(columns)}, none of which is known to name audio files; "
+            f"give --audio-column one of them"
+        )
+    return found
+
+
+def usual_column(columns: dict[str, list], usual: Sequence[str]) -> str | None:
+    """The first usual column that is there, in any case of its letters."""
+    lower = {name.lower(): name for name in reversed(columns)}
+    return next((lower[name.lower()] for name in usual if name.lower() in lower), None)
+
+
+def typed(cells: list) -> list:
+    """The texts of a column as numbers, where all of them are."""
+    if not all(isinstance(cell, str) for cell in cells):
+        return cells
+    if all(WHOLE.fullmatch(cell) for cell in cells):
+        return [int(cell) for cell in cells]
+    return [float(cell) for cell in cells] if is_decimal(cells) else cells
+
+
+def is_decimal(cells: list) -> bool:
+    """Whether a column holds numbers with a decimal point, which name no files."""
+    if any(isinstance(cell, float) for cell in cells):
+        return True
+    texts = all(isinstance(cell, str) and DECIMAL.fullmatch(cell) for cell in cells)
+    return texts and any("." in cell for cell in cells)
+
+
+def separated_cells(cells: list, name: str, known: set[str], warnings: list[str]) -> list:
+    """Cells of several labels become lists, for all rows if it is so for one.
+
+    That is so for texts such as "['a', 'b']", and where the column's name is a plural and a cell
+    has a separator in it (but is no label of the class list).
+    """
+    if not all(isinstance(cell, str) for cell in cells):
+        return cells
+    lists = [listed(cell) for cell in cells]
+    if any(names is not None for names in lists):
+        return [[cell] if names is None else names for cell, names in zip(cells, lists)]
+    joined = [cell for cell in cells if cell not in known and any(s in cell for s in SEPARATORS)]
+    if not joined:
+        return cells
+    separator = next(s for s in SEPARATORS if any(s in cell for cell in joined))
+    if name.lower() not in PLURAL_COLUMNS:
+        warnings.append(
+            f"cells of the column {name!r} such as {joined[0]!r} are taken for one label each; if "
+            f"they hold several, give --label-separator {separator!r}"
+        )
+        return cells
+    return [split_cell(cell, separator, known) for cell in cells]
+
+
+def split_cell(cell: str, separator: str, known: set[str]) -> list[str]:
+    """The labels in a cell, each once."""
+    if cell in known:
+        return [cell]
+    parts = (part.strip() for part in cell.split(separator))
+    return list(dict.fromkeys(part for part in parts if part))
+
+
+def listed(cell: str) -> list[str] | None:
+    """The labels of a cell that is the text of a list, as pandas writes it; else None."""
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return None
+    try:
+        labels = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return None
+    return list(dict.fromkeys(labels))
+
+
+def is_list(cells: list) -> bool:
+    """Whether a column holds lists: then a clip may be without a label."""
+    return any(isinstance(cell, list) for cell in cells)
+
+
+def spans_of(columns: dict[str, list], path: Path) -> list[tuple[float, float]] | None:
+    """(start, end) of each row in seconds; None where the table has no segments."""
+    starts, ends = columns.get("start_seconds"), columns.get("end_seconds")
+    if starts is None or ends is None:
+        return None
+    if not all(isinstance(value, int | float) for value in (*starts, *ends)):
+        raise ValueError(
+            f"{path} must have numbers in start_seconds and end_seconds in all rows; correct it"
+        )
+    return [(float(start), float(end)) for start, end in zip(starts, ends)]
+
+
+def split_rows(
+    columns: dict[str, list], rows: list[int], arguments: DataArguments
+) -> dict[str, list[int]]:
+    """Split -> its rows; all are to train on where no column `split` says otherwise."""
+    given = columns.get("split")
+    if given is None or not all(str(cell).lower() in SPLIT_NAMES for cell in given):
+        return {arguments.train_split: rows}
+    splits: dict[str, list[int]] = {}
+    for index in rows:
+        splits.setdefault(SPLIT_NAMES[str(given[index]).lower()], []).append(index)
+    return splits
+
+
+def repeated(files: list[str], names_of: list[list[str]], rows: list[int]) -> list[str]:
+    """A warning if a file is in several rows, as it says, with the same labels or with others."""
+    counts = Counter(files[index] for index in rows)
+    doubled = {file for file, count in counts.items() if count > 1}
+    if not doubled:
+        return []
+    labels: dict[str, set] = {}
+    for index in rows:
+        labels.setdefault(files[index], set()).add(tuple(names_of[index]))
+    differ = sum(len(labels[file]) > 1 for file in doubled)
+    example = next(file for file in files if file in doubled)
+    also = f", {differ} of them with different labels" if differ else ""
+    return [
+        f"{len(doubled)} files are in more than one row{also}, such as {example!r}; if a clip has "
+        f"several labels, put them into one cell and give --label-separator"
+    ]
+
+
+def rows_of(columns: dict[str, list], rows: Sequence[int], features: Features) -> Dataset:
+    """Some rows of the columns as a data set."""
+    chosen = {name: [cells[index] for index in rows] for name, cells in columns.items()}
+    return Dataset.from_dict(chosen, features=features)
+
+
+def kind_of(name: str, cells: list, path: Path) -> Any:
+    """The type of a column, for all splits.
+
+    Raises:
+        ValueError: It mixes kinds of values.
+    """
+    if all(isinstance(cell, str) for cell in cells):
+        return Value("string")
+    try:
+        return Dataset.from_dict({name: cells}).features[name]
+    except (pyarrow.ArrowException, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"{path} has values of several kinds in the column {name!r} ({one_line(error)}); give "
+            f"it one kind, such as texts"
+        ) from error
+
+
+__all__ = ["TABLE_SUFFIXES", "read_columns", "read_table"]

@@ -1,0 +1,105 @@
+"""Scenes with sounds at known times: what detection is judged with.
+
+A scene is a minute of a soft rumble with 5 to 15 of the embedded sounds, one after the other, or
+placed anywhere so that they may overlap. One class never overlaps itself: its events would be one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+
+from examples.embedded_data import (
+    BELOW_SCENE_DB,
+    NOISE_FLOOR_DB,
+    PEAK,
+    SCENE_DB,
+    SOUNDS,
+    at_level,
+)
+from modeling_ast.events import Event
+
+RATE = 16_000
+SCENE_SECONDS = 60.0
+NUM_SOUNDS = (5, 15)
+SOUND_SECONDS = (1.0, 3.0)
+# Between sounds that do not overlap, and between two of one class, which would else be one event.
+LEAST_GAP_SECONDS = 0.5
+
+
+class Scene(NamedTuple):
+    """A recording and what is in it."""
+
+    waveform: np.ndarray  # (S,), float32, at `RATE`
+    events: list[Event]  # by onset; the score is 1
+
+
+def rumble(rng: Generator, num_samples: int) -> np.ndarray:
+    """A soft floor, of a slope that is no class of its own, as in the embedded clips."""
+    size = 1 << (num_samples - 1).bit_length()
+    spectrum = np.fft.rfft(rng.standard_normal(size))
+    slope = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 20.0) ** (-rng.uniform(1.5, 2.0) / 2)
+    floor = np.fft.irfft(spectrum * slope, size)[:num_samples]
+    return at_level(floor, rng.uniform(*NOISE_FLOOR_DB))
+
+
+def make_scene(seed: int, overlapping: bool = False, seconds: float = SCENE_SECONDS) -> Scene:
+    """A scene, the same for the same arguments."""
+    rng = np.random.default_rng([seed, overlapping])
+    scene = rumble(rng, round(seconds * RATE))
+    num_sounds = int(rng.integers(NUM_SOUNDS[0], NUM_SOUNDS[1] + 1))
+    lengths = rng.uniform(*SOUND_SECONDS, num_sounds)
+    classes = rng.integers(len(SOUNDS), size=num_sounds)
+    place = _anywhere if overlapping else _one_after_the_other
+    loudest_db, events = rng.uniform(*SCENE_DB), []
+    for index, onset, length in zip(classes, place(rng, lengths, classes, seconds), lengths):
+        start, num_samples = round(onset * RATE), round(length * RATE)
+        sound = SOUNDS[index].synthesise(rng, num_samples, RATE)
+        level_db = loudest_db - rng.uniform(*BELOW_SCENE_DB)
+        scene[start : start + num_samples] += at_level(sound, level_db)
+        stop = start + num_samples
+        events.append(Event(start / RATE, stop / RATE, SOUNDS[index].name, 1.0))
+    scene *= min(1.0, PEAK / np.abs(scene).max())
+    return Scene(scene.astype(np.float32), sorted(events, key=lambda event: event.onset))
+
+
+def needle(seed: int, seconds: float, onset: float, noisy: bool) -> Scene:
+    """One sound of a second, in silence or in a rumble, at a known time."""
+    rng = np.random.default_rng([seed, round(seconds), noisy])
+    num_samples, start = round(seconds * RATE), round(onset * RATE)
+    scene = rumble(rng, num_samples) if noisy else np.zeros(num_samples)
+    index = seed % len(SOUNDS)
+    scene[start : start + RATE] += at_level(SOUNDS[index].synthesise(rng, RATE, RATE), -6.0)
+    event = Event(start / RATE, start / RATE + 1.0, SOUNDS[index].name, 1.0)
+    return Scene(scene.astype(np.float32), [event])
+
+
+def _one_after_the_other(
+    rng: Generator, lengths: np.ndarray, classes: np.ndarray, seconds: float
+) -> np.ndarray:
+    """Onsets, with random gaps of at least `LEAST_GAP_SECONDS` before, between and behind."""
+    spare = seconds - lengths.sum() - LEAST_GAP_SECONDS * (len(lengths) + 1)
+    gaps = LEAST_GAP_SECONDS + spare * rng.dirichlet(np.ones(len(lengths) + 1))[:-1]
+    return np.cumsum(gaps) + np.cumsum(lengths) - lengths
+
+
+def _anywhere(
+    rng: Generator, lengths: np.ndarray, classes: np.ndarray, seconds: float
+) -> np.ndarray:
+    """Onsets drawn freely, but never nearer than `LEAST_GAP_SECONDS` to one of the same class."""
+    onsets = np.zeros(len(lengths))
+    for number, length in enumerate(lengths):
+        same = np.flatnonzero(classes[:number] == classes[number])
+        while True:
+            onset = rng.uniform(0, seconds - length)
+            before = onset + length + LEAST_GAP_SECONDS <= onsets[same]
+            behind = onsets[same] + lengths[same] + LEAST_GAP_SECONDS <= onset
+            if (before | behind).all():
+                break
+        onsets[number] = onset
+    return onsets
+
+
+__all__ = ["Scene", "make_scene", "needle", "rumble"]

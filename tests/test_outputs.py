@@ -1,0 +1,60 @@
+"""outputs: places that cannot be written, and two runs in one place."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import transformers
+
+from modeling_ast import outputs
+from modeling_ast.outputs import check_output_file, one_run_at_a_time
+
+
+def test_files_that_can_be_written_are_left_as_they_are(tmp_path):
+    check_output_file(tmp_path / "new.png")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old.png").write_text("old")
+    check_output_file(str(tmp_path / "old.png"))
+    assert (tmp_path / "old.png").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("none/x.png", "No such file"), ("", "Is a directory"), ("file/x.png", "Not a directory")],
+)
+def test_files_that_cannot(tmp_path, name, reason):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=rf"cannot write .* \({reason}.*\); give another path"):
+        check_output_file(tmp_path / name)
+
+
+def test_one_run_at_a_time(tmp_path):
+    """Another process is kept out until the first has ended, even by a kill."""
+    code = """
+import sys
+from pathlib import Path
+from modeling_ast.outputs import one_run_at_a_time
+with one_run_at_a_time(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code, tmp_path]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first:
+        assert first.stdout.readline() == "locked\n"
+        refused = pytest.raises(ValueError, match="another run is writing into")
+        with refused, one_run_at_a_time(tmp_path):
+            pass
+        first.kill()
+    with one_run_at_a_time(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_locked_the_log_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(outputs, "fcntl", None)
+    transformers.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING), one_run_at_a_time(tmp_path):
+        pass
+    assert "there is no flock" in caplog.text and "do not start a second run" in caplog.text

@@ -1,0 +1,105 @@
+"""Pictures: their columns against a loop, their axes against the formula of mel, their bars."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from modeling_ast import ASTFeatureExtractor, Event
+from modeling_ast.events import BadStretch, Detection, ScoreBlock
+from modeling_ast.plotting import (
+    COLUMNS,
+    PeakColumns,
+    ScoreColumns,
+    draw_events,
+    draw_spectrogram,
+    mel_bin,
+)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, COLUMNS, 2 * COLUMNS, 2 * COLUMNS + 1, 9 * COLUMNS + 7])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_column_is_the_highest_of_its_rows(num_rows, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.random((num_rows, 3))
+    peaks = PeakColumns()
+    for block in np.split(rows, np.sort(rng.integers(0, num_rows + 1, 9))):
+        peaks.add(block)
+    size = peaks.rows_per_column
+    expected = [rows[start : start + size].max(0) for start in range(0, num_rows, size)]
+    columns = peaks.columns()
+    assert len(columns) == len(expected) <= 2 * COLUMNS
+    if num_rows:
+        np.testing.assert_array_equal(columns, expected)
+    assert num_rows <= 2 * COLUMNS or len(columns) >= COLUMNS
+
+
+def test_a_tone_is_drawn_at_its_frequency_and_time(tmp_path):
+    """From 30 to 60 s of two minutes, at 2 kHz."""
+    from matplotlib import pyplot
+
+    rate = 16_000
+    x = np.zeros(120 * rate)
+    x[30 * rate : 60 * rate] = np.sin(2 * np.pi * 2000 * np.arange(30 * rate) / rate)
+    soundfile.write(tmp_path / "tone.wav", x, rate)
+    extractor = ASTFeatureExtractor()
+    figure, axis = pyplot.subplots()
+    draw_spectrogram(axis, tmp_path / "tone.wav", extractor)
+    (image,) = axis.images
+    values, (left, right, _, _) = np.asarray(image.get_array()), image.get_extent()
+    at_45, at_90 = (values[:, int(s / (right - left) * values.shape[1])] for s in (45, 90))
+    assert at_45.argmax() == int(mel_bin(2000, extractor)) and at_45.max() > at_90.max() + 10
+    ticks = dict(zip([text.get_text() for text in axis.get_yticklabels()], axis.get_yticks()))
+    assert list(ticks) == ["0.1", "0.25", "0.5", "1", "2", "4", "8"]
+    assert ticks["2"] == mel_bin(2000, extractor) and axis.get_ylabel() == "kHz"
+    assert axis.get_xlim() == (0, 120)
+    pyplot.close(figure)
+
+
+def test_mel_bins_lie_where_the_filters_do():
+    """The middle of a bin is where its filter is highest."""
+    from torchaudio.compliance.kaldi import get_mel_banks
+
+    extractor = ASTFeatureExtractor()
+    banks, _ = get_mel_banks(128, 512, 16_000.0, 20.0, 8000.0, 100.0, -500.0, 1.0)
+    for index in (60, 100, 120):  # wide enough for several bins of the FFT
+        hz = float(banks[index].argmax()) * 16_000 / 512
+        assert mel_bin(hz, extractor) == pytest.approx(index + 0.5, abs=0.6)
+
+
+def test_events_are_drawn_as_bars(tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    rate = 16_000
+    soundfile.write(tmp_path / "$a$.wav", np.zeros(400 * rate), rate)
+    labels = ["Siren", "Dog $5", "never"]
+    columns = ScoreColumns(0.1, labels)
+    scores = np.zeros((4000, 3), np.float32)
+    scores[1000:1200, 0], scores[50:70, 1] = 0.9, 0.8
+    columns.add(ScoreBlock(0, scores))
+    events = [Event(5.0, 7.0, "Dog $5", 0.8), Event(100.0, 120.0, "Siren", 0.9)]
+    stretches = [BadStretch(200.0, 210.0, "NaN"), BadStretch(390.0, None, "damaged")]
+    detection = Detection(str(tmp_path / "$a$.wav"), 400.0, events, stretches)
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    draw_events(detection, columns, ASTFeatureExtractor(), tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = drawn
+    _, middle, bottom = figure.axes
+    assert [text.get_text() for text in middle.get_yticklabels()] == ["Siren", r"Dog \$5"]
+    spans = [
+        path.get_extents().intervalx.tolist()
+        for collection in middle.collections
+        for path in collection.get_paths()
+    ]
+    assert spans == [[100.0, 120.0], [5.0, 7.0]]
+    assert len(bottom.lines) == 3 and bottom.lines[0].get_ydata().max() == np.float32(0.9)
+    times = bottom.lines[0].get_xdata()[bottom.lines[0].get_ydata() > 0.5]
+    assert times.min() == pytest.approx(100, abs=0.4) and times.max() == pytest.approx(120, abs=0.4)
+    assert bottom.get_xlabel() == "minutes:seconds"
+
+
+def test_no_events(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(16_000), 16_000)
+    detection = Detection(str(tmp_path / "a.flac"), 1.0)
+    draw_events(detection, ScoreColumns(0.1, ["a"]), ASTFeatureExtractor(), tmp_path / "a.svg")
+    assert b"<svg" in (tmp_path / "a.svg").read_bytes()

@@ -1,0 +1,78 @@
+"""Damaged files: what can be decoded is there, at its time, and what cannot is marked."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from modeling_ast import stream_audio
+from modeling_ast.events import EventDetector
+from modeling_ast.salvage import salvaged_blocks
+from tests.loud_model import loud_tagger
+
+RATE = 16_000
+
+
+def noise(seconds, rate):
+    """Of low frequencies: half a sample of 16 kHz more or less is not seen in it."""
+    white = np.random.default_rng(0).standard_normal(round(seconds * rate))
+    return 0.1 * np.convolve(white, np.hanning(rate // 400), "same") / (rate / 800) ** 0.5
+
+
+def damage(path, start, length, seed=0):
+    """Overwrites bytes, from a share of the file on."""
+    content = bytearray(path.read_bytes())
+    at = round(start * len(content))
+    content[at : at + length] = np.random.default_rng(seed).bytes(length)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_flac_goes_on_behind_damages(rate, tmp_path):
+    whole = noise(30, rate)
+    path = tmp_path / "a.flac"
+    soundfile.write(path, whole, rate)
+    expected = np.concatenate(list(stream_audio(path, RATE)))
+    damage(path, 1 / 3, 3000)
+    damage(path, 2 / 3, 3000, seed=1)
+    pieces = list(salvaged_blocks(path, RATE, 5.0))
+    joined = np.concatenate([block for block, _ in pieces])
+    assert len(joined) == pytest.approx(len(expected), abs=1)
+    missing = np.isnan(joined)
+    assert len({reason for _, reason in pieces if reason}) == 2
+    assert 0.1 < missing.sum() / RATE < 6
+    # At its time: of each of the three parts the middle is what it was.
+    for second in (5, 15, 25):
+        part = slice(second * RATE, second * RATE + RATE)
+        np.testing.assert_allclose(joined[part], expected[part], atol=0.02)
+    (detection,) = EventDetector(loud_tagger()).detect([path])
+    assert len(detection.bad_stretches) == 2 and detection.error is None
+    assert detection.seconds == pytest.approx(30, abs=0.001)
+
+
+def test_a_whole_file_is_that_of_stream_audio(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(3, 22_050), 22_050)
+    blocks = list(salvaged_blocks(path, RATE, 1.0))
+    for (block, reason), expected in zip(blocks, stream_audio(path, RATE, 1.0), strict=True):
+        assert reason is None
+        np.testing.assert_array_equal(block, expected)
+
+
+def test_damaged_to_the_end(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, noise(10, RATE), RATE)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    *good, (block, reason) = salvaged_blocks(path, RATE, 1.0)
+    assert len(block) == 0 and "cannot be decoded" in reason
+    assert 4.5 < sum(len(block) for block, _ in good) / RATE < 5.5
+    (detection,) = EventDetector(loud_tagger()).detect([path])
+    (stretch,) = detection.bad_stretches
+    assert stretch.offset is None and stretch.onset == pytest.approx(detection.seconds)
+
+
+def test_nothing_can_be_decoded(tmp_path):
+    path = tmp_path / "a.flac"
+    path.write_bytes(b"fLaC" + bytes(1000))
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        list(salvaged_blocks(path, RATE, 1.0))
