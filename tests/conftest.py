@@ -80,3 +80,22 @@ def clip():
     noise = np.random.default_rng(0).standard_normal(32000)
     chirp = np.sin(2 * np.pi * (200 + 900 * seconds) * seconds)
     return (0.3 * chirp + 0.05 * noise).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def exported_folder(tmp_path_factory):
+    """What `modeling-ast export` writes of a tiny model, once for all tests: it takes a while."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="the extra onnx is not installed")
+    from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+    from modeling_ast.exporting import export_model
+
+    folder = tmp_path_factory.mktemp("exported")
+    config = ASTConfig(**{**TINY, "num_hidden_layers": 1})
+    # Small weights: with large ones 8 bits are far off in a model so narrow.
+    model = randomise(ASTForAudioClassification(config), std=0.1)
+    model.save_pretrained(folder / "torch")
+    extractor = ASTFeatureExtractor.from_config(config, padding="longest")
+    extractor.save_pretrained(folder / "torch")
+    export_model(folder / "torch", folder / "out")
+    return folder / "out"

@@ -45,6 +45,8 @@ VERBS = {
     "convert-deit": Verb("convert_deit", "turn a DeiT or ViT for pictures into an AST"),
     "convert-original": Verb("convert_original", "convert a checkpoint of the authors' own code"),
     "average": Verb("average", "average the weights of several checkpoints"),
+    "export": Verb("export", "write ONNX files for other runtimes and the browser", "onnx"),
+    "page": Verb("page", "write a web page that runs a model in the browser", "onnx"),
     "finetune": Verb("finetune", "fine-tune an AST on a data set", "train"),
     "evaluate": Verb("evaluate_models", "judge a model or an ensemble on held-out clips", "train"),
     "calibrate": Verb("calibrate", "thresholds per label, scores as probabilities", "train"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
 
@@ -14,24 +14,26 @@ from ..outputs import one_run_at_a_time
 from .key_maps import ConversionError
 
 # All that a conversion writes: --force deletes nothing else.
-OUR_FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+OUR_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.json", "README.md"})
 
 
 @contextmanager
-def whole_or_nothing(target: Path, force: bool, sources: Iterable[Path] = ()) -> Iterator[Path]:
+def whole_or_nothing(
+    target: Path, force: bool, sources: Iterable[Path] = (), writes: Set[str] = OUR_FILES
+) -> Iterator[Path]:
     """Makes a folder beside `target` to write into, and renames it to `target` at the end.
 
     Meanwhile it is locked, so that a second run with this target is refused. What a killed run left
     there is cleared.
 
     Args:
-        target, force, sources: See `check_target`.
+        target, force, sources, writes: See `check_target`.
     Raises:
         ConversionError: `target` exists already (see `check_target`), another run is writing it, it
             cannot be written, or a file of `sources` changed meanwhile.
     """
     target, sources = target.resolve(), list(sources)
-    check_target(target, force, sources)
+    check_target(target, force, sources, writes)
     before = _versions(sources)
     made = [folder for folder in target.parents if not folder.exists()]
     beside = target.with_name(f".{target.name}.partial")
@@ -56,13 +58,16 @@ def whole_or_nothing(target: Path, force: bool, sources: Iterable[Path] = ()) ->
                 _remove_empty(made)
 
 
-def check_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> None:
+def check_target(
+    target: Path, force: bool, sources: Iterable[Path] = (), writes: Set[str] = OUR_FILES
+) -> None:
     """Refuses a target that must not be replaced.
 
     Args:
         target: Where a conversion is to be written.
         force: Whether an older conversion may be replaced.
         sources: What is converted.
+        writes: Files that a conversion writes, as "folder/file" where they lie in a folder.
     Raises:
         ConversionError: `target` holds one of `sources`; it exists, without `force`; or it holds a
             file that no conversion wrote.
@@ -80,7 +85,9 @@ def check_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> Non
         raise ConversionError(
             f"{target} exists and is not empty; choose another name, or replace it with --force"
         )
-    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in OUR_FILES)
+    ours = {*writes, *(str(folder) for name in writes for folder in PurePosixPath(name).parents)}
+    inside = (path.relative_to(target).as_posix() for path in target.rglob("*"))
+    foreign = sorted(name for name in inside if name not in ours)
     if foreign:
         raise ConversionError(
             f"{target} holds {foreign[0]}, which no conversion wrote and --force would delete; "

@@ -1,0 +1,227 @@
+"""The ONNX files of a model: which there are, and how each is written.
+
+float32 files are traced; float16 and 8-bit ones are made of them, so that all of them are the same
+graph. The names are those that transformers.js looks for: `dtype: "q8"` reads model_quantized.onnx.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+import onnx_ir
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from ..conversion.key_maps import ConversionError
+from ..tagging import AudioTagger
+from .graphs import FrameGraph, MaskedFrameGraph, WaveformGraph
+
+FOLDER = "onnx"
+# 18 is the oldest that torch's exporter writes itself, and so the one most runtimes read; beyond
+# 22 torch writes attention as one operator, which few runtimes know and nothing quantizes.
+OPSET, NEWEST_OPSET = 18, 22
+# A protobuf file holds no more; transformers.js looks for one file.
+MOST_BYTES = 2**31 - 2**20
+# Tables of the front end: with 8 bits of them quiet frames would be lost in rounding.
+KEPT_IN_FLOAT = {"dft", "filters"}
+
+
+class OnnxFile(NamedTuple):
+    """A file of the folder `onnx`."""
+
+    name: str
+    graph: str  # "frames", "masked" or "waveform"
+    precision: str = "float32"  # "float16", "int8"
+
+    @property
+    def path(self) -> str:
+        """In the exported folder."""
+        return f"{FOLDER}/{self.name}"
+
+
+# Each behind the float32 file that it is made of.
+FILES = (
+    OnnxFile("model.onnx", "frames"),
+    OnnxFile("model_fp16.onnx", "frames", "float16"),
+    OnnxFile("model_quantized.onnx", "frames", "int8"),
+    OnnxFile("model_masked.onnx", "masked"),
+    OnnxFile("waveform.onnx", "waveform"),
+    OnnxFile("waveform_quantized.onnx", "waveform", "int8"),
+)
+
+
+class WaveformSettings(NamedTuple):
+    """What a caller of waveform.onnx must know; it is in the file's metadata."""
+
+    labels: list[str]  # in the order of logits and scores
+    sampling_rate: int  # Hz
+    min_samples: int  # of a clip: one frame's window
+    max_samples: int  # a longer recording is cut into equal parts of at most so many
+    hop_samples: int  # from one frame to the next
+    activation: str  # what makes scores of logits: "sigmoid" or "softmax"
+    # Of the calibration of each label, or None where the model has none; see calibration.py.
+    slopes: list[float] | None
+    intercepts: list[float] | None
+
+    def as_metadata(self) -> dict[str, str]:
+        """Each as JSON, under its own name."""
+        return {name: json.dumps(value) for name, value in self._asdict().items()}
+
+    @classmethod
+    def of_metadata(cls, metadata: Mapping[str, str]) -> WaveformSettings:
+        """Reads `as_metadata`.
+
+        Raises:
+            KeyError: An entry is missing: the file is no waveform.onnx.
+        """
+        return cls(*(json.loads(metadata[name]) for name in cls._fields))
+
+
+def write_file(
+    file: OnnxFile,
+    folder: Path,
+    tagger: AudioTagger,
+    opset: int = OPSET,
+) -> None:
+    """Writes one file; of another precision than float32, from the float32 file of its graph.
+
+    Args:
+        folder: The exported folder, with its folder `onnx`.
+        tagger: With the model in evaluation mode, float32, on the CPU.
+    Raises:
+        ConversionError: The model is too large for one file, or cannot be traced.
+    """
+    path = folder / file.path
+    source = next(other for other in FILES if other.graph == file.graph)
+    if file.precision == "float16":
+        halved = convert_float_to_float16(onnx.load(folder / source.path), keep_io_types=True)
+        onnx.save(_sorted(halved), path)
+    elif file.precision == "int8":
+        _quantize(folder / source.path, path)
+    else:
+        _trace(file.graph, path, tagger, opset)
+
+
+def _trace(kind: str, path: Path, tagger: AudioTagger, opset: int) -> None:
+    model = tagger.model
+    num_bytes = sum(weight.nbytes for weight in model.parameters())
+    if num_bytes > MOST_BYTES:
+        raise ConversionError(
+            f"the model has {num_bytes / 2**30:.1f} GiB of weights but an ONNX file holds 2 GiB; "
+            f"export a smaller model"
+        )
+    graph: FrameGraph | WaveformGraph
+    if kind == "waveform":
+        graph = WaveformGraph(model, tagger.extractor, tagger.calibration)
+    else:
+        graph = (MaskedFrameGraph if kind == "masked" else FrameGraph)(model)
+    inputs, dynamic_shapes, outputs = graph.eval().example()
+    with torch.no_grad(), _quiet_exporter():
+        program = torch.onnx.export(
+            graph,
+            (),
+            kwargs=inputs,
+            dynamic_shapes=dynamic_shapes,
+            output_names=list(outputs),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # it is None only for the exporter of TorchScript
+    proto = program.model_proto
+    _strip(proto)
+    if kind == "waveform":
+        settings = waveform_settings(tagger)
+        onnx.helper.set_model_props(proto, settings.as_metadata())
+    onnx.save(proto, path)
+
+
+def waveform_settings(tagger: AudioTagger) -> WaveformSettings:
+    """What a caller of this model's waveform.onnx must know."""
+    extractor = tagger.extractor
+    names = tagger.model.config.id2label or {}
+    known = None if tagger.calibration is None else tagger.calibration.labels.values()
+    return WaveformSettings(
+        labels=[str(names[index]) for index in range(len(names))],
+        sampling_rate=extractor.sampling_rate,
+        min_samples=extractor.window_samples,
+        max_samples=extractor.max_samples,
+        hop_samples=extractor.hop_samples,
+        activation=tagger.activation,
+        slopes=None if known is None else [label.slope for label in known],
+        intercepts=None if known is None else [label.intercept for label in known],
+    )
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Drops torch's notes on each node: lines of source with the paths of this computer."""
+    graph = proto.graph
+    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    del graph.metadata_props[:]
+
+
+def _sorted(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph, each node behind those that it reads: onnxruntime's own converter appends."""
+    model = onnx_ir.from_proto(proto)
+    model.graph.sort()
+    return onnx_ir.to_proto(model)
+
+
+def _quantize(source: Path, target: Path) -> None:
+    """Weights of the linear layers as int8, each channel with its own scale; what comes into a
+    layer becomes uint8 at each call, so that no calibration data is needed.
+    """
+    graph = onnx.load(source, load_external_data=False).graph
+    with _quiet_exporter():
+        quantize_dynamic(
+            source,
+            target,
+            # Not the convolution, which few runtimes have in integers: 1 % of the work.
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=[node.name for node in graph.node if KEPT_IN_FLOAT & set(node.input)],
+            per_channel=True,
+            # 7 bits: with 8, sums of two products overflow on x86 CPUs without VNNI.
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps what torch, onnxscript and onnxruntime say about their own work off the screen."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", None)
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
+        warnings.simplefilter("ignore")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            with contextlib.redirect_stdout(nowhere):
+                yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+__all__ = [
+    "FILES",
+    "FOLDER",
+    "NEWEST_OPSET",
+    "OPSET",
+    "OnnxFile",
+    "WaveformSettings",
+    "waveform_settings",
+    "write_file",
+]

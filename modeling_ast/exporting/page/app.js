@@ -1,0 +1,234 @@
+// The page: a recording in, its spectrogram, scores and timeline out.
+import { decode, spectrogram } from "./audio.js";
+import { equalParts, findEvents, meanScores } from "./rules.js";
+
+const NUM_SHOWN = 10;
+const QUIETEST_DB = -60;
+const HEIGHT = 200;
+const AXIS = 36; // pixels for the axes
+
+const element = (id) => document.getElementById(id);
+const settings = await (await fetch("settings.json")).json();
+const worker = new Worker("worker.js", { type: "module" });
+let result = null; // of the recording that is shown
+let url = null;
+
+function say(text, progress = null) {
+  element("status").textContent = text;
+  element("progress").hidden = progress === null;
+  if (progress !== null) element("progress").value = progress;
+}
+
+function fail(text) {
+  element("error").textContent = text;
+  element("error").hidden = false;
+}
+
+// The worker's answer to a message; it reports progress before.
+function ask(message, onProgress = () => {}) {
+  return new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => {
+      if (data.progress !== undefined) onProgress(data.progress);
+      else if (data.error) reject(new Error(data.error));
+      else resolve(data);
+    };
+    worker.onerror = () => reject(new Error("the worker cannot start; use a recent browser"));
+    worker.postMessage(message);
+  });
+}
+
+const ready = ask({}, (share) => say(`Loading the model: ${Math.round(100 * share)} %`, share))
+  .then(() => say("Ready: choose a file, drop one, or record."))
+  .catch((error) => {
+    say("The model cannot be loaded.");
+    fail(`The model cannot be loaded (${error.message}). Reload the page.`);
+    throw error;
+  });
+ready.catch(() => {});
+
+// One recording after the other: each waits for those before it.
+let queue = ready;
+function classify(file) {
+  queue = queue.then(() => classifyNow(file));
+}
+
+async function classifyNow(file) {
+  element("error").hidden = true;
+  element("result").hidden = true;
+  try {
+    say(`Decoding ${file.name} …`, 0);
+    const samples = await decode(file, settings.sampling_rate);
+    if (samples.length < settings.min_samples) {
+      const shortest = (1000 * settings.min_samples) / settings.sampling_rate;
+      throw new Error(`${file.name} is too short: at least ${shortest} ms of sound are needed.`);
+    }
+    const parts = equalParts(samples.length, settings.max_samples);
+    const partScores = [];
+    const partLogits = [];
+    for (const [start, stop] of parts) {
+      say(`Listening to ${file.name} …`, partScores.length / parts.length);
+      const { logits, scores } = await ask({ waveform: samples.slice(start, stop) });
+      partLogits.push(logits);
+      partScores.push(scores);
+    }
+    result = { file, samples, parts, partScores, scores: meanScores(partLogits, settings) };
+    show();
+    say(`Done: ${file.name}, ${seconds(samples.length)}.`);
+  } catch (error) {
+    say("Ready for another recording.");
+    fail(error.message);
+  }
+}
+
+function seconds(numSamples) {
+  return `${(numSamples / settings.sampling_rate).toFixed(2)} s`;
+}
+
+function show() {
+  const { file, samples, parts, scores } = result;
+  element("result").hidden = false;
+  element("name").textContent = file.name;
+  if (url) URL.revokeObjectURL(url);
+  url = URL.createObjectURL(file);
+  element("player").src = url;
+  const order = scores.map((_, n) => n).sort((a, b) => scores[b] - scores[a]);
+  const rows = order.slice(0, NUM_SHOWN).map((n) => [settings.labels[n], scores[n].toFixed(4)]);
+  fill("scores", rows);
+  document.querySelectorAll("#scores tbody tr").forEach((row, n) => {
+    row.dataset.score = scores[order[n]];
+  });
+  element("timeline").hidden = parts.length === 1;
+  showEvents();
+  draw(samples);
+  element("spectrogram").setAttribute(
+    "aria-label",
+    `Spectrogram of ${file.name}, ${seconds(samples.length)}, ` +
+      `up to ${settings.sampling_rate / 2000} kHz`,
+  );
+}
+
+// Rows of text into the body of a table; the last column is a score with a bar.
+function fill(id, rows) {
+  const body = element(id).tBodies[0];
+  body.replaceChildren(
+    ...rows.map((cells) => {
+      const row = document.createElement("tr");
+      for (const text of cells) row.insertCell().textContent = text;
+      row.lastChild.className = "bar";
+      row.lastChild.style.setProperty("--score", cells.at(-1));
+      return row;
+    }),
+  );
+}
+
+function showEvents() {
+  const threshold = Number(element("threshold").value);
+  element("shown").textContent = threshold.toFixed(2);
+  if (!result) return;
+  const { samples, parts, partScores } = result;
+  const events = findEvents(parts, partScores, settings.labels, threshold);
+  fill(
+    "events",
+    events.map(({ start, stop, label, score }) => [
+      seconds(start), seconds(stop), label, score.toFixed(4),
+    ]),
+  );
+  const lanes = [...new Set(events.map(({ label }) => label))].map((label) => {
+    const lane = document.createElement("div");
+    lane.className = "lane";
+    for (const event of events.filter((other) => other.label === label)) {
+      const bar = document.createElement("i");
+      bar.style.left = `${(100 * event.start) / samples.length}%`;
+      bar.style.width = `${(100 * (event.stop - event.start)) / samples.length}%`;
+      lane.append(bar);
+    }
+    const name = document.createElement("span");
+    name.textContent = label;
+    lane.append(name);
+    return lane;
+  });
+  element("lanes").replaceChildren(...lanes);
+}
+
+function draw(samples) {
+  const canvas = element("spectrogram");
+  const scale = window.devicePixelRatio || 1;
+  const width = canvas.clientWidth;
+  canvas.width = width * scale;
+  canvas.height = HEIGHT * scale;
+  const context = canvas.getContext("2d");
+  const [left, bottom] = [AXIS * scale, canvas.height - (AXIS / 2) * scale];
+  const columns = spectrogram(samples, canvas.width - left);
+  const numBins = columns[0].length;
+  const loudest = columns.reduce((most, column) => Math.max(most, ...column), -Infinity);
+  const image = context.createImageData(columns.length, numBins);
+  columns.forEach((column, x) => {
+    column.forEach((db, bin) => {
+      const light = Math.max(0, 1 - (db - loudest) / QUIETEST_DB);
+      const colour = [255 * light, 255 * light ** 2, 90 + 100 * light * (1 - light), 255];
+      image.data.set(colour, 4 * ((numBins - 1 - bin) * columns.length + x));
+    });
+  });
+  const picture = new OffscreenCanvas(columns.length, numBins);
+  picture.getContext("2d").putImageData(image, 0, 0);
+  context.drawImage(picture, left, 0, canvas.width - left, bottom);
+  axes(context, scale, left, bottom, samples.length / settings.sampling_rate);
+}
+
+function axes(context, scale, left, bottom, duration) {
+  context.fillStyle = getComputedStyle(document.body).color;
+  context.font = `${11 * scale}px system-ui, sans-serif`;
+  const highest = settings.sampling_rate / 2000; // kHz
+  context.textAlign = "right";
+  context.textBaseline = "middle";
+  for (let khz = 0; khz < highest; khz += highest > 10 ? 5 : 2) {
+    context.fillText(`${khz}`, left - 4 * scale, bottom * (1 - khz / highest) - 4 * scale);
+  }
+  context.fillText("kHz", left - 4 * scale, 8 * scale);
+  context.textBaseline = "top";
+  for (let tick = 0; tick <= 4; tick++) {
+    context.textAlign = ["left", "center", "center", "center", "right"][tick];
+    const x = left + ((context.canvas.width - left) * tick) / 4;
+    context.fillText(`${((duration * tick) / 4).toPrecision(3)} s`, x, bottom + 3 * scale);
+  }
+}
+
+async function record() {
+  const button = element("record");
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  } catch {
+    fail("The microphone cannot be used. Allow it for this page, or choose a file.");
+    return;
+  }
+  const recorder = new MediaRecorder(stream);
+  const chunks = [];
+  recorder.ondataavailable = ({ data }) => chunks.push(data);
+  recorder.onstop = () => {
+    stream.getTracks().forEach((track) => track.stop());
+    button.textContent = "Record";
+    button.onclick = record;
+    classify(new File(chunks, "Recording", { type: recorder.mimeType }));
+  };
+  recorder.start();
+  say("Recording …");
+  button.textContent = "Stop";
+  button.onclick = () => recorder.stop();
+}
+
+element("file").onchange = ({ target }) => {
+  for (const file of target.files) classify(file);
+  target.value = "";
+};
+element("record").onclick = record;
+element("threshold").oninput = showEvents;
+const drop = element("drop");
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragover");
+    if (kind === "drop") for (const file of event.dataTransfer.files) classify(file);
+  });
+}
+window.addEventListener("resize", () => result && !element("result").hidden && draw(result.samples));
