@@ -53,9 +53,14 @@ class ClipSource:
     channel_axis: int | None = None  # of samples (2-D); None if it must be found by their shape
 
     @property
+    def file(self) -> str | Path | bytes | None:
+        """The path or the content of a file; None of samples."""
+        return self.content if isinstance(self.content, str | Path | bytes) else None
+
+    @property
     def is_file(self) -> bool:
         """Whether it is a path or the content of a file, and no samples."""
-        return isinstance(self.content, str | Path | bytes)
+        return self.file is not None
 
 
 def is_single_clip(given: Any) -> bool:
@@ -167,9 +172,9 @@ def decode_clip(
 
 def _waveform(source: ClipSource, sampling_rate: int, copy: bool, max_bytes: int | None) -> Tensor:
     """(S,), at the wanted rate; samples on a GPU are not checked."""
-    if not source.is_file:
+    if source.file is None:
         return decode_samples(source, sampling_rate, copy, max_bytes, check=True)
-    x = torch.from_numpy(read_audio(source.content, sampling_rate, max_bytes))
+    x = torch.from_numpy(read_audio(source.file, sampling_rate, max_bytes))
     check_samples(x, source.name)
     return x
 
@@ -475,7 +480,9 @@ def _mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor
     if not channels:
         return x.flatten()  # (0,)
     # Not x.mean(axis), which is slow over an axis of two.
-    return channels[0] if len(channels) == 1 else sum(channels) / len(channels)
+    if len(channels) == 1:
+        return channels[0]
+    return sum(channels, x.new_zeros(())) / len(channels)
 
 
 __all__ = [

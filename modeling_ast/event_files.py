@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 import numpy as np
 
@@ -53,6 +53,15 @@ RAVEN_COLUMNS = (
 LOWEST_HZ = 0.0
 TIME_DIGITS = 6  # those of an event
 ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+class TextOptions(TypedDict):
+    """How a text file is opened."""
+
+    encoding: str
+    errors: str
+
+
 # Names of files need not be valid Unicode: their odd bytes stay as they are.
 ENCODING, ODD_BYTES = "utf-8", "surrogateescape"
 

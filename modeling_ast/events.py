@@ -420,8 +420,8 @@ class _Recording:
     def _given_blocks(self) -> Iterator[tuple[np.ndarray, str | None]]:
         """(samples, None), or of what cannot be decoded (NaN, the reason)."""
         source, rate = self.source, self.sampling_rate
-        if isinstance(source.content, str | Path | bytes):
-            yield from salvaged_blocks(source.content, rate, BLOCK_SECONDS)
+        if source.file is not None:
+            yield from salvaged_blocks(source.file, rate, BLOCK_SECONDS)
             return
         waveform = decode_samples(source, rate).detach().cpu().numpy()
         num_samples = round(BLOCK_SECONDS * rate)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import logging
 
 from .audio import check_samples, is_single_clip, stream_audio
@@ -184,10 +184,12 @@ class AudioTagger:
                 there is no such device; or as `AudioTagger`.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        given = {} if dtype is None else {"dtype": dtype}
-        network, extractor = load_model(model, **given), load_extractor(model)
+        network = load_model(model) if dtype is None else load_model(model, dtype=dtype)
+        extractor = load_extractor(model)
+        # transformers wraps `to` without its types.
+        module: nn.Module = network
         try:
-            network.to(device)
+            module.to(device)
         except (AssertionError, RuntimeError) as error:
             # An assertion of torch's says that it was not built for the device.
             raise ValueError(
@@ -321,13 +323,16 @@ class AudioTagger:
                 clip.error = one_line(error)
                 heard.forget()
         elif clip.error is None:
-            bounds = heard.begin(len(clip.waveform), self.extractor.max_samples)
+            waveform = clip.waveform
+            assert isinstance(waveform, Tensor)  # from `decode_clips`, which gives no other
+            bounds = heard.begin(len(waveform), self.extractor.max_samples)
             for start, stop in bounds:
-                yield self._piece(clip.waveform[start:stop], heard)
+                yield self._piece(waveform[start:stop], heard)
 
     def _pieces_of_file(self, clip: Clip, heard: _Heard) -> Iterator[_Piece]:
         """The parts of a file that is too long for one waveform, as they are decoded."""
-        source, rate = clip.source.content, self.extractor.sampling_rate
+        assert clip.source is not None and clip.source.file is not None  # a long clip is a file
+        source, rate = clip.source.file, self.extractor.sampling_rate
         num_samples = AudioFile(source).length_at(rate)
         if num_samples is None:
             num_samples = sum(map(len, stream_audio(source, rate)))
@@ -449,7 +454,8 @@ class _Heard:
     num_samples: int = 0
     num_parts: int = 0
     parts_left: int = 0
-    scores: np.ndarray | float = 0.0  # (C,): the sum over the parts so far, of their mean
+    # (C,): the sum over the parts so far, of their mean; before the first one a single zero, ().
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(()))
     attempt: int = 0  # parts of an earlier one count no more
 
     def begin(self, num_samples: int, longest: int) -> list[tuple[int, int]]:
@@ -461,7 +467,7 @@ class _Heard:
 
     def forget(self) -> None:
         """Takes the parts back that are on their way or done."""
-        self.scores = 0.0
+        self.scores = np.zeros(())
         self.attempt += 1
 
 
@@ -521,6 +527,7 @@ class _Window:
         if shorter is None and longer is None:
             return None
         if longer is None or (shorter is not None and shortest - shorter <= longer - longest):
+            assert shorter is not None  # one of the two is there
             padding, longer, wider = longest - shorter, longest, (first - 1, last)
         else:
             padding, wider = count * (longer - longest), (first, last + 1)

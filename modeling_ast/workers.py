@@ -198,7 +198,7 @@ def _stored_bytes(source: ClipSource | None) -> int:
         return content.nbytes
     if isinstance(content, bytes):
         return len(content)
-    if source is not None and source.is_file:
+    if isinstance(content, str | Path):
         try:
             return os.stat(content).st_size
         except (OSError, ValueError):  # the worker will say it
@@ -238,7 +238,7 @@ class _Workers:
 
     def start(self, clip: Clip) -> tuple[Clip, Future | None]:
         """Hands a clip to a worker, unless there is nothing to decode."""
-        if clip.error is not None or self._is_decoded(clip.source):
+        if clip.error is not None or clip.source is None or self._is_decoded(clip.source):
             return _decode(clip, self.wanted), None
         if isinstance(clip.source.content, Tensor):
             # Tensors would go to the other process through files; numpy has no bfloat16.
@@ -323,7 +323,7 @@ def _end_with(parent: int, folder: str | None) -> None:
 def _decode_in_worker(clip: Clip, wanted: _Wanted, folder: str | None) -> Clip:
     clip = _decode(clip, wanted)
     clip.source = None  # its parent has it
-    if clip.waveform is not None:
+    if isinstance(clip.waveform, Tensor):
         clip.waveform = clip.waveform.numpy()  # a tensor would go through another file
         if folder is not None:
             clip.waveform = SharedSamples.of(clip.waveform, folder)
@@ -333,6 +333,7 @@ def _decode_in_worker(clip: Clip, wanted: _Wanted, folder: str | None) -> Clip:
 def _decode(clip: Clip, wanted: _Wanted) -> Clip:
     """Fills in the waveform, in memory of its own, or the error, or that the file is long."""
     if clip.error is None:
+        assert clip.source is not None  # a clip that could not be opened has an error
         try:
             clip.waveform = _waveform(clip.source, wanted)
         # Whatever a file does to a decoder: it must not stop the others.

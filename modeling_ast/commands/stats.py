@@ -95,6 +95,7 @@ def measure(model: str, stats: StatsArguments, data: DataArguments) -> tuple[Mom
         extractor.max_length = stats.max_length
     loaded = load(data, held_out=False)
     clips = loaded.train
+    assert clips is not None  # they were asked for
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
     bad_clips = BadClips(stats.bad_clips, len(clips), data.max_bad_share)
     workers = stats.num_workers

@@ -85,6 +85,10 @@ class WaveformGraph(nn.Module):
     slopes: Tensor
     intercepts: Tensor
 
+    window: Tensor
+    dft: Tensor
+    filters: Tensor
+
     def __init__(
         self,
         model: ASTForAudioClassification,

@@ -390,8 +390,8 @@ def evaluate_models(
     if len(names) > 1:
         halves = np.full(len(held_out.classes), DEFAULT_THRESHOLD)
         judged_scores.append((f"ensemble of {len(names)}", mean, halves))
-    results = [
-        {"model": name} | judge(rows, judged) | threshold_metrics(rows, judged.targets, lowest)
+    results: list[dict[str, str | float]] = [
+        {"model": name, **judge(rows, judged), **threshold_metrics(rows, judged.targets, lowest)}
         for name, rows, lowest in judged_scores
     ]
     classes = class_table(mean, judged.targets, [label.name for label in held_out.classes])

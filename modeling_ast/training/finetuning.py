@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
+from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from ..errors import one_line
@@ -242,7 +243,10 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
     trainer.accelerator.wait_for_everyone()
     trained, wrapped = trainer.model, trainer.model_wrapped
     folder = output_folder(trainer.args) / "average"
-    average = load_pretrained(folder).to(trainer.args.device)
+    average = load_pretrained(folder)
+    # transformers wraps `to` without its types.
+    module: nn.Module = average
+    module.to(trainer.args.device)
     trainer.model = trainer.model_wrapped = average
     try:
         return trainer.evaluate(metric_key_prefix="average")
@@ -413,9 +417,11 @@ def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> O
         lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
         metrics |= lengths.as_metrics(judge.metric)
         save_results(trainer, judge, table, sources, metrics, lengths)
-        bad = BadClips(Path(trainer.args.output_dir) / BAD_LIST, num_clips=1).read()
-        loaded.skip_bad_clips(bad, trainer.eval_collator.reader, arguments.data)
-        loaded.report.save(trainer.args.output_dir)
+        folder, collate = output_folder(trainer.args), trainer.eval_collator
+        assert isinstance(collate, AudioCollator)  # from `build_trainer`
+        bad = BadClips(folder / BAD_LIST, num_clips=1).read()
+        loaded.skip_bad_clips(bad, collate.reader, arguments.data)
+        loaded.report.save(folder)
     # With --push-to-hub this uploads the whole folder, but for the checkpoints.
     trainer.save_model()
     return Outcome(trainer, metrics, judge.metric, loaded.report)
