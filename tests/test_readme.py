@@ -28,8 +28,9 @@ from tests.conftest import ROOT, randomise
 from tests.hub_stand_in import HubStandIn
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Compiles a network with AOTInductor and starts Ray: minutes.
-SLOW_DOCUMENTS = {"other_libraries.md"}
+# Compiles a network with AOTInductor and starts Ray, or traces graphs for ONNX: minutes.
+SLOW_DOCUMENTS = {"other_libraries.md", "export.md"}
+NEEDED = {"other_libraries.md": ("peft", "ray"), "export.md": ("onnx", "onnxscript", "onnxruntime")}
 INSTALLS = ("python3 -m venv", "pip install")
 # What makes a command short enough for a test; everything else is as printed.
 SHORTER = {
@@ -195,7 +196,7 @@ def test_every_command_runs(hub_folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SLOW_DOCUMENTS))
 def test_every_long_command_runs(name, hub_folder, tmp_path):
-    for library in ("peft", "ray"):
+    for library in NEEDED[name]:
         pytest.importorskip(library, reason=f"{name} shows {library}, which is not installed")
     assert run_documents([ROOT / "docs" / name], hub_folder, tmp_path)
 

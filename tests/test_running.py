@@ -1,13 +1,17 @@
 """waveform.onnx by itself: any length, batches, whole recordings, without torch."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from modeling_ast import AudioTagger
 from modeling_ast.calibration import Calibration, LabelCalibration
+from tests.conftest import ROOT
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -97,3 +101,18 @@ def test_long_recordings_are_calibrated_as_a_whole(exported_folder, model):
     clip = noise(50001)
     expected = calibration.apply(model.scores(clip).astype(np.float64))
     np.testing.assert_allclose(calibrated.scores(clip), expected, atol=1e-6)
+
+
+def test_the_program_of_the_documentation_needs_no_torch(exported_folder, model, tmp_path):
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    program = page.partition("```py\n")[2].partition("```")[0]
+    (tmp_path / "my-ast-onnx").symlink_to(exported_folder)
+    soundfile.write(tmp_path / "clip.wav", noise(40000), 16000, subtype="FLOAT")
+    code = f"import sys; sys.modules['torch'] = None\n{program}"
+    command = [sys.executable, "-c", code, "clip.wav"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    scores = model.scores(noise(40000))
+    order = np.argsort(-scores)
+    expected = [f"{scores[index]:.3f}  {model.settings.labels[index]}" for index in order]
+    assert run.stdout.splitlines() == expected
