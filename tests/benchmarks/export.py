@@ -33,7 +33,7 @@ from modeling_ast.exporting.export import write_files
 from modeling_ast.exporting.onnx_files import FILES
 from modeling_ast.exporting.running import open_session
 
-NUM_RUNS = 3
+NUM_RUNS = 7
 Run = Callable[[Tensor], np.ndarray]
 
 
