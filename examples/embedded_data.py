@@ -442,7 +442,7 @@ def write_data_set(
         num_train, num_test: Clips in the splits, which share no randomness.
         seconds: Length of every clip, 1 to 60.
         sampling_rate: In Hz, 16000 to 192000. Clips at another rate than the model's (AudioSet's
-            are mostly at 48000) are resampled by whoever reads them.
+            are mostly at 48000) must be resampled by their reader.
         seed: Another seed gives other clips and ids.
         progress: Whether a progress bar is shown.
         force: Whether a data set already in `folder` is overwritten.
@@ -504,7 +504,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Writes the data set; what the user can mend is told in one line."""
+    """Writes the data set; what the user can mend is one line."""
     arguments = parse_arguments()
     try:
         folder = write_data_set(**vars(arguments))

@@ -48,7 +48,7 @@ class ClipSource:
 
     name: str  # what errors call it
     content: str | Path | bytes | np.ndarray | Tensor | list | tuple  # a file, or samples
-    # Of samples, in Hz; None if nobody said it, and for files, which say it themselves.
+    # Of samples, in Hz; None if the caller gave none, and for files, which state their own.
     sampling_rate: int | None = None
     channel_axis: int | None = None  # of samples (2-D); None if it must be found by their shape
 
@@ -210,7 +210,7 @@ def scale_samples(x: Tensor, what: str) -> Tensor:
     Args:
         what: Begins the message, such as "clip 3 holds".
     Raises:
-        ValueError: They are of a type whose scale nobody knows.
+        ValueError: They are of a type whose scale is unknown.
     """
     if x.dtype in PCM_SCALES:
         return x.float() / PCM_SCALES[x.dtype]
@@ -465,7 +465,7 @@ def _no_numbers(samples: Any, name: str, why: str) -> TypeError:
 def _mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor:
     """(S,), (channels, S) or (S, channels) -> (S,), the mean of the channels.
 
-    Where nobody says it, the shorter of the two axes holds the channels.
+    Where the caller does not say it, the shorter of the two axes holds the channels.
     """
     if x.ndim == 1:
         return x

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 ONLY_OURS = ("window_seconds", "hop_seconds")
 # Mel bins and frames of a patch by default.
 PATCH_SIDE = 16
-# The largest values that are not taken for a damaged file or a slip of the hand. They are far above
+# Larger values are refused as a damaged file or a typing error. These bounds are far above
 # any network of this kind (the largest vision transformer published, ViT-22B, has 48 layers of
 # width 6144) and small enough that what is refused has not taken minutes or gigabytes before.
 LARGEST = {

@@ -42,7 +42,7 @@ def need_extra(module: str, extra: str, purpose: str) -> ModuleType:
         purpose: What needs it, as the subject of the message: "modeling-ast finetune".
     Raises:
         MissingExtra: A library of the extra is not installed. That something else fails while the
-            module is imported is not taken for this.
+            module is imported does not count as missing.
     """
     try:
         return import_module(module)

@@ -276,7 +276,7 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             waveforms: (B, S), in [-1, 1] or PCM; a clip's samples, then any others.
-            num_samples: (B,), how many are the clip's; S is taken for the longest.
+            num_samples: (B,), how many are the clip's; the longest counts as S.
         Returns:
             As a call does, tensors.
         Raises:
@@ -314,8 +314,8 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         """Makes one batch of features of unequal lengths, as `DataCollatorWithPadding` asks for.
 
         Args:
-            processed_features: Rows with `input_values` (T, F) each, perhaps `attention_mask` (T,)
-                and other columns, which are kept; or columns of such rows.
+            processed_features: Rows with `input_values` (T, F) each, optionally with
+                `attention_mask` (T,), and other columns, which are kept; or columns of such rows.
             padding: `True` or "longest", "max_length", or False for none.
             max_length: Frames; by default the saved ones.
             truncation: Whether longer rows are cut to `max_length`.

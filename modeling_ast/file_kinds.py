@@ -38,7 +38,7 @@ HEAD_BYTES, MP4_BYTES = 4096, 2**18
 
 
 def kind_of_file(file: BinaryIO) -> str:
-    """What this is, as the end of "it is ..."; "" if nobody knows.
+    """What this is, as the end of "it is ..."; "" if it is unknown.
 
     Args:
         file: Opened in binary mode; libsndfile has refused it.

@@ -46,7 +46,7 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
     Args:
         file: Opened in binary mode; it must be able to seek.
     Returns:
-        One stretch or more; and what is wrong with a file that can be heard all the same, or "".
+        One stretch or more; and the damage of a file that can be decoded all the same, or "".
     """
     size = file.seek(0, os.SEEK_END)
     head = _bytes_at(file, 0, 12)

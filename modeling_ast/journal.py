@@ -1,6 +1,6 @@
-"""The .jsonl of a run over many files: a row for each finished file, so that a killed run goes on.
+"""The .jsonl of a run over many files: a row for each finished file, so that a killed run resumes.
 
-Each result is appended as it comes; the same call goes on where a killed one was, and later takes
+Each result is appended as it comes; the same call continues where a killed one was, and later takes
 the files that are new. Rows of another model or other settings are not mixed with new ones.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Windows has other locks; there, two runs at once are not told apart.
+# Windows has other locks; there, a second run at the same time is not noticed.
 if sys.platform != "win32":
     import fcntl
 
@@ -113,7 +113,7 @@ class Journal:
         row = {**row, "model": self.model, **self.settings}
         # In ASCII: file names need not be valid Unicode.
         line = json.dumps(row).encode() + b"\n"
-        # A file that was removed would take all further rows, and nobody could read them.
+        # A file that was removed would take all further rows, which would then be lost.
         if not self.path.exists() or not os.path.samestat(
             os.stat(self.path), os.fstat(self.file.fileno())
         ):

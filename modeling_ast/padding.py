@@ -68,7 +68,7 @@ def pad_rows(
     """Columns of a data set whose features have equal lengths, each row with its mask.
 
     Args:
-        columns: With `input_values` (T, F) in each row, perhaps with `attention_mask` (T,); others
+        columns: With `input_values` (T, F) in each row, optionally `attention_mask` (T,); others
             are kept.
         padding_value: What a padded frame holds.
         padding: True or "longest", "max_length", or False: rows keep their lengths.

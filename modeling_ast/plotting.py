@@ -22,7 +22,7 @@ from .labels import printable
 from .outputs import check_output_file
 from .tagging import ClipTags
 
-# More columns than these cannot be told apart in a picture; up to twice as many are kept.
+# A picture cannot show more columns than these; up to twice as many are kept.
 COLUMNS = 1000
 BLOCK_SECONDS = 30.0
 TICKS_KHZ = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16)

@@ -29,7 +29,7 @@ DECODED_SAMPLES = 2**16
 def salvaged_blocks(
     source: str | Path | bytes, sampling_rate: int, block_seconds: float
 ) -> Iterator[tuple[np.ndarray, str | None]]:
-    """Decodes an audio file as `stream_audio` does, and goes on behind what is damaged.
+    """Decodes an audio file as `stream_audio` does, and continues behind what is damaged.
 
     The times behind a damage are those that the decoder gives; of MP3, whose frames it counts, they
     may be early by what was lost.

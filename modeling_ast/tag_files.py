@@ -1,4 +1,4 @@
-"""All audio files of a folder -> a row each in a .jsonl or Parquet file; a killed run goes on.
+"""All audio files of a folder -> a row each in a .jsonl or Parquet file; a killed run resumes.
 
 The .jsonl is the journal of the run (`journal.py`). The Parquet file is written from it at the end,
 whole or not at all.

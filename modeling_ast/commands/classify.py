@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, MissingExtra) as error:
         return fail(error)
     results = []
-    silent = True if len(options.files) < 2 else None  # None: where nobody is looking
+    silent = True if len(options.files) < 2 else None  # None: no bar outside a terminal
     bar = tqdm(tagger(options.files), total=len(options.files), unit="file", disable=silent)
     for result in bar:
         results.append(result)

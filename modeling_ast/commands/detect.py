@@ -384,7 +384,7 @@ def detect_missing(
     for name in options.recordings:
         if name not in missing:
             complain(found[name])
-    # None: no bar where nobody is looking.
+    # None: no bar outside a terminal.
     with tqdm(total=len(options.recordings), unit="file", disable=None) as bar:
         bar.update(len(options.recordings) - len(missing))
         follower = Follower(options, detector, outputs, bar)

@@ -64,7 +64,7 @@ def quiet_libraries() -> None:
     """Keeps what libraries log while they load a model off the screen; warnings of ours stay."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # The retries of the Hub's client would bury the one line that says what is wrong.
+    # The retries of the Hub's client would hide the one line with the reason.
     hub_logging.set_verbosity_error()
 
 

@@ -179,7 +179,8 @@ class AudioCollator:
         """Collates a batch.
 
         Returns:
-            `input_values` (B, T, F), `labels` (B,) or (B, C), and perhaps `attention_mask` (B, T);
+            `input_values` (B, T, F), `labels` (B,) or (B, C), and with padding "longest"
+            `attention_mask` (B, T);
             with features=False `waveforms` (B, S), padded with zeros, and `num_samples` (B,)
             instead of `input_values`. B is always the number of `rows`; with crop="parts" B is the
             number of parts, a clip's one after the other, each with the clip's labels, and

@@ -59,7 +59,7 @@ CONFIG_FIELDS = (
 # What torch's errors about files that it cannot write say; they are RuntimeErrors like all others.
 _WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
 BAD_LIST = "bad_clips.txt"
-# Of the arguments in RUN_FILE, what may change when a run goes on: how clips are read, and where
+# Of the arguments in RUN_FILE, those that may change when a run resumes: how clips are read, where
 # features are computed.
 MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features")
 
