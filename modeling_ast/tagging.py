@@ -60,6 +60,7 @@ MOST_WORKERS_ON_CPU = 8
 LONG_FILE_BYTES = 2**25
 # Clips after which a run that pads most of what it computes says so.
 CLIPS_BEFORE_HINT = 100
+DEFAULT_TOP_K = 5
 
 
 @dataclass
@@ -118,7 +119,7 @@ class AudioTagger:
         extractor: ASTFeatureExtractor,
         batch_frames: int | None = None,
         num_workers: int | None = None,
-        top_k: int = 5,
+        top_k: int = DEFAULT_TOP_K,
         scores: str = "auto",
         padding: str | None = None,
         calibration: Calibration | None = None,
@@ -148,7 +149,7 @@ class AudioTagger:
         self.num_workers = num_workers
         self.names = distinct_names(model.config.id2label)
         self.top_k = min(top_k, len(self.names))
-        if top_k > self.top_k:
+        if top_k > self.top_k and top_k != DEFAULT_TOP_K:
             logger.warning(f"top_k (--top-k) is {top_k} but the model has {self.top_k} labels")
         self.sigmoid = activation(scores, model.config) == "sigmoid"
         self.padding = extractor.padding if padding is None else padding_name(padding)

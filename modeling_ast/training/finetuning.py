@@ -350,6 +350,9 @@ def train(
     resumed = find_resumed(training, model)
     if resumed:
         check_same_run(output_folder(training), deciding)
+    elif training.process_index == 0:
+        # The clips that an earlier run listed may have been mended or removed since.
+        (output_folder(training) / BAD_LIST).unlink(missing_ok=True)
     judge = Judge(classes, exclusive)
     trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
     if trainer.is_world_process_zero():
