@@ -11,7 +11,7 @@ from tests.conftest import TINY, randomise
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from modeling_ast.exporting.graphs import WaveformGraph, dft_matrix  # noqa: E402
+from modeling_ast.exporting.graphs import WaveformGraph, dft_matrix
 
 
 def graph(**settings):
