@@ -8,6 +8,7 @@ normalisation, as the published weights saw it.
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from types import NoneType
@@ -141,6 +142,11 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         if not 0 <= min_length <= LARGEST["max_length"]:
             most = LARGEST["max_length"]
             raise ValueError(f"min_length is {min_length}; give frames, from 0 to {most}")
+        if not math.isfinite(padding_value):
+            raise ValueError(f"padding_value is {padding_value}; it must be a finite number")
+        side = kwargs.get("padding_side", "right")
+        if side not in ("right", "left"):
+            raise ValueError(f'padding_side is {side!r}; it must be "right", where this pads')
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
         self.max_length = max_length
