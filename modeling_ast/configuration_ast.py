@@ -36,8 +36,32 @@ LARGEST = {
 MOST_WEIGHTS = 3 * 10**10
 
 
+class Framing:
+    """Which samples a frame is computed from, of what has these three fields."""
+
+    if TYPE_CHECKING:
+        sampling_rate: int
+        window_seconds: float
+        hop_seconds: float
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of the window that a frame is computed from: those of the shortest clip."""
+        return whole_samples(self.window_seconds, self.sampling_rate)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from the start of one frame to the start of the next."""
+        return whole_samples(self.hop_seconds, self.sampling_rate)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of one second of audio: 100 by default."""
+        return self.sampling_rate / self.hop_samples
+
+
 @strict
-class ASTConfig(PreTrainedConfig):
+class ASTConfig(Framing, PreTrainedConfig):
     r"""Configuration shared by `ASTModel`, `ASTForAudioClassification` and `ASTFeatureExtractor`.
 
     The defaults are those of the AudioSet model of the paper: 16x16 patches that overlap by 6 (a
@@ -230,21 +254,6 @@ class ASTConfig(PreTrainedConfig):
             _require(0 <= dropped < lines, name, dropped, f"from 0 to {lines - 1} of {lines} lines")
 
     @property
-    def window_samples(self) -> int:
-        """Samples of the window that a frame is computed from."""
-        return whole_samples(self.window_seconds, self.sampling_rate)
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples from the start of one frame to the start of the next."""
-        return whole_samples(self.hop_seconds, self.sampling_rate)
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frames of one second of audio: 100 by default."""
-        return self.sampling_rate / self.hop_samples
-
-    @property
     def patch_shape(self) -> tuple[int, int]:
         """Mel bins and frames that one patch spans."""
         size = self.patch_size
@@ -335,4 +344,4 @@ def _require(holds: bool, field: str, value: object, wanted: str) -> None:
         raise ValueError(f"{field} is {value!r}, which is impossible; it must be {wanted}")
 
 
-__all__ = ["LARGEST", "PATCH_SIDE", "ASTConfig", "whole_samples", "without_defaults"]
+__all__ = ["LARGEST", "PATCH_SIDE", "ASTConfig", "Framing", "whole_samples", "without_defaults"]

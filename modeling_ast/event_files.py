@@ -317,7 +317,8 @@ class ScoreWriter:
 
     def __init__(self, path: str | Path, labels: Sequence[str], hop: float):
         self.hop = hop
-        self.file = Path(path).open("w", newline="", encoding=ENCODING, errors=ODD_BYTES)  # noqa: SIM115 - closed by `close`
+        path = Path(path)
+        self.file = path.open("w", newline="", encoding=ENCODING, errors=ODD_BYTES)
         self.file.write("\t".join(["onset", "offset", *map(_escaped, labels)]) + "\n")
 
     def add(self, block: ScoreBlock) -> None:

@@ -39,7 +39,7 @@ from .audio import (
     open_clip,
     scale_samples,
 )
-from .configuration_ast import LARGEST, PATCH_SIDE, ASTConfig, whole_samples, without_defaults
+from .configuration_ast import LARGEST, PATCH_SIDE, ASTConfig, Framing, without_defaults
 from .devices import living_threads, sent, sent_together
 from .fbank import count_frames, fbank
 from .fbank_cpu import write_fbank
@@ -51,7 +51,7 @@ logger = logging.get_logger(__name__)
 MAX_LENGTH_FACTOR = 10
 
 
-class ASTFeatureExtractor(SequenceFeatureExtractor):
+class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
     """Waveforms -> log-mel spectrograms of 128 x 100t (stored (T, F)), ready for the model.
 
     Every argument is saved in preprocessor_config.json, so that a pipeline uses it too.
@@ -386,21 +386,6 @@ class ASTFeatureExtractor(SequenceFeatureExtractor):
         if fields["device"] is None:
             del fields["device"]
         return fields
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of the window that a frame is computed from: those of the shortest clip."""
-        return whole_samples(self.window_seconds, self.sampling_rate)
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples from the start of one frame to the start of the next."""
-        return whole_samples(self.hop_seconds, self.sampling_rate)
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frames of one second of audio: 100 by default."""
-        return self.sampling_rate / self.hop_samples
 
     def count_frames(self, num_samples: int) -> int:
         """Frames of a clip with so many samples, without padding: its whole windows."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transformers.utils import logging
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.get_logger(__name__)
 
@@ -50,7 +49,7 @@ def one_run_at_a_time(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: Another process, or another run of this one, holds the lock.
     """
-    if fcntl is None:
+    if sys.platform == "win32":
         _cannot_lock(folder, "there is no flock on this system")
         yield
         return

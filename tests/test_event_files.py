@@ -60,12 +60,13 @@ def name_of(kind):
     return {"audacity": "e.txt", "raven": "e.selections.txt"}.get(kind, f"e.{kind}")
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("num", [1, 4])
+# A file of Audacity's has one recording.
+KINDS = [(kind, num) for kind in FORMATS for num in (1, 4) if kind != "audacity" or num == 1]
+
+
+@pytest.mark.parametrize(("kind", "num"), KINDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_written_is_read_back_exactly(kind, num, seed, tmp_path):
-    if kind == "audacity" and num > 1:
-        pytest.skip("one recording a file")
     given = detections(num, seed)
     path = tmp_path / name_of(kind)
     write_events(given, path)

@@ -83,15 +83,21 @@ def test_an_event_is_where_the_sound_is_whatever_its_place(onset, hop):
     assert event.score == 1.0
 
 
-@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "opus"])
+RATES = (8_000, 16_000, 44_100, 48_000)
+CLICKS = [
+    (suffix, rate)
+    for suffix in ("wav", "flac", "mp3", "ogg", "opus")
+    for rate in RATES
+    if (suffix, rate) != ("opus", 44_100)  # a rate that Opus does not have
+]
+
+
+@pytest.mark.parametrize(("suffix", "rate"), CLICKS)
 def test_a_click_comes_back_at_its_time(rate, suffix, tmp_path):
     """Its event lies around it: the middle is off by half a step and a frame at most.
 
     The decoders take off what the encoders put before the sound.
     """
-    if suffix == "opus" and rate == 44_100:
-        pytest.skip("Opus knows no 44.1 kHz")
     is_opus = suffix == "opus"
     file_format, subtype = ("OGG", "OPUS") if is_opus else (suffix.upper(), None)
     name = tmp_path / f"click.{suffix}"

@@ -13,13 +13,16 @@ from modeling_ast import ASTFeatureExtractor, ASTForAudioClassification, AudioTa
 from modeling_ast.commands import main
 from tests.conftest import ROOT
 
-onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
-onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from modeling_ast.conversion import ConversionError  # noqa: E402
-from modeling_ast.exporting import checking, export, export_model  # noqa: E402
-from modeling_ast.exporting.onnx_files import FILES, OnnxFile  # noqa: E402
+import onnx
+import onnxruntime
+
+from modeling_ast.conversion import ConversionError
+from modeling_ast.exporting import checking, export, export_model
+from modeling_ast.exporting.onnx_files import FILES, OnnxFile
 
 NAMES = {
     "config.json",

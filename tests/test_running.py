@@ -14,9 +14,10 @@ from modeling_ast.calibration import Calibration, LabelCalibration
 from tests.conftest import ROOT
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
-onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from modeling_ast.exporting import WaveformModel  # noqa: E402
+
+from modeling_ast.exporting import WaveformModel
 
 
 def noise(num_samples, seed=0, level=0.1):

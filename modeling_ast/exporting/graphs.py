@@ -40,9 +40,9 @@ class FrameGraph(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_values: Tensor) -> Tensor:
-        """(B, T, F) -> (B, C)."""
-        return self.model(input_values).logits.float()
+    def forward(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T, F) and a mask (B, T), int64, 1 where a frame is audio -> (B, C)."""
+        return self.model(input_values, attention_mask=attention_mask).logits.float()
 
     def example(self) -> Example:
         """Two clips, T free from two columns of patches on.
@@ -60,10 +60,6 @@ class FrameGraph(nn.Module):
 
 class MaskedFrameGraph(FrameGraph):
     """The same with a mask of padded frames, for batches of clips of unequal lengths."""
-
-    def forward(self, input_values: Tensor, attention_mask: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, T, F) and (B, T), int64, 1 where a frame is audio -> (B, C)."""
-        return self.model(input_values, attention_mask=attention_mask).logits.float()
 
     def example(self) -> Example:
         """As without the mask."""

@@ -80,6 +80,7 @@ def works(read: Callable[[str], object], path: str) -> bool:
     """Whether a reader is installed, loads here and knows the format."""
     try:
         read(path)
+    # Four foreign libraries, each with errors of its own; one that is missing has no row.
     except Exception:
         return False
     return True

@@ -20,7 +20,7 @@ from tests.robustness.cases import (
     check_checkpoints,
     check_files,
     check_kills,
-    check_sources,
+    check_labels,
 )
 
 MOST_BYTES = 2 * 2**30
@@ -41,7 +41,7 @@ def main() -> int:
             (check_files, options.files),
             (check_kills, options.kills),
             (check_checkpoints, 0),
-            (check_sources, 0),
+            (check_labels, 0),
         ):
             place = Path(folder) / check.__name__
             place.mkdir()

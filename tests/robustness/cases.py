@@ -1,4 +1,4 @@
-"""What is tried, and how it is counted: files, kills, checkpoints, sources of training data."""
+"""What is tried, and how it is counted: files, kills, checkpoints, labels of a stranger."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def compare_rows(
             continue
         tally.add(kind, doubled=int(seen[text] > 1))
         is_bad = row["error"] is not None
-        if is_bad == (row["seconds"] is not None and not is_bad):
+        if not is_bad and row["seconds"] is None:
             tally.add(kind, f"{name!r}: {row}", cases=0, wrong=1)
         if expected == audio_files.BAD and not is_bad:
             tally.add(kind, f"{name!r} is heard: {row['seconds']} s", cases=0, wrong=1)
@@ -295,7 +295,7 @@ def check_checkpoints(place: Path, _count: int, seed: int, tally: Tally) -> None
         sys.stderr.write(f"checkpoint: {kind}\n")
 
 
-def check_sources(place: Path, _count: int, seed: int, tally: Tally) -> None:
+def check_labels(place: Path, _count: int, seed: int, tally: Tally) -> None:
     """Labels that are a stranger's text, through the commands that print, draw and write them."""
     out = place / "case"
     out.mkdir()
