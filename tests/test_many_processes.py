@@ -127,6 +127,7 @@ def test_two_processes_train_as_one(base, data, alone, tmp_path):
     assert_counted_once(run, data)
 
 
+@pytest.mark.slow
 def test_sharded_processes_train_as_one_and_resume(base, data, alone, tmp_path):
     """FSDP; started again without its last checkpoint, the run ends with the same weights."""
     words = ("--fsdp", "full_shard", "--fsdp_config", '{"version": 2}')

@@ -108,6 +108,7 @@ def test_all_sets_are_equally_likely():
     assert draw_kept(torch.zeros(1, 3, dtype=torch.bool), 7).shape == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [None, mask_of(97, 60)])
 def test_one_compiled_graph_trains(pair, mask):
     model = pair[1].train()
