@@ -195,5 +195,4 @@ STRANGE_NAMES = (
     b"x" * 240,
     b"#%&{}$!@+`|=",
     b"train",
-    b"..hidden twice",
 )

@@ -87,6 +87,7 @@ def write_files(folder: Path, count: int, seed: int) -> dict[bytes, tuple[str, f
 def write_unlisted(folder: Path) -> None:
     """What has a name like audio and is none: it must not stop or stall the others."""
     (folder / "._0.wav").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(50))
+    (folder / ".hidden.wav").write_bytes(b"RIFF")
     (folder / "dangling.wav").symlink_to(folder / "nowhere")
     (folder / "loop.wav").symlink_to(folder / "loop.wav")
     (folder / "folder.wav").mkdir()
@@ -130,6 +131,7 @@ def check_files(place: Path, count: int, seed: int, tally: Tally) -> None:
     write_unlisted(folder)
     timeout = 120 + 0.5 * count
     outcome = run(["tag", model, folder, "--output", "tags.parquet"], place, timeout)
+    tally.add("tag")
     tally.see("tag", outcome, (1,))
     if (place / "tags.jsonl").exists():
         compare_rows(rows_of(place / "tags.jsonl"), written, tally)
