@@ -1,6 +1,6 @@
 """The clips of a fine-tuning and what became of each file; the audio itself is not decoded here.
 
-What DATA may be stands in `sources.py`, which part of it is held out in `held_out.py`. A label
+What DATA may be stands in `sources.py`, which part of it is held out in `parts.py`. A label
 column that holds lists has several labels to a clip; any other has exactly one, a name or a class
 index. Several names in one cell are separated by `--label-separator`.
 
@@ -33,7 +33,7 @@ from .clips import ClipReader
 from .data_arguments import DataArguments
 from .data_report import DataReport, LocalData
 from .grouping import count_groups, groups_of
-from .held_out import (
+from .parts import (
     HELD_OUT,
     TRAIN,
     VALIDATION,
