@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from .audio import LARGEST_SAMPLE, ClipSource, decode_samples, is_single_clip, open_clip
+from .audio import ClipSource, decode_samples, is_single_clip, open_clip
 from .errors import one_line
 from .salvage import salvaged_blocks
+from .samples import LARGEST_SAMPLE
 from .score_curves import COMBINATIONS, Run, RunRules, RunTracker, StepCombiner
 from .tagging import AudioTagger
 

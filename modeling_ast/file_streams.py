@@ -1,9 +1,9 @@
 """Where in a file libsndfile must begin to decode, so that it decodes all of it.
 
 libsndfile decodes one stream of a file: of a chained OGG file the first link, of joined MP3, FLAC
-or WAV files the first one. Of an MP3 without a count of its frames it guesses the length by the first of them,
-and it believes a WAV header that gives its data no bytes. Here the headers are read; nothing is
-decoded.
+or WAV files the first one. Where an MP3 does not count its frames, it guesses the length from the
+first of them; and it believes a WAV header that announces no samples. Only headers are read here;
+nothing is decoded.
 """
 
 from __future__ import annotations

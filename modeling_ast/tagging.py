@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from .audio import check_samples, is_single_clip, stream_audio
+from .audio import is_single_clip, stream_audio
 from .calibration import Calibration, load_calibration
 from .decoding import AudioFile
 from .errors import one_line
@@ -38,6 +38,7 @@ from .labels import activation, distinct_names
 from .modeling_ast import ASTForAudioClassification
 from .padding import padding_name
 from .pretrained import load_extractor, load_model
+from .samples import check_samples
 from .workers import Clip, decode_clips
 
 logger = logging.get_logger(__name__)

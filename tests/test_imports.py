@@ -33,6 +33,7 @@ FLAT_FILES = [
     "file_streams",
     "decoding",
     "audio_files",
+    "samples",
     "audio",
     "feature_extraction_ast",
     "fast_layers",
