@@ -177,7 +177,7 @@ class Answers:
         order = np.lexsort((positives[true], -counts[true, predicted]))
         return [
             Confusion(self.names[t], self.names[p], int(counts[t, p]), int(positives[t]))
-            for t, p in zip(true[order], predicted[order])
+            for t, p in zip(true[order].tolist(), predicted[order].tolist())
         ]
 
     @cached_property
