@@ -41,7 +41,8 @@ from .classes import Clips, check_labels, is_exclusive, label_column, read_class
 from .clips import BadClips, ClipReader, drop_bad_clips
 from .data_report import DataReport
 from .data_sources import Loaded, load
-from .evaluation import Lengths, held_out_clips, judge_lengths, spread
+from .held_out import held_out_clips
+from .lengths import Lengths, judge_lengths, spread
 from .optimizer import EpochDecay, published_adam
 from .results import Judge, save_results
 from .sampling import BalancedSampler, balanced_weights
