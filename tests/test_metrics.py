@@ -117,7 +117,7 @@ def test_class_table_has_a_row_for_each_name():
 
 
 def test_precision_recall_and_f1_are_sklearns():
-    """Class 1 is never there and never found, class 2 never found, class 5 found and never there."""
+    """Class 1 is neither there nor found, class 2 is never found, class 5 is never there."""
     scores, targets = make_case()
     found = scores > 0.7
     found[:, [1, 2]], targets[:, 5] = False, 0

@@ -37,9 +37,6 @@ def draw_curve(
 ) -> None:
     """Draws the losses and the metric over the epochs.
 
-    A set of clips that was judged several times has a line, one that was judged once a dot. Where
-    none was judged twice, the metric is drawn as bars.
-
     Args:
         history: Trainer's log.
         path: Of the picture; its suffix says the format.
@@ -48,32 +45,25 @@ def draw_curve(
     """
     figure = _figure((10, 4))
     left, right = figure.subplots(1, 2)
-    _draw_line(left, _points(history, "loss"), "training, as it went", "0.5")
-    metric_points = {}
+    losses = {"while training": (_points(history, "loss"), "0.5")}
+    metrics = {}
     for prefix, (name, colour) in JUDGED.items():
-        _draw_line(left, _points(history, f"{prefix}_loss"), name, colour)
-        if points := _points(history, f"{prefix}_{metric}"):
-            metric_points[prefix] = points
-    left.set(xlabel="epoch", ylabel="loss", title="loss")
+        losses[name] = (_points(history, f"{prefix}_loss"), colour)
+        metrics[name] = (_points(history, f"{prefix}_{metric}"), colour)
+    _draw_series(left, losses)
+    _draw_series(right, metrics)
+    left.set(title="loss")
     left.set_ylim(bottom=0)
-    right.set(title=metric, ylim=(0, 1.02))
-    if any(len(points) > 1 for points in metric_points.values()):
-        for prefix, points in metric_points.items():
-            _draw_line(right, points, *JUDGED[prefix])
-        right.set(xlabel="epoch", ylabel=metric)
-    else:
-        for place, (prefix, points) in enumerate(metric_points.items()):
-            (_, value), (name, colour) = points[-1], JUDGED[prefix]
-            bar = right.bar(place, value, color=colour, label=name, width=0.6)
-            right.bar_label(bar, [f"{value:.3f}"])
-        right.set(xticks=[], xlim=(-0.6, max(len(metric_points), 3) - 0.4), ylim=(0, 1.08))
+    right.set(title=metric, ylim=(0, 1.08))
     if chance is not None:
         right.axhline(chance, color="0.5", linestyle="--", label="chance level")
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.set_axisbelow(True)
-        # Below the curves, not over them.
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, fontsize=8)
+        if axis.get_legend_handles_labels()[0]:
+            # Below the curves, not over them.
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
+            axis.legend(**place, frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -82,13 +72,28 @@ def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
     return [(row["epoch"], row[key]) for row in history if key in row and "epoch" in row]
 
 
-def _draw_line(
-    axis: Axes, points: Sequence[tuple[float, float]], name: str, colour: str
+def _draw_series(
+    axis: Axes, series: Mapping[str, tuple[Sequence[tuple[float, float]], str]]
 ) -> None:
-    if points:
-        epochs, values = zip(*points)
-        marker = "." if 1 < len(points) < DOTS_UP_TO else "o" if len(points) == 1 else None
-        axis.plot(epochs, values, color=colour, marker=marker, label=name)
+    """Draws series of (epoch, value), each with its colour.
+
+    One of several points is a line, one of a single point a dot; where no series has two points,
+    they are bars.
+    """
+    series = {name: entry for name, entry in series.items() if entry[0]}
+    if any(len(points) > 1 for points, _ in series.values()):
+        for name, (points, colour) in series.items():
+            marker = "o" if len(points) == 1 else "." if len(points) < DOTS_UP_TO else None
+            line = None if len(points) > 1 else "none"
+            axis.plot(*zip(*points), color=colour, marker=marker, linestyle=line, label=name)
+        axis.set_xlabel("epoch")
+        return
+    for place, (name, (points, colour)) in enumerate(series.items()):
+        value = points[-1][1]
+        bar = axis.bar(place, value, color=colour, label=name, width=0.6)
+        axis.bar_label(bar, [f"{value:.3f}"])
+    axis.set(xticks=[], xlim=(-0.6, max(len(series), 3) - 0.4))
+    axis.margins(y=0.1)
 
 
 def draw_classes(table: Sequence[ClassResult], path: Path, quality: str) -> None:
