@@ -43,6 +43,8 @@ FLAT_FILES = [
     "quantization",
     "workers",
     "calibration",
+    "clip_parts",
+    "batching",
     "tagging",
     "journal",
     "tag_files",
