@@ -33,6 +33,7 @@ from .labels import activation, distinct_names
 from .modeling_ast import ASTForAudioClassification
 from .padding import padding_name
 from .pretrained import load_extractor, load_model
+from .quantization import is_quantized
 from .workers import decode_clips
 
 logger = logging.get_logger(__name__)
@@ -265,6 +266,13 @@ class AudioTagger:
     def activation(self) -> str:
         """What makes scores of logits: "sigmoid" or "softmax"."""
         return "sigmoid" if self.sigmoid else "softmax"
+
+    @property
+    def dtype_name(self) -> str:
+        """How the model computes: "float32", "bfloat16", "float16", or "int8" where quantized."""
+        if is_quantized(self.model):
+            return "int8"
+        return str(self.model.dtype).removeprefix("torch.")
 
     def scores_of(self, logits: Tensor) -> np.ndarray:
         """Scores (..., C), float64, of logits on the CPU, before any calibration."""

@@ -46,6 +46,7 @@ FLAT_FILES = [
     "clip_parts",
     "batching",
     "tagging",
+    "tag_rows",
     "journal",
     "tag_files",
     "salvage",
