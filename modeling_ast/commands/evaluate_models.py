@@ -44,9 +44,10 @@ def main(arguments: list[str]) -> int:
         result = evaluate_models(rest.models, options, data, lengths.length_clips)
         if rest.per_class:
             write_table(result.classes, Path(rest.per_class))
+        result.data.save_missing(options.missing_clips)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    print_report(result.data.lines())
+    print_report(result.data.lines(listed_in=options.missing_clips))
     if rest.json:
         print_json(
             {

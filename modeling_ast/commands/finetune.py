@@ -2,8 +2,9 @@
 
     modeling-ast finetune --model MODEL --data DATA --output-dir OUT [Trainer's arguments]
     modeling-ast finetune --recipe esc50 [flags that win over the recipe]
+    modeling-ast finetune ... --folds 5 [--group-by COLUMN]
 
-The work is in `training/finetuning.py`.
+The work is in `training/finetuning.py`, that of --folds in `training/folds.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from ..training.arguments import (
     read_recipe,
     recipe_names,
 )
+from ..training.data_report import DataReport
 from ..training.finetuning import Outcome, finetune
+from ..training.folds import CrossValidation, cross_validate, is_cross_validation
 from .dataclass_parser import DataclassParser
 from .output import fail, print_json, print_report
 
@@ -47,12 +50,23 @@ def main(arguments: list[str]) -> int:
         chosen, as_json = parse_arguments(arguments)
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            outcome = finetune(chosen, announce=lambda data: print_report(data.lines()))
+            if is_cross_validation(chosen.data):
+                folds = cross_validate(chosen, announce=announce, say=print_report)
+            else:
+                outcome = finetune(chosen, announce=announce)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    if outcome.trainer.is_world_process_zero():
+    if is_cross_validation(chosen.data):
+        if chosen.training.process_index == 0:
+            report_folds(str(chosen.training.output_dir), folds, as_json)
+    elif outcome.trainer.is_world_process_zero():
         report(outcome, as_json)
     return 0
+
+
+def announce(data: DataReport) -> None:
+    """Prints what became of the data."""
+    print_report(data.lines())
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
@@ -104,6 +118,32 @@ def report(outcome: Outcome, as_json: bool) -> None:
         return
     score = outcome.metrics[f"eval_{metric}"]
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
+
+
+def report_folds(folder: str, folds: CrossValidation, as_json: bool) -> None:
+    """Prints the scores of each fold, then their mean and standard deviation."""
+    metric = folds.metric
+    if as_json:
+        results = {name: value for name, value in folds._asdict().items() if name != "division"}
+        print_json({"output_dir": folder, **results})
+        return
+    width = max(map(len, folds.mean))
+    heads = "".join(f"{f'fold {number}':>10}" for number in folds.results)
+    lines = [f"{'':<{width}}{heads}{'mean':>10}{'std':>10}"]
+    for name, mean in folds.mean.items():
+        values = [*(own.get(name) for own in folds.results.values()), mean, folds.std[name]]
+        lines.append(f"{name:<{width}}" + "".join(map(cell, values)))
+    lines.append(
+        f"{metric} {cell(folds.mean[f'eval_{metric}']).strip()} +- "
+        f"{cell(folds.std[f'eval_{metric}']).strip()} over {len(folds.results)} folds; the models "
+        f"are in {folder}/fold_*"
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def cell(value: float | None) -> str:
+    """A number of the table; a dash where it is undefined."""
+    return f"{'-':>10}" if value is None else f"{value:>10.4f}"
 
 
 __all__ = ["main", "parse_arguments"]

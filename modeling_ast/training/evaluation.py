@@ -24,7 +24,7 @@ from ..tagging import AudioTagger
 from .arguments import LengthArguments
 from .clips import BadClips
 from .data_arguments import DataArguments
-from .data_report import DataReport
+from .data_report import MISSING_FILE, DataReport
 from .held_out import HeldOut, columns_of, judge, load_held_out
 from .lengths import Lengths, judge_lengths, spread
 from .metrics import ClassResult, class_table, threshold_metrics
@@ -65,6 +65,9 @@ class EvaluationArguments:
     )
     bad_clips: str = field(
         default="bad_clips.txt", metadata={"help": "list of clips that cannot be decoded"}
+    )
+    missing_clips: str = field(
+        default=MISSING_FILE, metadata={"help": "list of a table's clips whose file is missing"}
     )
 
 
