@@ -15,6 +15,7 @@ from pathlib import Path
 from ..labels import printable
 from ..outputs import check_output_file
 from ..training.arguments import LengthArguments
+from ..training.bad_clip_search import listing_all_bad_clips
 from ..training.data_arguments import DataArguments
 from ..training.evaluation import Evaluation, EvaluationArguments, evaluate_models
 from ..training.lengths import PLAIN_TRANSFORMERS, SHARES, length_rows
@@ -41,7 +42,8 @@ def main(arguments: list[str]) -> int:
         options, data, lengths, rest = parse_arguments(arguments)
         if rest.per_class:
             check_output_file(rest.per_class)
-        result = evaluate_models(rest.models, options, data, lengths.length_clips)
+        with listing_all_bad_clips(data, options.bad_clips, rest.models[0], train=False):
+            result = evaluate_models(rest.models, options, data, lengths.length_clips)
         if rest.per_class:
             write_table(result.classes, Path(rest.per_class))
         result.data.save_missing(options.missing_clips)

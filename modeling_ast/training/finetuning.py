@@ -23,6 +23,7 @@ from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
 from ..tagging import AudioTagger
 from .arguments import RUN_FILE, Arguments
+from .bad_clip_search import listing_all_bad_clips
 from .batches import AudioCollator
 from .building import BAD_LIST, build_trainer, load_model
 from .classes import check_labels, is_exclusive, read_classes
@@ -149,7 +150,9 @@ def finetune(
     folder.mkdir(parents=True, exist_ok=True)
     # The processes of one run share the directory: the first locks it for all.
     first = arguments.training.process_index == 0
-    with one_run_at_a_time(folder) if first else nullcontext(), naming_unwritable(folder):
+    lock = one_run_at_a_time(folder) if first else nullcontext()
+    all_bad = listing_all_bad_clips(arguments.data, folder / BAD_LIST, arguments.model.model)
+    with lock, naming_unwritable(folder), all_bad:
         return _finetune(arguments, announce)
 
 
