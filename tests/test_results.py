@@ -9,11 +9,9 @@ from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_sco
 from transformers import EvalPrediction
 
 from modeling_ast.labels import Label
-from modeling_ast.training.lengths import SHARES, LengthResult, Lengths
 from modeling_ast.training.results import (
     Judge,
     draw_classes,
-    length_section,
     metric_rows,
     write_table,
 )
@@ -75,17 +73,3 @@ def test_the_table_and_its_picture(judged, tmp_path):
 def test_rows_of_the_card():
     rows = metric_rows({"eval_mAP": 0.5, "eval_runtime": 3.0, "average_mAP": 0.75})
     assert rows == "| mAP | 0.5000 |\n| mAP of the averaged weights | 0.7500 |"
-
-
-def test_the_cards_scores_under_both_paddings():
-    results = [
-        LengthResult(padding, share, {"mAP": share / 2 + (padding == "longest") / 8})
-        for padding in ("max_length", "longest")
-        for share in SHARES
-    ]
-    text = length_section(Lengths(results, 17), "mAP", "longest")
-    assert "mAP on 17 of the held-out clips" in text and "saved the padding `longest`" in text
-    assert "| max_length | 0.5000 | 0.2500 | 0.1250 |" in text
-    assert "| longest | 0.6250 | 0.3750 | 0.2500 |" in text
-    assert "plain transformers and transformers.js always pad to max_length" in text
-    assert length_section(Lengths([], 0), "mAP", "longest") == ""

@@ -77,6 +77,11 @@ class Evaluation(NamedTuple):
     lengths: dict[str, Lengths]  # by the model's name
     data: DataReport  # what became of each file
 
+    @property
+    def metric(self) -> str:
+        """The metric that models are judged by first, "accuracy" or "mAP"."""
+        return list(self.models[0])[1]
+
 
 def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
     """A model with its extractor, as the arguments want it.

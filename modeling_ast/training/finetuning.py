@@ -69,9 +69,9 @@ class Outcome(NamedTuple):
     """What a fine-tuning gives, beside the files in its output directory."""
 
     trainer: ASTTrainer
-    # `eval_*` of the model, `average_*` of the averaged weights and, in the first process, the
-    # scores under both paddings.
-    metrics: dict[str, float]
+    # `eval_*` of the model, `average_*` of the averaged weights and, in the first process,
+    # `lengths`, the scores of shorter clips.
+    metrics: dict[str, Any]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
     data: DataReport  # what became of each file
 
@@ -164,6 +164,7 @@ def build_trainer(
             crop="random",
             bad_clips=bad_clips,
             augmentation=arguments.augmentation,
+            min_length=arguments.model.min_length,
             partners=train if arguments.sampling.mix_whole_set else None,
             seed=training.seed,
         ),
@@ -258,7 +259,7 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
 def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Lengths:
     """The scores of the saved model under both paddings, on some of the held-out clips."""
     if num_clips == 0:
-        return Lengths([], 0)
+        return Lengths([], 0, 0.0)
     collate = trainer.eval_collator
     assert isinstance(collate, AudioCollator)  # from `build_trainer`
     held_out = held_out_clips(
@@ -419,7 +420,7 @@ def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> O
         assert data is not None  # it has been read
         sources = (arguments.model.source, data)
         lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
-        metrics |= lengths.as_metrics(judge.metric)
+        metrics |= {"lengths": lengths.as_json(judge.metric)} if lengths.results else {}
         save_results(trainer, judge, table, sources, metrics, lengths)
         folder, collate = output_folder(trainer.args), trainer.eval_collator
         assert isinstance(collate, AudioCollator)  # from `build_trainer`

@@ -1,9 +1,10 @@
 """What a fine-tuning leaves in its output directory, beside the model: numbers, pictures, a card.
 
 `metrics.json`, `learning_curve.png`, `per_class.csv` (average precision, area under the ROC curve
-and number of held-out clips of each class), `per_class_ap.png`, and `README.md`, a model card with
-the results in the Hub's model-index and the scores under both paddings. Trainer adds its
-checkpoints and the TensorBoard log (`runs/`, for `tensorboard --logdir`).
+and number of held-out clips of each class), `per_class_ap.png`, `score_by_length.png`, and
+`README.md`, a model card with the results in the Hub's model-index and the scores of shorter clips
+under both paddings. Trainer adds its checkpoints and the TensorBoard log (`runs/`, for
+`tensorboard --logdir`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import csv
 import math
 from collections.abc import Sequence, Sized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,8 @@ from ..conversion.card import markdown_text, write_card
 from ..labels import Label
 from ..plotting import plain_text
 from ..strict_json import to_json
-from .lengths import PLAIN_TRANSFORMERS, Lengths, length_rows
+from .length_report import LENGTH_PICTURE, draw_lengths, length_section
+from .lengths import Lengths
 from .metrics import ClassResult, accuracy, class_table, compute_metrics
 from .trainer import ASTTrainer, output_folder
 
@@ -69,7 +72,7 @@ def save_results(
     judge: Judge,
     table: list[ClassResult],
     sources: tuple[str, str],
-    metrics: dict[str, float],
+    metrics: dict[str, Any],
     lengths: Lengths,
 ) -> None:
     """Writes everything but the weights into the output directory.
@@ -79,7 +82,7 @@ def save_results(
         judge: Of its held-out clips.
         table: Of the evaluation that `metrics` come from.
         sources: The base model and the data, as they were given.
-        metrics: `eval_*`, `average_*` if weights were averaged, and those of `lengths`.
+        metrics: `eval_*`, `average_*` if weights were averaged, and `lengths`.
         lengths: From `lengths.judge_lengths`.
     """
     folder = output_folder(trainer.args)
@@ -87,6 +90,8 @@ def save_results(
     write_table(table, folder / "per_class.csv")
     draw_curve(trainer.state.log_history, folder / "learning_curve.png", judge.metric)
     draw_classes(table, folder / "per_class_ap.png")
+    if lengths.results:
+        draw_lengths({folder.name: lengths}, judge.metric, folder / LENGTH_PICTURE)
     card = run_card(folder.name, *sources, metrics, judge.metric, trainer, lengths)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -148,7 +153,7 @@ def run_card(
     name: str,
     base_model: str,
     data: str,
-    metrics: dict[str, float],
+    metrics: dict[str, Any],
     metric: str,
     trainer: ASTTrainer,
     lengths: Lengths,
@@ -217,25 +222,7 @@ classify(modeling_ast.read_audio("clip.wav"))
     return write_card(name, metadata, filter(None, sections))
 
 
-def length_section(lengths: Lengths, metric: str, padding: str) -> str:
-    """The scores under both paddings at three lengths; empty if nothing was judged."""
-    if not lengths.results:
-        return ""
-    rows = "\n".join(
-        f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
-        for name, values in length_rows(lengths, metric)
-    )
-    return f"""
-{metric} on {lengths.num_clips} of the held-out clips, whole and cut to their middle, under both
-paddings. This model has saved the padding `{padding}`; {PLAIN_TRANSFORMERS}.
-
-| padding | whole clips | half of each | a quarter of each |
-| --- | --- | --- | --- |
-{rows}
-"""
-
-
-def metric_rows(metrics: dict[str, float]) -> str:
+def metric_rows(metrics: dict[str, Any]) -> str:
     """Lines of the card's table; those of the averaged weights (`average/`) last."""
     names = {
         "accuracy": "accuracy",
