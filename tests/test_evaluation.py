@@ -123,34 +123,39 @@ def test_models_and_their_ensemble(sounds, models, tmp_path, run):
     assert text.startswith("18 clips\n") and str(models[0]) in text and "ensemble of" not in text
 
 
-def test_both_paddings_at_three_lengths(sounds, models, tmp_path, run):
-    """Each of the six against an evaluation of clips cut by hand, with that padding."""
+def loudest(wave, seconds):
+    """The loudest part of so many seconds that begins at a frame; a shorter clip as it is."""
+    length = round(seconds * 16000)
+    starts = range(0, max(1, len(wave) - length + 1), 160)
+    return max((wave[start : start + length] for start in starts), key=lambda x: (x**2).sum())
+
+
+def test_both_paddings_at_several_lengths(sounds, models, tmp_path, run):
+    """Against evaluations of clips cut by hand, with that padding."""
     folder, rows = sounds
     options = ("--json", "--bad-clips", tmp_path / "bad.txt")
     result = json.loads(run(models[2], "--data", folder, *options).out)
     lengths = result["lengths"][str(models[2])]
-    assert lengths["clips"] == 18
-    found = {(row["padding"], row["share"]): row["metrics"] for row in lengths["results"]}
-    assert len(found) == 6
-    for share in (1.0, 0.5, 0.25):
-        shorter = tmp_path / f"cut{share}"
+    assert (lengths["metric"], lengths["clips"]) == ("accuracy", 18)
+    seconds = [len(wave) / 16000 for _, wave, _ in rows]
+    assert lengths["seconds"] == [0.25, 0.5, 1.0, 2.0, pytest.approx(np.median(seconds))]
+    for index, cut in ((0, 0.25), (2, 1.0), (-1, 60.0)):
+        shorter = tmp_path / f"cut{cut}"
         for path, wave, _ in rows:
-            length = round(len(wave) * share)
-            start = (len(wave) - length) // 2
             target = shorter / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(target, wave[start : start + length], 16000, "FLOAT")
+            soundfile.write(target, loudest(wave, cut), 16000, "FLOAT")
         for padding in ("max_length", "longest"):
             flags = ("--padding", padding, "--length-clips", 0)
             expected = json.loads(run(models[2], "--data", shorter, *options, *flags).out)
             assert expected["lengths"] == {}
-            (judged,) = expected["models"]
-            assert judged.pop("F1") <= 1 and judged.pop("ECE") <= 1
-            metrics = {"model": str(models[2])} | found[padding, share]
-            assert metrics == pytest.approx(judged, abs=1e-6)
-    text = run(models[2], "--data", folder, *options[1:], "--length-clips", 7).out
-    assert "accuracy of 7 clips by padding and by the share of each clip" in text
-    assert "always pad to max_length" in text
+            assert lengths[padding][index] == expected["models"][0]["accuracy"]
+    picture = tmp_path / "curves.png"
+    words = (*models[:2], "--data", folder, *options[1:], "--length-clips", 7)
+    text = run(*words, "--length-plot", picture).out
+    assert "accuracy of 7 clips, cut to the loudest part of each, and whole (median 1." in text
+    assert "always pad to max_length" in text and text.count("longest ") == 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_padding_is_the_saved_one_unless_it_is_given(sounds, models, tmp_path, run):
@@ -263,6 +268,10 @@ def test_bad_clips_are_left_out_of_everything(sounds, models, tmp_path, run):
         (["model"], "--data is missing"),
         (["--data", "data"], "MODEL"),
         (["model", "--data", "data", "--streaming"], "--streaming is for modeling-ast finetune"),
+        (
+            ["model", "--data", "data", "--length-clips", "0", "--length-plot", "x.png"],
+            "--length-plot shows the scores of --length-clips, which is 0",
+        ),
         (["model", "--data", "data", "--top_z", "3"], "unrecognized arguments: --top-z 3"),
     ],
 )

@@ -114,6 +114,12 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
     assert str(base) in card and str(data) in card
     for name in ("learning_curve.png", "per_class_ap.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG") and f"({name})" in card
+    assert metrics["lengths"].keys() == {"metric", "clips", "seconds", "max_length", "longest"}
+    assert metrics["lengths"]["seconds"] == [0.25, 0.5, 1.0]
+    # Clips of the model's length are padded in no way, nearly.
+    assert metrics["lengths"]["longest"][-1] == pytest.approx(expected, abs=0.01)
+    assert "![score against the length of a clip](score_by_length.png)" in card
+    assert (out / "score_by_length.png").read_bytes().startswith(b"\x89PNG")
     check_results(out, targets, scores, list(classify.model.config.id2label.values()))
 
 
@@ -144,6 +150,7 @@ DRAWING_RUN = [
     *("--mixup_rate", "0.5", "--mix_whole_set", "--max_gain_db", "6", "--frequency_mask", "8"),
     *("--time_mask", "20", "--max_noise", "0.1", "--max_roll", "5", "--patchout_time", "3"),
     *("--balanced_sampling", "--average_from", "1", "--dataloader_num_workers", "1"),
+    *("--min_length", "25"),
 ]
 
 
@@ -329,8 +336,9 @@ def logged(folder, key):
 
 
 def test_features_on_the_training_device_are_those_of_the_workers(base, data, tmp_path):
-    """Without augmentation, the same losses and metrics."""
+    """Without masks, noise and roll, the same losses and metrics."""
     words = ["--model", base, "--data", data, *TINY_RUN, "--eval_strategy", "steps"]
+    words += ["--min_length", 30]
     curves = []
     for where in ("workers", "device"):
         out = tmp_path / where

@@ -40,6 +40,13 @@ class ModelArguments:
     max_length: int | None = field(
         default=None, metadata={"help": "frames of 10 ms; the position grid is refitted"}
     )
+    min_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "frames of 10 ms; also train on parts of clips, of random lengths from this "
+            "on, with and without a mask of the padding, for a model that knows short clips"
+        },
+    )
     frequency_stride: int | None = field(default=None, metadata={"help": "in mel bins"})
     time_stride: int | None = field(default=None, metadata={"help": "in frames"})
     patchout_frequency: int | None = field(
@@ -124,13 +131,13 @@ class SamplingArguments:
 
 @dataclass
 class LengthArguments:
-    """How the scores under both paddings are measured."""
+    """How the scores of shorter clips are measured."""
 
     length_clips: int = field(
         default=200,
         metadata={
-            "help": "held-out clips that are judged under both paddings at their full, half and "
-            "quarter length; 0: none"
+            "help": "held-out clips that are judged under both paddings, whole and cut to 0.25, "
+            "0.5, 1 seconds and so on; 0: none"
         },
     )
 

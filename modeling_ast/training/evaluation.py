@@ -30,6 +30,7 @@ from .clips import BadClips
 from .data_arguments import DataArguments
 from .data_report import DataReport
 from .held_out import HeldOut, columns_of, judge, load_held_out
+from .length_report import LENGTH_PICTURE, draw_lengths
 from .lengths import Lengths, judge_lengths, spread
 from .metrics import threshold_metrics
 from .results import answers_of, save_results
@@ -81,6 +82,11 @@ class Evaluation(NamedTuple):
     extractor: ASTFeatureExtractor  # of the first model
     lengths: dict[str, Lengths]  # by the model's name
     data: DataReport  # what became of each file
+
+    @property
+    def metric(self) -> str:
+        """The metric that models are judged by first, "accuracy" or "mAP"."""
+        return list(self.models[0])[1]
 
 
 def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
@@ -206,6 +212,9 @@ def save_evaluation(
     (folder / "metrics.json").write_text(to_json(figures) + "\n", encoding="utf-8")
     title = names[0] if len(names) == 1 else f"the ensemble of {len(names)}"
     save_results(folder, answers, evaluation.clips, evaluation.extractor, title, page_clips)
+    (folder / LENGTH_PICTURE).unlink(missing_ok=True)
+    if evaluation.lengths:
+        draw_lengths(evaluation.lengths, evaluation.metric, folder / LENGTH_PICTURE)
     text = evaluation_text(folder, names, data, figures, answers)
     (folder / "README.md").write_text(text, encoding="utf-8")
 

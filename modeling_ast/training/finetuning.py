@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import set_seed
@@ -42,9 +42,9 @@ class Outcome(NamedTuple):
     """What a fine-tuning gives, beside the files in its output directory."""
 
     trainer: ASTTrainer
-    # `eval_*` of the model, `average_*` of the averaged weights and, in the first process, the
-    # scores under both paddings.
-    metrics: dict[str, float]
+    # `eval_*` of the model, `training_*` of clips that it has learned, `average_*` of the averaged
+    # weights and, in the first process, `lengths`, the scores of shorter clips.
+    metrics: dict[str, Any]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
     data: DataReport  # what became of each file
     answers: Answers | None  # to the held-out clips, in the first process
@@ -76,7 +76,7 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
 def judge_saved_model(trainer: ASTTrainer, held_out: HeldOut, num_clips: int) -> Lengths:
     """The scores of the saved model under both paddings, on some of the held-out clips."""
     if num_clips == 0:
-        return Lengths([], 0)
+        return Lengths([], 0, 0.0)
     tagger = AudioTagger.from_pretrained(output_folder(trainer.args), trainer.args.device)
     return judge_lengths(tagger, spread(held_out, num_clips))
 
@@ -169,7 +169,7 @@ def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> O
         assert data is not None  # it has been read
         sources = (arguments.model.source, data)
         lengths = judge_saved_model(trainer, held_out, arguments.lengths.length_clips)
-        metrics |= lengths.as_metrics(judge.metric)
+        metrics |= {"lengths": lengths.as_json(judge.metric)} if lengths.results else {}
         page_clips = arguments.results.worst_clips
         save_run(trainer, answers, held_out, sources, metrics, lengths, page_clips)
         folder, collate = output_folder(trainer.args), trainer.eval_collator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from transformers.trainer_utils import has_length
 from ..conversion.card import markdown_text, write_card
 from ..labels import printable
 from .answers import Answers, interval_text
-from .lengths import PLAIN_TRANSFORMERS, SHARES, Lengths, length_rows
+from .length_report import LENGTH_PICTURE, length_section
+from .lengths import Lengths
 from .metrics import ClassResult
 from .optimizer import EpochDecay
 from .results import CLASS_PICTURES, CONFUSION_PICTURE, WORST_PAGE, WORST_TABLE
@@ -45,7 +46,7 @@ WHICH = {
 def run_card(
     folder: Path,
     sources: tuple[str, str],
-    metrics: dict[str, float],
+    metrics: Mapping[str, Any],
     answers: Answers,
     trainer: ASTTrainer,
     lengths: Lengths,
@@ -97,7 +98,7 @@ def run_card(
 
 
 def evaluation_text(
-    folder: Path, models: Sequence[str], data: str, metrics: dict[str, float], answers: Answers
+    folder: Path, models: Sequence[str], data: str, metrics: Mapping[str, Any], answers: Answers
 ) -> str:
     """The README of an evaluation.
 
@@ -114,6 +115,9 @@ def evaluation_text(
         "# Evaluation",
         f"Of {what} on the held-out clips of `{plain_code(data)}`, with `modeling-ast evaluate`.",
         *result_sections(folder, answers, metrics),
+        f"![score against the length of a clip]({LENGTH_PICTURE})"
+        if (folder / LENGTH_PICTURE).exists()
+        else "",
     ]
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
@@ -161,7 +165,7 @@ On the command line: `modeling-ast classify {plain_code(model)} clip.wav`
 """
 
 
-def result_sections(folder: Path, answers: Answers, metrics: dict[str, float]) -> Iterable[str]:
+def result_sections(folder: Path, answers: Answers, metrics: Mapping[str, Any]) -> Iterable[str]:
     """Figures, labels, confusions and mistakes; pictures and the page if they are in `folder`."""
     headline = answers.headline
     groups = f" of {headline.num_groups} groups" if headline.num_groups else ""
@@ -180,7 +184,7 @@ def result_sections(folder: Path, answers: Answers, metrics: dict[str, float]) -
     yield mistake_section(folder, answers)
 
 
-def figure_table(answers: Answers, metrics: dict[str, float]) -> str:
+def figure_table(answers: Answers, metrics: Mapping[str, Any]) -> str:
     """The main figure with its interval, what guessing gives, and the other metrics."""
     headline = answers.headline
     rows = [
@@ -274,26 +278,6 @@ def mistake_section(folder: Path, answers: Answers) -> str:
             f"spectrograms. It is a single file: download it and open it in a browser."
         )
     return "\n\n".join(lines)
-
-
-def length_section(lengths: Lengths, metric: str, padding: str) -> str:
-    """The scores under both paddings at three lengths; empty if nothing was judged."""
-    if not lengths.results:
-        return ""
-    rows = [
-        (f"`{name}`", *(number(value) for value in values))
-        for name, values in length_rows(lengths, metric)
-    ]
-    heads = ["padding", *(f"{100 * share:g} % of each clip" for share in SHARES)]
-    return f"""### Short clips
-
-A short clip is padded: to the model's full length (`max_length`), or only to the longest clip of
-its batch (`longest`). This model was saved with `{padding}`, which the tools of modeling_ast use;
-{PLAIN_TRANSFORMERS}. The {metric} of {lengths.num_clips} held-out clips, whole and cut to their
-middle, under both:
-
-{table(heads, rows)}
-"""
 
 
 def training_section(trainer: ASTTrainer) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from datasets import Dataset
 
 from ..labels import activation
@@ -11,6 +13,7 @@ from .arguments import ResultArguments
 from .batches import AudioCollator
 from .clips import drop_bad_clips
 from .held_out import HeldOut, held_out_clips
+from .length_report import LENGTH_PICTURE, draw_lengths
 from .lengths import Lengths, spread_numbers
 from .result_plots import draw_curve
 from .results import Judge, save_results
@@ -57,7 +60,7 @@ def save_run(
     answers: Answers,
     held_out: HeldOut,
     sources: tuple[str, str],
-    metrics: dict[str, float],
+    metrics: dict[str, Any],
     lengths: Lengths,
     page_clips: int = ResultArguments.worst_clips,
 ) -> None:
@@ -68,7 +71,7 @@ def save_run(
         answers: Clip i is row i of `held_out`.
         held_out: From `judged_clips`.
         sources: The base model and the data, as they were given.
-        metrics: `eval_*`, `training_*`, `average_*` if weights were averaged, those of `lengths`.
+        metrics: `eval_*`, `training_*`, `average_*` if weights were averaged, and `lengths`.
         lengths: From `lengths.judge_lengths`.
         page_clips: Of the page of the worst mistakes; 0: no page.
     """
@@ -79,6 +82,8 @@ def save_run(
     (folder / "metrics.json").write_text(to_json(figures) + "\n", encoding="utf-8")
     history = trainer.state.log_history
     draw_curve(history, folder / "learning_curve.png", answers.metric, chance)
+    if lengths.results:
+        draw_lengths({folder.name: lengths}, answers.metric, folder / LENGTH_PICTURE)
     save_results(folder, answers, held_out, trainer.extractor, folder.name, page_clips)
     card = run_card(folder, sources, metrics, answers, trainer, lengths)
     (folder / "README.md").write_text(card, encoding="utf-8")
