@@ -21,6 +21,8 @@ def answers_of(num_classes=4, clips=40, exclusive=True, names=None):
     rng = np.random.default_rng(0)
     truth = np.eye(num_classes)[rng.integers(0, num_classes, clips)]
     scores = rng.dirichlet(np.ones(num_classes), clips) + 0.4 * truth
+    if not exclusive:
+        scores = rng.random((clips, num_classes))
     names = names or [f"class {index}" for index in range(num_classes)]
     return Answers(scores, truth, names, exclusive, [f"{i}.wav" for i in range(clips)])
 

@@ -104,8 +104,7 @@ def report(outcome: Outcome, as_json: bool) -> None:
         print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
         return
     score = outcome.metrics[f"eval_{metric}"]
-    if outcome.answers is not None:
-        sys.stdout.writelines(f"{line}\n" for line in summary_lines(outcome.answers))
+    sys.stdout.writelines(f"{line}\n" for line in summary_lines(outcome.answers))
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
 
 

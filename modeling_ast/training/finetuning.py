@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
     metrics: dict[str, Any]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
     data: DataReport  # what became of each file
-    answers: Answers | None  # to the held-out clips, in the first process
+    answers: Answers  # to the held-out clips
 
 
 def smooth_in_loss(arguments: Arguments) -> None:
@@ -153,18 +153,15 @@ def finetune(
 
 def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> Outcome:
     trainer, judge, loaded = train(arguments, announce)
-    first = trainer.is_world_process_zero()
-    metrics = trainer.evaluate()
-    answers = None
-    if first:
-        held_out = judged_clips(trainer, judge)
-        answers = judged_answers(trainer, judge, held_out)
+    metrics: dict[str, Any] = trainer.evaluate()
+    held_out = judged_clips(trainer, judge)
+    answers = judged_answers(trainer, judge, held_out)
     if arguments.sampling.average_from is not None:
         metrics |= evaluate_average(trainer)
     metrics |= evaluate_training_clips(trainer)
     # Not pushed yet: what follows belongs to it, and reads it.
     trainer.save_model(_internal_call=True)
-    if first:
+    if trainer.is_world_process_zero():
         data = arguments.data.data
         assert data is not None  # it has been read
         sources = (arguments.model.source, data)

@@ -48,7 +48,9 @@ def evaluate_training_clips(trainer: ASTTrainer) -> dict[str, float]:
     clips, collate = trainer.train_dataset, trainer.data_collator
     if not isinstance(clips, Dataset) or not isinstance(collate, AudioCollator):
         return {}
-    count = min(len(trainer.eval_dataset), MOST_TRAINING_CLIPS)
+    held_out = trainer.eval_dataset
+    assert isinstance(held_out, Dataset)  # from `build_trainer`
+    count = min(len(held_out), MOST_TRAINING_CLIPS)
     few = clips.select(spread_numbers(len(clips), count))
     if collate.bad_clips is not None:
         few = drop_bad_clips(few, collate.reader, collate.bad_clips)

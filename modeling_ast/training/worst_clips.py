@@ -108,7 +108,8 @@ def _page_clips(
 
 def _listed(answers: Answers, clip: int, labels: np.ndarray) -> str:
     """Labels (C,), bool, with their scores."""
-    texts = [f"{answers.names[i]} ({answers.scores[clip, i]:.2f})" for i in np.flatnonzero(labels)]
+    indices = np.flatnonzero(labels).tolist()
+    texts = [f"{answers.names[i]} ({answers.scores[clip, i]:.2f})" for i in indices]
     return ", ".join(texts) or "none"
 
 
