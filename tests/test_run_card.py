@@ -83,11 +83,17 @@ def test_what_is_not_there_is_not_shown(tmp_path):
 
 
 def test_how_to_use_it(tmp_path):
-    assert "model='path/to/mine')  # this folder, or its name on the Hub" in card_of(
-        tmp_path / "mine", answers_of()
+    card = card_of(tmp_path / "mine", answers_of())
+    assert (
+        'name on the Hub.\nclassify = pipeline("audio-classification", model="path/to/mine")'
+        in card
     )
     card = card_of(tmp_path / "mine", answers_of(), hub="me/mine")
-    assert "model='me/mine')\n" in card and "modeling-ast classify me/mine clip.wav" in card
+    assert (
+        'model="me/mine")\n' in card
+        and "name on the Hub" not in card
+        and "modeling-ast classify me/mine clip.wav" in card
+    )
 
 
 @pytest.mark.parametrize(

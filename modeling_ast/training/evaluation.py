@@ -210,7 +210,7 @@ def save_evaluation(
     figures.pop("eval_model")
     figures["eval_chance"] = answers.headline.chance
     (folder / "metrics.json").write_text(to_json(figures) + "\n", encoding="utf-8")
-    title = names[0] if len(names) == 1 else f"the ensemble of {len(names)}"
+    title = Path(names[0]).name if len(names) == 1 else f"the ensemble of {len(names)}"
     save_results(folder, answers, evaluation.clips, evaluation.extractor, title, page_clips)
     (folder / LENGTH_PICTURE).unlink(missing_ok=True)
     if evaluation.lengths:

@@ -33,6 +33,8 @@ METRICS = {
     "mAP": "mean average precision (mAP)",
     "mAUC": "mean area under the ROC curve",
     "d_prime": "d'",
+    "F1": "F1, mean over the labels",
+    "ECE": "expected calibration error",
     "loss": "loss",
 }
 # What the beginning of a metric's name says, where it is not the main figure.
@@ -87,7 +89,7 @@ def run_card(
         "## How to use it",
         usage(folder.name, hub_name),
         "## Results",
-        *result_sections(folder, answers, metrics),
+        *result_sections(folder, answers, metrics, "which the model was not trained on"),
         length_section(lengths, headline.metric, trainer.extractor.padding),
         "## Training",
         training_section(trainer),
@@ -151,13 +153,13 @@ def introduction(
 def usage(name: str, hub_name: str | None) -> str:
     """A snippet and a command."""
     model = hub_name or f"path/to/{name}"
-    where = "" if hub_name else "  # this folder, or its name on the Hub"
+    where = "" if hub_name else "# The path of this folder, or its name on the Hub.\n"
     return f"""
 ```python
 import modeling_ast
 from transformers import pipeline
 
-classify = pipeline("audio-classification", model={model!r}){where}
+{where}classify = pipeline("audio-classification", model="{model}")
 classify(modeling_ast.read_audio("clip.wav"))
 ```
 
@@ -165,12 +167,18 @@ On the command line: `modeling-ast classify {plain_code(model)} clip.wav`
 """
 
 
-def result_sections(folder: Path, answers: Answers, metrics: Mapping[str, Any]) -> Iterable[str]:
-    """Figures, labels, confusions and mistakes; pictures and the page if they are in `folder`."""
+def result_sections(
+    folder: Path, answers: Answers, metrics: Mapping[str, Any], known: str = ""
+) -> Iterable[str]:
+    """Figures, labels, confusions and mistakes; pictures and the page if they are in `folder`.
+
+    Args:
+        known: What is known of the clips, a clause.
+    """
     headline = answers.headline
     groups = f" of {headline.num_groups} groups" if headline.num_groups else ""
     yield (
-        f"Of {headline.num_clips} held-out clips{groups}, which the model was not trained on:\n\n"
+        f"On {headline.num_clips} held-out clips{groups}{', ' if known else ''}{known}:\n\n"
         f"{figure_table(answers, metrics)}\n\n"
         f"{interval_note(answers)}"
     )
@@ -210,8 +218,7 @@ def interval_note(answers: Answers) -> str:
         return ""
     drawn = "clips" if answers.groups is None else "groups of clips"
     return (
-        f"The interval is a bootstrap over {drawn}: with other clips of the same kind the figure "
-        f"would be expected in it."
+        f"The interval says how much the figure depends on which {drawn} were held out (bootstrap)."
     )
 
 
