@@ -57,6 +57,7 @@ FLAT_FILES = [
     "events",
     "event_files",
     "plotting",
+    "event_plots",
     "__init__",
 ]
 # So may a folder, those before it and all the flat files.
