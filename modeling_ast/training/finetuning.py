@@ -154,7 +154,7 @@ def finetune(
 def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> Outcome:
     trainer, judge, loaded = train(arguments, announce)
     first = trainer.is_world_process_zero()
-    metrics = trainer.evaluate()
+    metrics: dict[str, Any] = trainer.evaluate()
     answers = None
     if first:
         held_out = judged_clips(trainer, judge)
