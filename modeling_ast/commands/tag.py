@@ -16,6 +16,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,9 +24,15 @@ from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
 from ..calibration import NO_CALIBRATION
 from ..errors import MissingExtra, need_extra, one_line
 from ..tag_files import TagJournal, tag_files, write_parquet
-from ..tag_rows import NO_EMBEDDINGS, POOLED, WINDOWS, settings_of
+from ..tag_rows import NO_EMBEDDINGS, POOLED, SETTINGS, WINDOWS, settings_of
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json, print_report
+from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from ..corpus import Job, Resources
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -38,13 +45,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "file is a row with its reason; the exit status is then 1.",
     )
     add_model_flags(parser)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="searched with all in it")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="searched with all in it; with --engine ray also an address such as s3://bucket/it, a "
+        ".txt file of paths, .parquet files with audio, .tar shards, or a pattern of these",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
         type=Path,
         required=True,
-        help="tags.jsonl; or tags.parquet, which is written at the end from tags.jsonl beside it",
+        help="tags.jsonl; or tags.parquet, which is written at the end from tags.jsonl beside it; "
+        "with --engine ray a folder",
     )
     parser.add_argument(
         "--batch-frames",
@@ -66,12 +79,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "its parts; windows, one for each part",
     )
     parser.add_argument("--json", action="store_true", help="print the last line as JSON")
+    add_ray_flags(parser)
     options = parser.parse_args(arguments)
     check_model_flags(parser, options)
+    check_ray_flags(parser, options)
     if options.batch_frames is not None and options.batch_frames < 1:
         parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
     if options.workers is not None and options.workers < 0:
         parser.error(f"--workers is {options.workers}; give 0 or more")
+    if options.engine == RAY:
+        if options.workers is not None:
+            parser.error("--workers is for --engine local; Ray decodes on all CPUs that are free")
+        return options
+    options.folder = Path(options.folder)
     if not options.folder.is_dir():
         parser.error(f"no folder at {str(options.folder)!r}; check the path")
     if options.output.suffix not in (".parquet", ".jsonl"):
@@ -88,6 +108,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Tags the folder."""
     options = parse_arguments(arguments)
+    if options.engine == RAY:
+        return run_on_ray(options, options.folder, lambda resources: ray_job(options, resources))
     files, skipped, unlisted = audio_files(options.folder)
     for error in unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
@@ -143,6 +165,32 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJour
         return fail(error)
     tag_files(tagger, options.folder, files, journal)
     return 0
+
+
+def ray_job(options: argparse.Namespace, resources: Resources) -> Job:
+    """What `--engine ray` does: the same rows, made where the models are.
+
+    Raises:
+        OSError, ValueError: The model cannot be loaded.
+    """
+    from ..corpus import Job, tag_dataset
+
+    # The actors get the model from here, and put it on their device.
+    options.device = "cpu"
+    tagger = load_tagger(options, num_workers=0)
+
+    def stages(dataset: Dataset) -> Dataset:
+        return tag_dataset(
+            dataset,
+            tagger,
+            embeddings=options.embeddings,
+            resources=resources,
+            name=options.model,
+            batch_frames=options.batch_frames,
+        )
+
+    settings = settings_of(tagger, options.embeddings)
+    return Job(stages, options.model, settings, SETTINGS)
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
