@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .audio import check_samples, stream_audio
+from .audio import stream_audio
 from .decoding import AudioFile
 from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
+from .samples import check_samples
 from .workers import Clip
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
@@ -47,6 +47,12 @@ from ..plotting import ScoreColumns, draw_events
 from ..score_curves import COMBINATIONS
 from .model_flags import add_window_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json, print_report
+from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from ..corpus import Job, Resources
 
 ROW_FIELDS = {"file", "seconds", "events", "bad_stretches", "error", "model"}
 # What decides the events of a row beside the model, and the flag that sets it.
@@ -79,11 +85,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="frames of 10 ms in a batch (1024 on a CPU, 32768 on a GPU); fewer take less memory",
     )
+    add_ray_flags(parser)
     options = parser.parse_intermixed_args(arguments)
     check_model_flags(parser, options)
+    check_ray_flags(parser, options)
     if options.batch_frames is not None and options.batch_frames < 1:
         parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
     _read_thresholds(parser, options)
+    if options.engine == RAY:
+        if len(options.files) > 1 or options.format or options.scores_to or options.plot:
+            parser.error("--engine ray takes one FILE, and neither --format, --scores nor --plot")
+        return options
     options.recordings, options.skipped, options.unlisted = recordings_of(options.files)
     _check_outputs(parser, options)
     return options
@@ -288,6 +300,9 @@ def complain(detection: Detection) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Finds the events of each recording."""
     options = parse_arguments(arguments)
+    if options.engine == RAY:
+        (source,) = options.files
+        return run_on_ray(options, source, lambda where: ray_job(options, where), prefix=source)
     for error in options.unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not options.recordings:
@@ -368,6 +383,31 @@ def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[st
         "calibration": fingerprint_of(tagger.calibration),
         "dtype": "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch."),
     }
+
+
+def ray_job(options: argparse.Namespace, resources: Resources) -> Job:
+    """What `--engine ray` does: the same rows, made where the models are.
+
+    Raises:
+        OSError, ValueError: The model cannot be loaded, or a number is impossible.
+    """
+    from ..corpus import Job, detect_dataset
+
+    # The actors get the model from here, and put it on their device.
+    options.device = "cpu"
+    detector = load_detector(options)
+    settings = settings_of(detector, options)
+
+    def stages(dataset: Dataset) -> Dataset:
+        return detect_dataset(
+            dataset,
+            detector,
+            settings={"model": options.model, **settings},
+            resources=resources,
+            batch_frames=options.batch_frames,
+        )
+
+    return Job(stages, options.model, settings, SETTINGS)
 
 
 def detect_missing(

@@ -104,7 +104,7 @@ def run_on_ray(
         from .. import corpus
 
         found = corpus.find_source(source, options.key_column)
-        found.prefix = prefix if found.kind == "files" else ""
+        found.prefix = prefix if found.kind == "files" and found.root else ""
         for error in found.errors:
             sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
         with corpus.connected(options.address):

@@ -27,6 +27,8 @@ def connected(address: str | None = None) -> Iterator[None]:
         return
     # Nothing of a run is sent to Ray's makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Its core writes warnings to standard error that a user can do nothing about.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(
             address=address or "local",

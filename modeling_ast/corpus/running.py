@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..errors import one_line
 from .shards import Manifest, write_shard
 from .sources import FILES, Source
-from .stages import MOST_RETRIES, Resources
+from .stages import Resources
 
 # Rows of a shard: what a kill can cost, and how often there is progress to be seen.
 SHARD_ROWS = 1000
@@ -89,7 +89,6 @@ def run_job(
             batch_format="pyarrow",
             fn_kwargs={"folder": str(output.resolve())},
             num_cpus=resources.task_cpus,
-            max_retries=MOST_RETRIES,
         )
         total = len(source.names) if source.kind == FILES else None
         _follow(reports, manifest, total, most_bad)

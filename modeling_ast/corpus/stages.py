@@ -26,7 +26,8 @@ from .sources import AUDIO, KEY
 # Clips that an actor takes at once. A GPU wants several batches of them; a CPU's shall be lost
 # seldom when a machine dies.
 GPU_CLIPS, CPU_CLIPS = 256, 32
-# How often a task is repeated whose worker or machine died.
+# How often clips are given to a model once more whose process or machine died. Not for ever: a
+# recording that is decoded there, for its length, may be what kills it.
 MOST_RETRIES = 16
 # The part of the CPUs that models may take: the rest decodes, writes, and is there when a machine
 # is lost.
@@ -128,7 +129,6 @@ def tag_dataset(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=resources.task_cpus,
-        max_retries=MOST_RETRIES,
     )
     row = {
         "model": name or getattr(tagger.model, "name_or_path", "") or str(model),
@@ -180,7 +180,7 @@ def _with_model(
         compute=ActorPoolStrategy(size=resources.models),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
-        max_task_retries=MOST_RETRIES,
+        ray_remote_args_fn=lambda: {"max_task_retries": MOST_RETRIES},
     )
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..clip_parts import equal_parts
 from ..tagging import AudioTagger
 from ..training.data_sources import DataArguments
-from ..training.evaluation import columns_of, judge, read_held_out
+from ..training.held_out import columns_of, judge, read_held_out
 from ..workers import decode_clips
 from .onnx_files import OnnxFile
 from .running import inputs_of, open_session
