@@ -13,8 +13,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -48,11 +49,7 @@ from ..score_curves import COMBINATIONS
 from .model_flags import add_window_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json, print_report
 from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
-
-    from ..corpus import Job, Resources
+from .ray_jobs import detect_job
 
 ROW_FIELDS = {"file", "seconds", "events", "bad_stretches", "error", "model"}
 # What decides the events of a row beside the model, and the flag that sets it.
@@ -302,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.engine == RAY:
         (source,) = options.files
-        return run_on_ray(options, source, lambda where: ray_job(options, where), prefix=source)
+        return run_on_ray(options, source, partial(_job, options), prefix=source)
     for error in options.unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not options.recordings:
@@ -385,29 +382,10 @@ def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[st
     }
 
 
-def ray_job(options: argparse.Namespace, resources: Resources) -> Job:
-    """What `--engine ray` does: the same rows, made where the models are.
-
-    Raises:
-        OSError, ValueError: The model cannot be loaded, or a number is impossible.
-    """
-    from ..corpus import Job, detect_dataset
-
-    # The actors get the model from here, and put it on their device.
-    options.device = "cpu"
+def _job(options: argparse.Namespace, resources: Any) -> Any:
     detector = load_detector(options)
     settings = settings_of(detector, options)
-
-    def stages(dataset: Dataset) -> Dataset:
-        return detect_dataset(
-            dataset,
-            detector,
-            settings={"model": options.model, **settings},
-            resources=resources,
-            batch_frames=options.batch_frames,
-        )
-
-    return Job(stages, options.model, settings, SETTINGS)
+    return detect_job(options, detector, settings, SETTINGS, resources)
 
 
 def detect_missing(

@@ -110,6 +110,8 @@ def run_on_ray(
         with corpus.connected(options.address):
             device = "cpu" if options.int8 else options.device
             resources = corpus.Resources.of_cluster(device, options.models, options.cpus_per_model)
+            # The actors get the model from here, and put it on their device.
+            options.device = "cpu"
             manifest = corpus.run_job(
                 job_of(resources),
                 found,

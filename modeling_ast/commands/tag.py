@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,15 +24,11 @@ from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
 from ..calibration import NO_CALIBRATION
 from ..errors import MissingExtra, need_extra, one_line
 from ..tag_files import TagJournal, tag_files, write_parquet
-from ..tag_rows import NO_EMBEDDINGS, POOLED, SETTINGS, WINDOWS, settings_of
+from ..tag_rows import NO_EMBEDDINGS, POOLED, WINDOWS, settings_of
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json, print_report
 from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
-
-    from ..corpus import Job, Resources
+from .ray_jobs import tag_job
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -109,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Tags the folder."""
     options = parse_arguments(arguments)
     if options.engine == RAY:
-        return run_on_ray(options, options.folder, lambda resources: ray_job(options, resources))
+        return run_on_ray(options, options.folder, partial(tag_job, options))
     files, skipped, unlisted = audio_files(options.folder)
     for error in unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
@@ -165,32 +161,6 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJour
         return fail(error)
     tag_files(tagger, options.folder, files, journal)
     return 0
-
-
-def ray_job(options: argparse.Namespace, resources: Resources) -> Job:
-    """What `--engine ray` does: the same rows, made where the models are.
-
-    Raises:
-        OSError, ValueError: The model cannot be loaded.
-    """
-    from ..corpus import Job, tag_dataset
-
-    # The actors get the model from here, and put it on their device.
-    options.device = "cpu"
-    tagger = load_tagger(options, num_workers=0)
-
-    def stages(dataset: Dataset) -> Dataset:
-        return tag_dataset(
-            dataset,
-            tagger,
-            embeddings=options.embeddings,
-            resources=resources,
-            name=options.model,
-            batch_frames=options.batch_frames,
-        )
-
-    settings = settings_of(tagger, options.embeddings)
-    return Job(stages, options.model, settings, SETTINGS)
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, str | None]:

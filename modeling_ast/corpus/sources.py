@@ -219,11 +219,11 @@ def read_parquet(
 
     Args:
         shards: Rows of `ROWS`, whose paths are those of the files.
-        done: A reference to a `KeySet`, alone in a list, which Ray hands on as it is.
+        done: A `KeySet`, or a reference to one, alone in a list, which Ray hands on as it is.
         key_column: As in `find_source`.
     """
     for name, path in _shards(shards):
-        yield from _readable(name, _rows_of_parquet(name, path, ray.get(done[0]), key_column), done)
+        yield from _readable(name, _rows_of_parquet(name, path, _known(done), key_column), done)
 
 
 def _rows_of_parquet(
@@ -241,13 +241,17 @@ def _rows_of_parquet(
             first += len(keys)
 
 
+def _known(done: list[Any]) -> KeySet:
+    return done[0] if isinstance(done[0], KeySet) else ray.get(done[0])
+
+
 def _readable(name: str, tables: Iterator[pa.Table], done: list[Any]) -> Iterator[pa.Table]:
     """The same tables; of a shard that cannot be read to its end, at last a row with the reason."""
     try:
         yield from tables
     except (FileNotFoundError, PermissionError, ValueError, tarfile.TarError, EOFError) as error:
         reason = f"{name} cannot be read to its end ({one_line(error)}); write the shard again"
-        if ray.get(done[0]).missing([name]):
+        if _known(done).missing([name]):
             yield pa.table([[name], [None], [None], [valid_unicode(reason)]], schema=ROWS)
 
 
@@ -295,7 +299,7 @@ def read_tar(
 ) -> Iterator[pa.Table]:
     """The clips of tar shards whose keys, "SHARD/MEMBER", are not done; see `read_parquet`."""
     for name, path in _shards(shards):
-        yield from _readable(name, _tables(_members(name, path, ray.get(done[0]))), done)
+        yield from _readable(name, _tables(_members(name, path, _known(done))), done)
 
 
 def _members(name: str, path: str, known: KeySet) -> Iterator[tuple[str, bytes]]:
@@ -319,13 +323,19 @@ def _tables(clips: Iterable[tuple[str, bytes]]) -> Iterator[pa.Table]:
     keys: list[str | None] = []
     contents: list[bytes] = []
     size = 0
-    for key, content in clips:
-        keys.append(valid_unicode(key))
-        contents.append(content)
-        size += len(content or b"")
-        if size >= BYTES_AT_ONCE:
+    try:
+        for key, content in clips:
+            keys.append(valid_unicode(key))
+            contents.append(content)
+            size += len(content or b"")
+            if size >= BYTES_AT_ONCE:
+                yield _table(keys, contents)
+                keys, contents, size = [], [], 0
+    except Exception:
+        # A shard ends early: what was read counts.
+        if keys:
             yield _table(keys, contents)
-            keys, contents, size = [], [], 0
+        raise
     if keys:
         yield _table(keys, contents)
 
