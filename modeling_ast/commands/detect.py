@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ from ..plotting import check_picture
 from ..score_curves import COMBINATIONS
 from .detect_files import Follower, Outputs, complain, write_results
 from .model_flags import add_window_model_flags, check_model_flags, load_tagger
-from .output import CommandParser, fail, print_report
+from .output import CommandParser, fail, print_json, print_report
+from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
+from .ray_jobs import detect_job
 
 ROW_FIELDS = {"file", "seconds", "events", "bad_stretches", "error", "model"}
 # What decides the events of a row beside the model, and the flag that sets it.
@@ -73,11 +76,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="frames of 10 ms in a batch (1024 on a CPU, 32768 on a GPU); fewer take less memory",
     )
+    add_ray_flags(parser)
     options = parser.parse_intermixed_args(arguments)
     check_model_flags(parser, options)
+    check_ray_flags(parser, options)
     if options.batch_frames is not None and options.batch_frames < 1:
         parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
     _read_thresholds(parser, options)
+    if options.engine == RAY:
+        if len(options.files) > 1 or options.format or options.scores_to or options.plot:
+            parser.error("--engine ray takes one FILE, and neither --format, --scores nor --plot")
+        return options
     options.recordings, options.skipped, options.unlisted = recordings_of(options.files)
     _check_outputs(parser, options)
     return options
@@ -217,6 +226,9 @@ def _read_thresholds(parser: argparse.ArgumentParser, options: argparse.Namespac
 def main(arguments: list[str] | None = None) -> int:
     """Finds the events of each recording."""
     options = parse_arguments(arguments)
+    if options.engine == RAY:
+        (source,) = options.files
+        return run_on_ray(options, source, partial(_job, options), prefix=source)
     for error in options.unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not options.recordings:
@@ -302,6 +314,12 @@ def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[st
         "calibration": fingerprint_of(tagger.calibration),
         "dtype": "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch."),
     }
+
+
+def _job(options: argparse.Namespace, resources: Any) -> Any:
+    detector = load_detector(options)
+    settings = settings_of(detector, options)
+    return detect_job(options, detector, settings, SETTINGS, resources)
 
 
 def detect_missing(
