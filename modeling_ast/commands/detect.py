@@ -39,7 +39,7 @@ from ..plotting import check_picture
 from ..score_curves import COMBINATIONS
 from .detect_files import Follower, Outputs, complain, write_results
 from .model_flags import add_window_model_flags, check_model_flags, load_tagger
-from .output import CommandParser, fail, print_json, print_report
+from .output import CommandParser, fail, print_report
 from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
 from .ray_jobs import detect_job
 
