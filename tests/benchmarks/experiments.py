@@ -18,13 +18,13 @@ from modeling_ast.commands import main as modeling_ast
 
 # What every run of a study has, so that only its own flags differ.
 QUIET = {
-    "save_strategy": "no",
     "report_to": "none",
-    "logging_steps": 1000,
     "disable_tqdm": True,
     "dataloader_num_workers": 0,
     "length_clips": 0,
 }
+# Runs without a recipe; a recipe may keep the weights of its best epoch.
+UNSAVED = {"save_strategy": "no", "logging_steps": 1000}
 # Of a run that tries the code out.
 QUICK = {"max_steps": 2, "per_device_eval_batch_size": 14}
 # The quickstart's size: 0.8 M parameters, patches of 16 x 16.
@@ -103,7 +103,8 @@ class Experiments:
 
         def run() -> dict[str, Any]:
             words: list[object] = ["finetune", "--output-dir", self.model(name)]
-            chosen = {**QUIET, **flags, **(QUICK if self.quick else {})}
+            without = {} if "recipe" in flags else UNSAVED
+            chosen = {**QUIET, **without, **flags, **(QUICK if self.quick else {})}
             if self.quick and "average_from" in chosen:
                 chosen["average_from"] = 1
             for flag, value in chosen.items():
@@ -141,4 +142,4 @@ def spread(scores: Sequence[float]) -> str:
     return f"**{statistics.mean(scores):.3f}** ± {statistics.stdev(scores):.3f} | {each}"
 
 
-__all__ = ["QUIET", "SMALL", "Experiments", "spread", "write_small_ast"]
+__all__ = ["Experiments", "spread", "write_small_ast"]
