@@ -34,7 +34,9 @@ def read_metrics(run: Path) -> dict[str, float]:
         )
     metrics = json.loads(file.read_text(encoding="utf-8"))
     return {
-        name: value for name, value in metrics.items() if not any(word in name for word in LEFT_OUT)
+        name: value
+        for name, value in metrics.items()
+        if name != "lengths" and not any(word in name for word in LEFT_OUT)
     }
 
 

@@ -25,25 +25,23 @@ try:
 except (ImportError, OSError, RuntimeError):
     # transformers imports torchaudio, which fails beside a torch it was not built for (CPU-only
     # ones among them). Nothing here needs it: make transformers treat it as not installed.
-    # With None, Python refuses the import; typeshed wants a module there.
+    # With None, Python refuses the import; typeshed declares that only modules may stand there.
     sys.modules["torchaudio"] = None  # type: ignore[assignment]
     is_torchaudio_available.cache_clear()
     from transformers import BatchFeature, SequenceFeatureExtractor
 
 from .audio import (
     ClipSource,
-    are_samples_usable,
-    check_samples,
     decode_clip,
     is_single_clip,
     open_clip,
-    scale_samples,
 )
 from .configuration_ast import LARGEST, PATCH_SIDE, ASTConfig, Framing, without_defaults
 from .devices import living_threads, sent, sent_together
 from .fbank import count_frames, fbank
 from .fbank_cpu import write_fbank
 from .padding import as_array, as_columns, pad_rows, padding_name
+from .samples import are_samples_usable, check_samples, scale_samples
 
 logger = logging.get_logger(__name__)
 
@@ -258,7 +256,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
             As a call does, tensors; the mask stays on the CPU, where the model can read the
             lengths of clips without waiting for a GPU.
         Raises:
-            ValueError: Unknown padding; waveforms on a GPU hold what `audio.check_samples` refuses.
+            ValueError: Unknown padding; waveforms on a GPU hold what `check_samples` refuses.
         """
         padding = self.padding if padding is None else padding_name(padding)
         self._warn_of_samples(max_length)
@@ -485,7 +483,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         samples = torch.tensor([len(waveform) for waveform in waveforms])  # (B,)
         padded = sent_together(waveforms, device)  # (B, S)
         values, _ = self._together(padded, sent(samples, device), num_frames)
-        # What was on a GPU is checked once for all, and last: the host waits for the answer.
+        # Samples on a GPU are checked all at once, and last: the host waits for the answer.
         if not come_from_cpu and not are_samples_usable(padded):
             for index, waveform in enumerate(waveforms):
                 check_samples(waveform, f"clip {index}")

@@ -33,6 +33,7 @@ FLAT_FILES = [
     "file_streams",
     "decoding",
     "audio_files",
+    "samples",
     "audio",
     "feature_extraction_ast",
     "fast_layers",
@@ -43,18 +44,24 @@ FLAT_FILES = [
     "quantization",
     "workers",
     "calibration",
+    "clip_parts",
+    "batching",
     "tagging",
+    "tag_rows",
     "journal",
     "tag_files",
     "salvage",
+    "recordings",
     "score_curves",
+    "spectral_edges",
     "events",
     "event_files",
     "plotting",
+    "event_plots",
     "__init__",
 ]
 # So may a folder, those before it and all the flat files.
-FOLDERS = ["conversion", "training", "exporting", "commands"]
+FOLDERS = ["conversion", "training", "exporting", "corpus", "commands"]
 # What may be imported when a file of the room is: the core's dependencies, and those of an extra.
 CORE_LIBRARIES = {"numpy", "torch", "transformers", "huggingface_hub", "safetensors", "tqdm"}
 LIBRARIES = {
@@ -63,6 +70,7 @@ LIBRARIES = {
     "training": CORE_LIBRARIES
     | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib"},
     "exporting": CORE_LIBRARIES | {"onnx", "onnx_ir", "onnxruntime"},
+    "corpus": CORE_LIBRARIES | {"fsspec", "pandas", "pyarrow", "ray"},
     "commands": CORE_LIBRARIES | {"yaml"},
 }
 FORBIDDEN_NAMES = {"ast", "datasets", "evaluate", "wandb", "utils"}

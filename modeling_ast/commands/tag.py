@@ -15,16 +15,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
-from ..calibration import NO_CALIBRATION, fingerprint_of
+from ..calibration import NO_CALIBRATION
 from ..errors import MissingExtra, need_extra, one_line
 from ..tag_files import TagJournal, tag_files, write_parquet
+from ..tag_rows import NO_EMBEDDINGS, POOLED, WINDOWS, settings_of
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json, print_report
+from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
+from .ray_jobs import tag_job
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,13 +41,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "file is a row with its reason; the exit status is then 1.",
     )
     add_model_flags(parser)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="searched with all in it")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="searched with all in it; with --engine ray also an address such as s3://bucket/it, a "
+        ".txt file of paths, .parquet files with audio, .tar shards, or a pattern of these",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
         type=Path,
         required=True,
-        help="tags.jsonl; or tags.parquet, which is written at the end from tags.jsonl beside it",
+        help="tags.jsonl; or tags.parquet, which is written at the end from tags.jsonl beside it; "
+        "with --engine ray a folder",
     )
     parser.add_argument(
         "--batch-frames",
@@ -57,13 +67,27 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="processes that decode (beside a GPU all CPUs but one, else half of them, at most 8)",
     )
+    parser.add_argument(
+        "--embeddings",
+        choices=(POOLED, WINDOWS),
+        default=NO_EMBEDDINGS,
+        help="add vectors of the encoder's pooled output: pooled, one for each file, the mean over "
+        "its parts; windows, one for each part",
+    )
     parser.add_argument("--json", action="store_true", help="print the last line as JSON")
+    add_ray_flags(parser)
     options = parser.parse_args(arguments)
     check_model_flags(parser, options)
+    check_ray_flags(parser, options)
     if options.batch_frames is not None and options.batch_frames < 1:
         parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
     if options.workers is not None and options.workers < 0:
         parser.error(f"--workers is {options.workers}; give 0 or more")
+    if options.engine == RAY:
+        if options.workers is not None:
+            parser.error("--workers is for --engine local; Ray decodes on all CPUs that are free")
+        return options
+    options.folder = Path(options.folder)
     if not options.folder.is_dir():
         parser.error(f"no folder at {str(options.folder)!r}; check the path")
     if options.output.suffix not in (".parquet", ".jsonl"):
@@ -80,6 +104,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Tags the folder."""
     options = parse_arguments(arguments)
+    if options.engine == RAY:
+        return run_on_ray(options, options.folder, partial(tag_job, options))
     files, skipped, unlisted = audio_files(options.folder)
     for error in unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
@@ -128,11 +154,9 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJour
         )
     except (OSError, ValueError) as error:
         return fail(error)
-    dtype = "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch.")
-    scores = "sigmoid" if tagger.sigmoid else "softmax"
+    tagger.embeddings = options.embeddings != NO_EMBEDDINGS
     try:
-        calibration = fingerprint_of(tagger.calibration)
-        journal.use(padding=tagger.padding, scores=scores, dtype=dtype, calibration=calibration)
+        journal.use(**settings_of(tagger, options.embeddings))
     except ValueError as error:
         return fail(error)
     tag_files(tagger, options.folder, files, journal)
@@ -145,6 +169,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
         "padding": options.padding,
         "scores": None if options.scores == "auto" else options.scores,
         "calibration": None if options.calibration else NO_CALIBRATION,
+        "embeddings": options.embeddings,
         "dtype": "int8" if options.int8 else None if options.dtype == "auto" else options.dtype,
     }
 

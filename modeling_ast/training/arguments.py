@@ -40,6 +40,13 @@ class ModelArguments:
     max_length: int | None = field(
         default=None, metadata={"help": "frames of 10 ms; the position grid is refitted"}
     )
+    min_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "frames of 10 ms; also train on parts of clips, of random lengths from this "
+            "on, with and without a mask of the padding, for a model that knows short clips"
+        },
+    )
     frequency_stride: int | None = field(default=None, metadata={"help": "in mel bins"})
     time_stride: int | None = field(default=None, metadata={"help": "in frames"})
     patchout_frequency: int | None = field(
@@ -124,15 +131,31 @@ class SamplingArguments:
 
 @dataclass
 class LengthArguments:
-    """How the scores under both paddings are measured."""
+    """How the scores of shorter clips are measured."""
 
     length_clips: int = field(
         default=200,
         metadata={
-            "help": "held-out clips that are judged under both paddings at their full, half and "
-            "quarter length; 0: none"
+            "help": "held-out clips that are judged under both paddings, whole and cut to 0.25, "
+            "0.5, 1 seconds and so on; 0: none"
         },
     )
+
+
+@dataclass
+class ResultArguments:
+    """What is shown of the results."""
+
+    worst_clips: int = field(
+        default=30,
+        metadata={
+            "help": "clips in worst_clips.html, the page that plays the worst mistakes; 0: no page"
+        },
+    )
+
+    def __post_init__(self):
+        if self.worst_clips < 0:
+            raise ValueError(f"--worst-clips is {self.worst_clips}; give 0 or more")
 
 
 @dataclass
@@ -146,6 +169,7 @@ class Arguments:
     sampling: SamplingArguments
     training: TrainingArguments
     lengths: LengthArguments = field(default_factory=LengthArguments)
+    results: ResultArguments = field(default_factory=ResultArguments)
 
 
 KINDS = (
@@ -156,6 +180,7 @@ KINDS = (
     SamplingArguments,
     TrainingArguments,
     LengthArguments,
+    ResultArguments,
 )
 
 
@@ -289,6 +314,7 @@ __all__ = [
     "LengthArguments",
     "ModelArguments",
     "OptimizerArguments",
+    "ResultArguments",
     "SamplingArguments",
     "contradiction",
     "defaults",
