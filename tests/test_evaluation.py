@@ -10,7 +10,12 @@ import pytest
 import soundfile
 import torch
 import transformers
-from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands import evaluate_models
@@ -179,7 +184,46 @@ def test_undefined_numbers_are_null(sounds, models, tmp_path, run):
         "average_precision": None,
         "auc": None,
         "positives": 0,
+        "precision": result["classes"][3]["precision"],
+        "recall": None,
+        "f1": result["classes"][3]["f1"],
     }
+
+
+def test_a_directory_of_results(sounds, models, tmp_path, run):
+    """Against scikit-learn, of an ensemble; the summary says the same."""
+    folder, rows = sounds
+    out = tmp_path / "some" / "results"
+    options = ("--data", folder, "--bad-clips", tmp_path / "bad.txt", "--length-clips", 0)
+    text = run(*models[:2], *options, "--output-dir", out, "--worst-clips", 5).out
+    truth = np.array([label for *_, label in rows])
+    mean = (expected_scores(models[0], rows) + expected_scores(models[1], rows)) / 2
+    guesses = mean.argmax(1)
+    results = json.loads((out / "results.json").read_text())
+    value = accuracy_score(truth, guesses)
+    assert results["value"] == value and results["chance"] == pytest.approx(1 / 3)
+    assert results["low"] < value < results["high"]
+    recalls = recall_score(truth, guesses, average=None, zero_division=np.nan)
+    np.testing.assert_allclose([row["recall"] for row in results["classes"]], recalls)
+    assert f"accuracy {value:.3f} on 18 held-out clips (95 % interval" in text
+    assert "weakest classes, by F1: " in text and "most often confused: " in text
+    assert json.loads((out / "metrics.json").read_text())["eval_accuracy"] == value
+    with (out / "worst_clips.csv").open(newline="") as file:
+        worst = list(csv.DictReader(file))
+    surest = sorted(np.flatnonzero(guesses != truth), key=lambda clip: -mean[clip].max())
+    assert [row["file"] for row in worst] == [str(rows[clip][0]) for clip in surest]
+    assert [row["true"] for row in worst] == [WORDS[truth[clip]] for clip in surest]
+    assert (out / "worst_clips.html").read_text().count("<audio") == 5
+    readme = (out / "README.md").read_text()
+    for name in ("worst_clips.html", "worst_clips.csv", "confusion.png"):
+        assert f"({name})" in readme and (out / name).is_file()
+    # Again, into the same directory; a model's own is refused before anything is judged.
+    run(*models[:2], *options, "--output-dir", out, "--worst-clips", 0)
+    assert not (out / "worst_clips.html").exists()
+    error = run(models[0], *options, "--output-dir", models[0], status=1).err
+    assert "holds a model, whose card and figures would be replaced" in error
+    error = run(models[0], *options, "--output-dir", rows[0][0], status=1).err
+    assert "cannot make the directory" in error and "give another --output-dir" in error
 
 
 def test_mistakes_are_one_line(sounds, models, tmp_path, run):

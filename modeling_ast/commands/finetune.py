@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from ..errors import one_line
+from ..training.answers import summary_lines
 from ..training.arguments import (
     KINDS,
     Arguments,
@@ -103,6 +104,8 @@ def report(outcome: Outcome, as_json: bool) -> None:
         print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
         return
     score = outcome.metrics[f"eval_{metric}"]
+    if outcome.answers is not None:
+        sys.stdout.writelines(f"{line}\n" for line in summary_lines(outcome.answers))
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
 
 

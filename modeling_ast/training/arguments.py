@@ -143,6 +143,22 @@ class LengthArguments:
 
 
 @dataclass
+class ResultArguments:
+    """What is shown of the results."""
+
+    worst_clips: int = field(
+        default=30,
+        metadata={
+            "help": "clips in worst_clips.html, the page that plays the worst mistakes; 0: no page"
+        },
+    )
+
+    def __post_init__(self):
+        if self.worst_clips < 0:
+            raise ValueError(f"--worst-clips is {self.worst_clips}; give 0 or more")
+
+
+@dataclass
 class Arguments:
     """All that can be set, by its kind."""
 
@@ -153,6 +169,7 @@ class Arguments:
     sampling: SamplingArguments
     training: TrainingArguments
     lengths: LengthArguments = field(default_factory=LengthArguments)
+    results: ResultArguments = field(default_factory=ResultArguments)
 
 
 KINDS = (
@@ -163,6 +180,7 @@ KINDS = (
     SamplingArguments,
     TrainingArguments,
     LengthArguments,
+    ResultArguments,
 )
 
 
@@ -296,6 +314,7 @@ __all__ = [
     "LengthArguments",
     "ModelArguments",
     "OptimizerArguments",
+    "ResultArguments",
     "SamplingArguments",
     "contradiction",
     "defaults",

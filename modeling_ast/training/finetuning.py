@@ -22,6 +22,7 @@ from ..outputs import one_run_at_a_time
 from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
 from ..tagging import AudioTagger
+from .answers import Answers
 from .arguments import RUN_FILE, Arguments
 from .batches import AudioCollator
 from .building import BAD_LIST, build_trainer, load_model
@@ -29,10 +30,11 @@ from .classes import check_labels, is_exclusive, read_classes
 from .clips import BadClips
 from .data_report import DataReport
 from .data_sources import Loaded, load
-from .held_out import held_out_clips
+from .held_out import HeldOut
 from .lengths import Lengths, judge_lengths, spread
-from .results import Judge, save_results
+from .results import Judge
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
+from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
 from .trainer import ASTTrainer, output_folder
 
 
@@ -40,11 +42,12 @@ class Outcome(NamedTuple):
     """What a fine-tuning gives, beside the files in its output directory."""
 
     trainer: ASTTrainer
-    # `eval_*` of the model, `average_*` of the averaged weights and, in the first process,
-    # `lengths`, the scores of shorter clips.
+    # `eval_*` of the model, `training_*` of clips that it has learned, `average_*` of the averaged
+    # weights and, in the first process, `lengths`, the scores of shorter clips.
     metrics: dict[str, Any]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
     data: DataReport  # what became of each file
+    answers: Answers | None  # to the held-out clips, in the first process
 
 
 def smooth_in_loss(arguments: Arguments) -> None:
@@ -70,15 +73,10 @@ def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
         trainer.model, trainer.model_wrapped = trained, wrapped
 
 
-def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Lengths:
+def judge_saved_model(trainer: ASTTrainer, held_out: HeldOut, num_clips: int) -> Lengths:
     """The scores of the saved model under both paddings, on some of the held-out clips."""
     if num_clips == 0:
         return Lengths([], 0, 0.0)
-    collate = trainer.eval_collator
-    assert isinstance(collate, AudioCollator)  # from `build_trainer`
-    held_out = held_out_clips(
-        trainer.eval_dataset, collate.reader, judge.classes, collate.label_column, judge.exclusive
-    )
     tagger = AudioTagger.from_pretrained(output_folder(trainer.args), trainer.args.device)
     return judge_lengths(tagger, spread(held_out, num_clips))
 
@@ -155,20 +153,25 @@ def finetune(
 
 def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> Outcome:
     trainer, judge, loaded = train(arguments, announce)
+    first = trainer.is_world_process_zero()
     metrics: dict[str, Any] = trainer.evaluate()
-    table = judge.table
+    answers = None
+    if first:
+        held_out = judged_clips(trainer, judge)
+        answers = judged_answers(trainer, judge, held_out)
     if arguments.sampling.average_from is not None:
         metrics |= evaluate_average(trainer)
+    metrics |= evaluate_training_clips(trainer)
     # Not pushed yet: what follows belongs to it, and reads it.
     trainer.save_model(_internal_call=True)
-    if trainer.is_world_process_zero():
+    if first:
         data = arguments.data.data
         assert data is not None  # it has been read
         sources = (arguments.model.source, data)
-        lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
-        if lengths.results:
-            metrics["lengths"] = lengths.as_json(judge.metric)
-        save_results(trainer, judge, table, sources, metrics, lengths)
+        lengths = judge_saved_model(trainer, held_out, arguments.lengths.length_clips)
+        metrics |= {"lengths": lengths.as_json(judge.metric)} if lengths.results else {}
+        page_clips = arguments.results.worst_clips
+        save_run(trainer, answers, held_out, sources, metrics, lengths, page_clips)
         folder, collate = output_folder(trainer.args), trainer.eval_collator
         assert isinstance(collate, AudioCollator)  # from `build_trainer`
         bad = BadClips(folder / BAD_LIST, num_clips=1).read()
@@ -176,7 +179,7 @@ def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> O
         loaded.report.save(folder)
     # With --push-to-hub this uploads the whole folder, but for the checkpoints.
     trainer.save_model()
-    return Outcome(trainer, metrics, judge.metric, loaded.report)
+    return Outcome(trainer, metrics, judge.metric, loaded.report, answers)
 
 
 __all__ = ["Outcome", "evaluate_average", "finetune", "train"]

@@ -171,10 +171,12 @@ def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
 
 def spread(held_out: HeldOut, count: int) -> HeldOut:
     """At most `count` of the clips, evenly over the set, which may be sorted by class."""
-    total = len(held_out.clips)
-    if total <= count:
-        return held_out
-    return held_out.select(np.linspace(0, total - 1, count).round().astype(int).tolist())
+    return held_out.select(spread_numbers(len(held_out.clips), count))
+
+
+def spread_numbers(total: int, count: int) -> list[int]:
+    """At most `count` of the numbers below `total`, evenly over them."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
 
 
 __all__ = [
@@ -183,4 +185,5 @@ __all__ = [
     "Lengths",
     "judge_lengths",
     "spread",
+    "spread_numbers",
 ]
