@@ -35,6 +35,9 @@ from .errors import one_line
 # few clips of a worker may be undecoded.
 LEAST_AHEAD, MOST_AHEAD, BYTES_AHEAD = 2, 64, 2**27
 GUESSED_GROWTH, MOST_UNDECODED = 8, 3
+# For those who have a model: a file with more samples than that, 8.7 minutes at 16 kHz, is decoded
+# part by part beside the model, as it takes them, so that memory does not grow with its length.
+LONG_FILE_BYTES = 2**25
 # Where a worker leaves samples for its parent, on Linux: a file in memory. Through the pipe between
 # them each clip of 10 s would take the parent 0.7 ms.
 SHARED_MEMORY = Path("/dev/shm")
@@ -429,4 +432,4 @@ def undecoded(clips: Iterable[Any]) -> Iterable[Any]:
     return clips
 
 
-__all__ = ["Clip", "decode_clips", "undecoded"]
+__all__ = ["LONG_FILE_BYTES", "Clip", "decode_clips", "undecoded"]
