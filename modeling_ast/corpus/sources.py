@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from ..audio_files import AUDIO_NAMES, Skipped, audio_files, skipped_by_name, suffix_of
 from ..errors import one_line
-from ..tag_rows import valid_unicode
+from ..labels import valid_unicode
 from .keys import KeySet
 
 KEY, AUDIO, PATH, ERROR = "file", "audio", "path", "error"
