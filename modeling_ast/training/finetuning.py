@@ -27,7 +27,7 @@ from .classes import check_labels, is_exclusive, read_classes
 from .clips import BadClips
 from .data_report import DataReport
 from .data_sources import Loaded, load
-from .evaluation import Lengths, held_out_clips, judge_lengths, spread
+from .held_out import held_out_clips
 from .kept_weights import (
     VALIDATION,
     Weights,
@@ -38,6 +38,7 @@ from .kept_weights import (
     using,
     validation_scores,
 )
+from .lengths import Lengths, judge_lengths, spread
 from .results import Judge, save_results
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
 from .small_data import CHOSEN_FILE, Choice, choose, measure, validation_share

@@ -23,7 +23,7 @@ from ..conversion.card import markdown_text, write_card
 from ..labels import Label
 from ..plotting import plain_text
 from ..strict_json import to_json
-from .evaluation import PLAIN_TRANSFORMERS, Lengths, length_rows
+from .lengths import PLAIN_TRANSFORMERS, Lengths, length_rows
 from .metrics import ClassResult, accuracy, class_table, compute_metrics
 from .trainer import ASTTrainer, output_folder
 
@@ -80,7 +80,7 @@ def save_results(
         table: Of the evaluation that `metrics` come from.
         sources: The base model and the data, as they were given.
         metrics: `eval_*`, `average_*` if weights were averaged, and those of `lengths`.
-        lengths: From `evaluation.judge_lengths`.
+        lengths: From `lengths.judge_lengths`.
     """
     folder = output_folder(trainer.args)
     (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
