@@ -248,11 +248,11 @@ def epochs(num_clips: int, pretrained: bool) -> Choice:
 
 def regularisers(facts: Facts) -> list[Choice]:
     """What keeps a model from learning its few clips by heart."""
-    depth = 0.1 if facts.num_layers >= 6 else 0.05
+    depth = 0.1 if facts.num_layers >= 6 else 0.0
     return [
         Choice("mixup_rate", 0.5, "as published; of one label to a clip both count by their share"),
         Choice("max_gain_db", 6.0, "recordings differ in level"),
-        Choice("drop_path_rate", depth, f"stochastic depth for {facts.num_layers} layers"),
+        Choice("drop_path_rate", depth, f"{facts.num_layers} layers; from 6 on some are skipped"),
         Choice("weight_decay", 0.05, "few clips: weights stay small"),
     ]
 
