@@ -37,6 +37,7 @@ FLAT_FILES = [
     "audio",
     "feature_extraction_ast",
     "fast_layers",
+    "stochastic_depth",
     "loading",
     "modeling_ast",
     "registration",
