@@ -36,6 +36,7 @@ FLAT_FILES = [
     "audio",
     "feature_extraction_ast",
     "fast_layers",
+    "adapters",
     "loading",
     "modeling_ast",
     "registration",
@@ -61,7 +62,7 @@ LIBRARIES = {
     "": CORE_LIBRARIES,
     "conversion": CORE_LIBRARIES | {"yaml"},
     "training": CORE_LIBRARIES
-    | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib"},
+    | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib", "peft"},
     "exporting": CORE_LIBRARIES | {"onnx", "onnx_ir", "onnxruntime"},
     "commands": CORE_LIBRARIES | {"yaml"},
 }

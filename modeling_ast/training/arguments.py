@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from ..errors import one_line
 from ..padding import PADDINGS
 from .augmentation import Augmentation
+from .cheap_tuning import CheapArguments
 from .data_arguments import DataArguments
 
 # In the output directory of a run: the arguments that decide what it learns.
@@ -146,6 +147,7 @@ class Arguments:
     sampling: SamplingArguments
     training: TrainingArguments
     lengths: LengthArguments = field(default_factory=LengthArguments)
+    cheap: CheapArguments = field(default_factory=CheapArguments)
 
 
 KINDS = (
@@ -156,6 +158,7 @@ KINDS = (
     SamplingArguments,
     TrainingArguments,
     LengthArguments,
+    CheapArguments,
 )
 
 
@@ -195,6 +198,8 @@ def contradiction(arguments: Arguments) -> str | None:
         )
     if arguments.model.patch_size and not arguments.model.from_scratch:
         return "--patch-size is for --from-scratch; trained patches keep their size"
+    if arguments.model.from_scratch and (arguments.cheap.freeze or arguments.cheap.lora_rank):
+        return "--freeze and --lora-rank keep trained weights; leave --from-scratch out"
     if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
         return "--mix-whole-set is for a mixup; give --mixup-rate too"
     if arguments.lengths.length_clips < 0:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ from ..tagging import AudioTagger
 from .arguments import RUN_FILE, Arguments, ModelArguments
 from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
+from .cheap_tuning import before_saving, train_a_part
 from .checkpoints import find_damage, last_whole_checkpoint
 from .classes import Clips, check_labels, is_exclusive, label_column, read_classes
 from .clips import BadClips, ClipReader, drop_bad_clips
@@ -47,6 +48,9 @@ from .results import Judge, save_results
 from .sampling import BalancedSampler, balanced_weights
 from .streams import TrainingStream
 from .trainer import ASTTrainer, output_folder
+
+if TYPE_CHECKING:
+    from .adapted_model import AdaptedAST
 
 # Of ModelArguments, those that from_pretrained takes as they are.
 CONFIG_FIELDS = (
@@ -121,7 +125,7 @@ def load_model(
 
 
 def build_trainer(
-    model: ASTForAudioClassification,
+    model: ASTForAudioClassification | AdaptedAST,
     extractor: ASTFeatureExtractor,
     classes: Sequence[Label],
     splits: tuple[Clips, Dataset],
@@ -133,7 +137,7 @@ def build_trainer(
     Workers also extract features and augment them, unless the training device does.
 
     Args:
-        model, extractor: From `load_model`.
+        model, extractor: From `load_model`; the model also from `train_a_part`.
         classes: From `read_classes`.
         splits: The clips to train on and those held out, from `load_data`.
         arguments: Of the run.
@@ -269,7 +273,13 @@ def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Leng
 
 def deciding_arguments(arguments: Arguments) -> dict[str, Any]:
     """The arguments that decide what a run learns, as JSON holds them."""
-    chosen = (arguments.model, arguments.data, arguments.augmentation, arguments.optimizer)
+    chosen = (
+        arguments.model,
+        arguments.data,
+        arguments.augmentation,
+        arguments.optimizer,
+        arguments.cheap,
+    )
     given = {name: value for kind in chosen for name, value in asdict(kind).items()}
     given |= asdict(arguments.sampling)
     given |= {name: getattr(arguments.training, name) for name in ("learning_rate", "seed")}
@@ -298,7 +308,9 @@ def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
             )
 
 
-def find_resumed(training: TrainingArguments, model: ASTForAudioClassification) -> str | None:
+def find_resumed(
+    training: TrainingArguments, model: ASTForAudioClassification | AdaptedAST
+) -> str | None:
     """The checkpoint to go on from: the one that is asked for, or else the newest whole one.
 
     Raises:
@@ -347,14 +359,15 @@ def train(
     if with_softmax:
         smooth_in_loss(arguments)
     model, extractor = load_model(arguments.model, classes, with_softmax)
-    resumed = find_resumed(training, model)
+    trained = train_a_part(model, arguments.cheap)
+    resumed = find_resumed(training, trained)
     if resumed:
         check_same_run(output_folder(training), deciding)
     elif training.process_index == 0:
         # The clips that an earlier run listed may have been mended or removed since.
         (output_folder(training) / BAD_LIST).unlink(missing_ok=True)
     judge = Judge(classes, exclusive)
-    trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
+    trainer = build_trainer(trained, extractor, classes, splits, arguments, judge)
     if trainer.is_world_process_zero():
         file = output_folder(training) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -411,6 +424,7 @@ def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> O
     table = judge.table
     if arguments.sampling.average_from is not None:
         metrics |= evaluate_average(trainer)
+    trained = before_saving(trainer, arguments.cheap)
     # Not pushed yet: what follows belongs to it, and reads it.
     trainer.save_model(_internal_call=True)
     if trainer.is_world_process_zero():
@@ -419,7 +433,7 @@ def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> O
         sources = (arguments.model.source, data)
         lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
         metrics |= lengths.as_metrics(judge.metric)
-        save_results(trainer, judge, table, sources, metrics, lengths)
+        save_results(trainer, judge, table, sources, metrics, lengths, trained)
         folder, collate = output_folder(trainer.args), trainer.eval_collator
         assert isinstance(collate, AudioCollator)  # from `build_trainer`
         bad = BadClips(folder / BAD_LIST, num_clips=1).read()

@@ -23,12 +23,18 @@ from ..conversion.card import markdown_text, write_card
 from ..labels import Label
 from ..plotting import plain_text
 from ..strict_json import to_json
+from .cheap_tuning import is_adapted
 from .evaluation import PLAIN_TRANSFORMERS, Lengths, length_rows
 from .metrics import ClassResult, accuracy, class_table, compute_metrics
 from .trainer import ASTTrainer, output_folder
 
 # A picture of more classes than these has the best and the worst ones only.
 DRAWN_CLASSES = 40
+
+ADAPTER_NOTE = """
+These are the weights of an adapter, which are added to those of the base model while it loads:
+`pip install "modeling-ast[lora]"`.
+"""
 
 
 class Judge:
@@ -71,6 +77,7 @@ def save_results(
     sources: tuple[str, str],
     metrics: dict[str, float],
     lengths: Lengths,
+    how_trained: str = "",
 ) -> None:
     """Writes everything but the weights into the output directory.
 
@@ -81,13 +88,14 @@ def save_results(
         sources: The base model and the data, as they were given.
         metrics: `eval_*`, `average_*` if weights were averaged, and those of `lengths`.
         lengths: From `evaluation.judge_lengths`.
+        how_trained: One sentence on which weights were trained.
     """
     folder = output_folder(trainer.args)
     (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
     write_table(table, folder / "per_class.csv")
     draw_curve(trainer.state.log_history, folder / "learning_curve.png", judge.metric)
     draw_classes(table, folder / "per_class_ap.png")
-    card = run_card(folder.name, *sources, metrics, judge.metric, trainer, lengths)
+    card = run_card(folder.name, *sources, metrics, judge.metric, trainer, lengths, how_trained)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -152,8 +160,11 @@ def run_card(
     metric: str,
     trainer: ASTTrainer,
     lengths: Lengths,
+    how_trained: str = "",
 ) -> str:
     """The model card of a run: results, the scores under both paddings, how to use the model."""
+    adapted = is_adapted(trainer.model)
+    relation = "adapter" if adapted else "finetune"
     local_model, local_data = Path(base_model).exists(), Path(data).exists()
     value = metrics[f"eval_{metric}"]
     result = EvalResult(
@@ -167,6 +178,7 @@ def run_card(
     metadata = {
         "model_name": name,
         "base_model": None if local_model else base_model,
+        "base_model_relation": None if local_model else relation,
         "datasets": None if local_data else [data],
         # An undefined value (NaN) is no result.
         "eval_results": [result] if math.isfinite(value) else None,
@@ -202,14 +214,15 @@ def run_card(
         f"""
 Trained for {arguments.num_train_epochs:g} epochs at a batch size of
 {arguments.train_batch_size}, learning rate {arguments.learning_rate:g},
-{schedule}, seed {arguments.seed}.
+{schedule}, seed {arguments.seed}. {how_trained}
 """,
+        ADAPTER_NOTE if adapted else "",
         f"""
 ```python
 import modeling_ast
 from transformers import pipeline
 
-classify = pipeline("audio-classification", model="{name}")
+classify = pipeline("audio-classification", model="{name}", feature_extractor="{name}")
 classify(modeling_ast.read_audio("clip.wav"))
 ```
 """,
