@@ -18,7 +18,7 @@ from modeling_ast.training.arguments import (
     read_recipe,
     recipe_names,
 )
-from modeling_ast.training.finetuning import load_model, published_parts
+from modeling_ast.training.building import load_model, published_parts
 from modeling_ast.training.optimizer import SCHEDULES
 from tests.conftest import ROOT
 

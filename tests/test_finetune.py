@@ -28,8 +28,8 @@ from modeling_ast.training.arguments import (
     SamplingArguments,
 )
 from modeling_ast.training.augmentation import Augmentation
+from modeling_ast.training.building import build_trainer, clips_of_training, load_model
 from modeling_ast.training.data_sources import DataArguments, load_data, read_classes
-from modeling_ast.training.finetuning import build_trainer, clips_of_training, load_model
 from modeling_ast.training.results import Judge
 from modeling_ast.training.streams import TrainingStream
 from tests.conftest import ROOT, randomise

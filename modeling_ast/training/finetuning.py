@@ -10,62 +10,30 @@ a run is interrupted, run it again: it resumes from the last checkpoint.
 
 from __future__ import annotations
 
-import errno
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import NamedTuple
 
-from datasets import Dataset, IterableDataset
-from safetensors import SafetensorError
 from torch import nn
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
-from ..errors import one_line
-from ..feature_extraction_ast import ASTFeatureExtractor
-from ..labels import Label
-from ..modeling_ast import ASTForAudioClassification
 from ..outputs import one_run_at_a_time
-from ..pretrained import load_config, load_extractor
 from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
 from ..tagging import AudioTagger
-from .arguments import RUN_FILE, Arguments, ModelArguments
-from .averaging import AverageWeightsCallback
-from .batches import AudioCollator, LabelEncoder
+from .arguments import RUN_FILE, Arguments
+from .batches import AudioCollator
+from .building import BAD_LIST, build_trainer, load_model
 from .cheap_tuning import before_saving, train_a_part
-from .checkpoints import find_damage, last_whole_checkpoint
-from .classes import Clips, check_labels, is_exclusive, label_column, read_classes
-from .clips import BadClips, ClipReader, drop_bad_clips
+from .classes import check_labels, is_exclusive, read_classes
+from .clips import BadClips
 from .data_report import DataReport
 from .data_sources import Loaded, load
 from .evaluation import Lengths, held_out_clips, judge_lengths, spread
-from .optimizer import EpochDecay, published_adam
 from .results import Judge, save_results
-from .sampling import BalancedSampler, balanced_weights
-from .streams import TrainingStream
+from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
 from .trainer import ASTTrainer, output_folder
-
-if TYPE_CHECKING:
-    from .adapted_model import AdaptedAST
-
-# Of ModelArguments, those that from_pretrained takes as they are.
-CONFIG_FIELDS = (
-    "max_length",
-    "frequency_stride",
-    "time_stride",
-    "patchout_frequency",
-    "patchout_time",
-)
-# What torch's errors about files that it cannot write say; they are RuntimeErrors like all others.
-_WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
-BAD_LIST = "bad_clips.txt"
-# Of the arguments in RUN_FILE, those that may change when a run resumes: how clips are read, where
-# features are computed.
-MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features")
 
 
 class Outcome(NamedTuple):
@@ -84,162 +52,6 @@ def smooth_in_loss(arguments: Arguments) -> None:
     amount = arguments.augmentation.label_smoothing
     arguments.training.label_smoothing_factor = amount or arguments.training.label_smoothing_factor
     arguments.augmentation = replace(arguments.augmentation, label_smoothing=0.0)
-
-
-def load_model(
-    arguments: ModelArguments, classes: Sequence[Label], exclusive: bool = False
-) -> tuple[ASTForAudioClassification, ASTFeatureExtractor]:
-    """The model with a head for `classes`, and its extractor.
-
-    Args:
-        arguments: Name the checkpoint, and what to change of it.
-        classes: In the order of their indices; if their number is new, the head is fresh.
-        exclusive: Whether it learns with the cross-entropy of one label for a clip.
-    Raises:
-        OSError, ValueError: The checkpoint cannot be read, or does not fit the arguments.
-    """
-    names = [name for _, name in classes]
-    given = {name: getattr(arguments, name) for name in CONFIG_FIELDS}
-    changes = {name: value for name, value in given.items() if value is not None}
-    changes |= {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-        "problem_type": f"{'single' if exclusive else 'multi'}_label_classification",
-    }
-    if arguments.from_scratch:
-        if arguments.patch_size:
-            size = arguments.patch_size
-            changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
-        model = ASTForAudioClassification(load_config(arguments.source, **changes))
-    else:
-        model = load_pretrained(arguments.source, fresh_head=True, **changes)
-    stored = load_extractor(arguments.source)
-    for name in ("mean", "std", "do_normalize"):
-        # A checkpoint of transformers has these in its extractor's file only.
-        setattr(model.config, name, getattr(stored, name))
-    for name in ("mean", "std"):
-        if getattr(arguments, name) is not None:
-            setattr(model.config, name, getattr(arguments, name))
-    padding = arguments.padding or stored.padding
-    return model, ASTFeatureExtractor.from_config(model.config, padding=padding)
-
-
-def build_trainer(
-    model: ASTForAudioClassification | AdaptedAST,
-    extractor: ASTFeatureExtractor,
-    classes: Sequence[Label],
-    splits: tuple[Clips, Dataset],
-    arguments: Arguments,
-    compute_metrics: Judge,
-) -> ASTTrainer:
-    """A Trainer whose workers decode, crop and mix the clips.
-
-    Workers also extract features and augment them, unless the training device does.
-
-    Args:
-        model, extractor: From `load_model`; the model also from `train_a_part`.
-        classes: From `read_classes`.
-        splits: The clips to train on and those held out, from `load_data`.
-        arguments: Of the run.
-        compute_metrics: Judges the held-out clips.
-    Raises:
-        TooManyBadClips: More of the held-out clips than allowed cannot be decoded.
-    """
-    (train, held_out), data, training = splits, arguments.data, arguments.training
-    reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
-    bad_list = output_folder(training) / BAD_LIST
-    num_clips = clips_of_training(train, arguments) + len(held_out)
-    bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
-    collate = partial(
-        AudioCollator,
-        extractor,
-        label_encoder(classes, model.config.problem_type),
-        label_column=label_column(data, train),
-        reader=reader,
-        features=not features_on_device(arguments),
-    )
-    if isinstance(train, IterableDataset):
-        train = TrainingStream(train, data.train_clips, data.shuffle_buffer, training.seed)
-    return ASTTrainer(
-        model,
-        training,
-        data_collator=collate(
-            crop="random",
-            bad_clips=bad_clips,
-            augmentation=arguments.augmentation,
-            partners=train if arguments.sampling.mix_whole_set else None,
-            seed=training.seed,
-        ),
-        eval_collator=collate(crop="parts"),
-        train_dataset=train,
-        eval_dataset=good_clips(held_out, reader, bad_clips, training),
-        compute_metrics=compute_metrics,
-        processing_class=extractor,
-        extractor=extractor,
-        augmentation=arguments.augmentation,
-        **published_parts(arguments, train),
-    )
-
-
-def clips_of_training(train: Clips, arguments: Arguments) -> int:
-    """Number of clips to train on: of the set, or those that the run will draw from a stream."""
-    if not isinstance(train, IterableDataset):
-        return len(train)
-    training = arguments.training
-    step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    return arguments.data.train_clips or step * training.max_steps
-
-
-def features_on_device(arguments: Arguments) -> bool:
-    """Whether the training device computes the features: a GPU does by default."""
-    where = arguments.model.features
-    return where == "device" or (where == "auto" and arguments.training.device.type != "cpu")
-
-
-def good_clips(
-    held_out: Dataset, reader: ClipReader, bad_clips: BadClips, training: TrainingArguments
-) -> Dataset:
-    """The held-out clips that can be decoded, which one process on each machine finds out.
-
-    In training another clip takes the place of a bad one; an evaluation must count none twice.
-    """
-    with training.main_process_first(desc="the look for bad clips"):
-        workers = training.dataloader_num_workers or None
-        first = training.local_process_index == 0
-        return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
-
-
-def label_encoder(classes: Sequence[Label], problem_type: str | None) -> LabelEncoder:
-    """MIDs, names or indices -> the labels that the loss takes."""
-    label2id = {key: index for index, label in enumerate(classes) for key in label}
-    multi_label = problem_type == "multi_label_classification"
-    return LabelEncoder(label2id, multi_label, num_labels=len(classes))
-
-
-def published_parts(arguments: Arguments, train: Clips) -> dict[str, Any]:
-    """ASTTrainer's keywords for those parts of the paper that the arguments ask for."""
-    chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
-    parts: dict[str, Any] = {}
-    if chosen.published_adam:
-        parts["make_optimizer"] = partial(
-            published_adam,
-            learning_rate=training.learning_rate,
-            layer_decay=chosen.layer_decay,
-            head_rate=chosen.head_rate,
-            weight_decay=training.weight_decay,
-        )
-    if chosen.decay_first is not None:
-        parts["epoch_decay"] = EpochDecay(
-            chosen.decay_first, chosen.decay_every, chosen.decay_factor, int(training.warmup_steps)
-        )
-    if sampling.balanced_sampling:
-        name = label_column(arguments.data, train)
-        weights = balanced_weights(train.select_columns(name)[:][name])
-        parts["train_sampler"] = BalancedSampler(weights, seed=training.seed)
-    if sampling.average_from is not None:
-        callback = AverageWeightsCallback(sampling.average_from, sampling.average_to)
-        parts["callbacks"] = [callback]
-    return parts
 
 
 def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
@@ -269,64 +81,6 @@ def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Leng
     )
     tagger = AudioTagger.from_pretrained(output_folder(trainer.args), trainer.args.device)
     return judge_lengths(tagger, spread(held_out, num_clips))
-
-
-def deciding_arguments(arguments: Arguments) -> dict[str, Any]:
-    """The arguments that decide what a run learns, as JSON holds them."""
-    chosen = (
-        arguments.model,
-        arguments.data,
-        arguments.augmentation,
-        arguments.optimizer,
-        arguments.cheap,
-    )
-    given = {name: value for kind in chosen for name, value in asdict(kind).items()}
-    given |= asdict(arguments.sampling)
-    given |= {name: getattr(arguments.training, name) for name in ("learning_rate", "seed")}
-    return json.loads(to_json({name: given[name] for name in given if name not in MAY_CHANGE}))
-
-
-def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
-    """Refuses to go on with a run of other arguments.
-
-    It would write a card and an extractor that the weights were not trained with.
-
-    Args:
-        folder: The output directory.
-        deciding: From `deciding_arguments`.
-    Raises:
-        ValueError: An argument differs from that of the run in `folder`.
-    """
-    file = folder / RUN_FILE
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for name, value in deciding.items():
-        if before.get(name, value) != value:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(
-                f"{folder} holds a run with {flag} {before[name]}, not {value}; give another "
-                f"--output-dir, or the same arguments to go on with it"
-            )
-
-
-def find_resumed(
-    training: TrainingArguments, model: ASTForAudioClassification | AdaptedAST
-) -> str | None:
-    """The checkpoint to go on from: the one that is asked for, or else the newest whole one.
-
-    Raises:
-        ValueError: The one that is asked for is damaged.
-    """
-    kind = (training.world_size, training.save_only_model, model)
-    given = training.resume_from_checkpoint
-    if given is None:
-        return last_whole_checkpoint(output_folder(training), *kind)
-    damage = find_damage(Path(given), *kind)
-    if damage is not None:
-        raise ValueError(
-            f"cannot go on from {given}: {damage}; leave out --resume-from-checkpoint to go on "
-            f"from the newest whole checkpoint in {training.output_dir}"
-        )
-    return given
 
 
 def train(
@@ -396,26 +150,8 @@ def finetune(
     folder.mkdir(parents=True, exist_ok=True)
     # The processes of one run share the directory: the first locks it for all.
     first = arguments.training.process_index == 0
-    with one_run_at_a_time(folder) if first else nullcontext(), _writing(folder):
+    with one_run_at_a_time(folder) if first else nullcontext(), naming_unwritable(folder):
         return _finetune(arguments, announce)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Names the output directory where it cannot be written: libraries' messages do not."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        text = str(error)
-        by_torch = any(words in text for words in _WRITING)
-        if isinstance(error, RuntimeError) and not by_torch:
-            raise
-        if isinstance(error, OSError) and str(folder) not in text and error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            f"cannot write into {folder} ({one_line(error)}); make room or mend the directory, and "
-            f"run the same command again: it goes on from the newest whole checkpoint"
-        ) from error
 
 
 def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> Outcome:
@@ -444,4 +180,4 @@ def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> O
     return Outcome(trainer, metrics, judge.metric, loaded.report)
 
 
-__all__ = ["Outcome", "build_trainer", "evaluate_average", "finetune", "load_model", "train"]
+__all__ = ["Outcome", "evaluate_average", "finetune", "train"]

@@ -1,0 +1,198 @@
+"""The arguments of a run -> its model, its extractor and a Trainer with all its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset, IterableDataset
+from transformers import TrainingArguments
+
+from ..feature_extraction_ast import ASTFeatureExtractor
+from ..labels import Label
+from ..modeling_ast import ASTForAudioClassification
+from ..pretrained import load_config, load_extractor
+from ..pretrained import load_model as load_pretrained
+from .arguments import Arguments, ModelArguments
+from .averaging import AverageWeightsCallback
+from .batches import AudioCollator, LabelEncoder
+from .classes import Clips, label_column
+from .clips import BadClips, ClipReader, drop_bad_clips
+from .optimizer import EpochDecay, published_adam
+from .results import Judge
+from .sampling import BalancedSampler, balanced_weights
+from .streams import TrainingStream
+from .trainer import ASTTrainer, output_folder
+
+if TYPE_CHECKING:
+    from .adapted_model import AdaptedAST
+
+# Of ModelArguments, those that from_pretrained takes as they are.
+CONFIG_FIELDS = (
+    "max_length",
+    "frequency_stride",
+    "time_stride",
+    "patchout_frequency",
+    "patchout_time",
+)
+BAD_LIST = "bad_clips.txt"
+
+
+def load_model(
+    arguments: ModelArguments, classes: Sequence[Label], exclusive: bool = False
+) -> tuple[ASTForAudioClassification, ASTFeatureExtractor]:
+    """The model with a head for `classes`, and its extractor.
+
+    Args:
+        arguments: Name the checkpoint, and what to change of it.
+        classes: In the order of their indices; if their number is new, the head is fresh.
+        exclusive: Whether it learns with the cross-entropy of one label for a clip.
+    Raises:
+        OSError, ValueError: The checkpoint cannot be read, or does not fit the arguments.
+    """
+    names = [name for _, name in classes]
+    given = {name: getattr(arguments, name) for name in CONFIG_FIELDS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    changes |= {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": f"{'single' if exclusive else 'multi'}_label_classification",
+    }
+    if arguments.from_scratch:
+        if arguments.patch_size:
+            size = arguments.patch_size
+            changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
+        model = ASTForAudioClassification(load_config(arguments.source, **changes))
+    else:
+        model = load_pretrained(arguments.source, fresh_head=True, **changes)
+    stored = load_extractor(arguments.source)
+    for name in ("mean", "std", "do_normalize"):
+        # A checkpoint of transformers has these in its extractor's file only.
+        setattr(model.config, name, getattr(stored, name))
+    for name in ("mean", "std"):
+        if getattr(arguments, name) is not None:
+            setattr(model.config, name, getattr(arguments, name))
+    padding = arguments.padding or stored.padding
+    return model, ASTFeatureExtractor.from_config(model.config, padding=padding)
+
+
+def build_trainer(
+    model: ASTForAudioClassification | AdaptedAST,
+    extractor: ASTFeatureExtractor,
+    classes: Sequence[Label],
+    splits: tuple[Clips, Dataset],
+    arguments: Arguments,
+    compute_metrics: Judge,
+) -> ASTTrainer:
+    """A Trainer whose workers decode, crop and mix the clips.
+
+    Workers also extract features and augment them, unless the training device does.
+
+    Args:
+        model, extractor: From `load_model`; the model may have gone through `train_a_part`.
+        classes: From `read_classes`.
+        splits: The clips to train on and those held out, from `load_data`.
+        arguments: Of the run.
+        compute_metrics: Judges the held-out clips.
+    Raises:
+        TooManyBadClips: More of the held-out clips than allowed cannot be decoded.
+    """
+    (train, held_out), data, training = splits, arguments.data, arguments.training
+    reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
+    bad_list = output_folder(training) / BAD_LIST
+    num_clips = clips_of_training(train, arguments) + len(held_out)
+    bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
+    collate = partial(
+        AudioCollator,
+        extractor,
+        label_encoder(classes, model.config.problem_type),
+        label_column=label_column(data, train),
+        reader=reader,
+        features=not features_on_device(arguments),
+    )
+    if isinstance(train, IterableDataset):
+        train = TrainingStream(train, data.train_clips, data.shuffle_buffer, training.seed)
+    return ASTTrainer(
+        model,
+        training,
+        data_collator=collate(
+            crop="random",
+            bad_clips=bad_clips,
+            augmentation=arguments.augmentation,
+            partners=train if arguments.sampling.mix_whole_set else None,
+            seed=training.seed,
+        ),
+        eval_collator=collate(crop="parts"),
+        train_dataset=train,
+        eval_dataset=good_clips(held_out, reader, bad_clips, training),
+        compute_metrics=compute_metrics,
+        processing_class=extractor,
+        extractor=extractor,
+        augmentation=arguments.augmentation,
+        **published_parts(arguments, train),
+    )
+
+
+def clips_of_training(train: Clips, arguments: Arguments) -> int:
+    """Number of clips to train on: of the set, or those that the run will draw from a stream."""
+    if not isinstance(train, IterableDataset):
+        return len(train)
+    training = arguments.training
+    step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return arguments.data.train_clips or step * training.max_steps
+
+
+def features_on_device(arguments: Arguments) -> bool:
+    """Whether the training device computes the features: a GPU does by default."""
+    where = arguments.model.features
+    return where == "device" or (where == "auto" and arguments.training.device.type != "cpu")
+
+
+def good_clips(
+    held_out: Dataset, reader: ClipReader, bad_clips: BadClips, training: TrainingArguments
+) -> Dataset:
+    """The held-out clips that can be decoded, which one process on each machine finds out.
+
+    In training another clip takes the place of a bad one; an evaluation must count none twice.
+    """
+    with training.main_process_first(desc="the look for bad clips"):
+        workers = training.dataloader_num_workers or None
+        first = training.local_process_index == 0
+        return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
+
+
+def label_encoder(classes: Sequence[Label], problem_type: str | None) -> LabelEncoder:
+    """MIDs, names or indices -> the labels that the loss takes."""
+    label2id = {key: index for index, label in enumerate(classes) for key in label}
+    multi_label = problem_type == "multi_label_classification"
+    return LabelEncoder(label2id, multi_label, num_labels=len(classes))
+
+
+def published_parts(arguments: Arguments, train: Clips) -> dict[str, Any]:
+    """ASTTrainer's keywords for those parts of the paper that the arguments ask for."""
+    chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
+    parts: dict[str, Any] = {}
+    if chosen.published_adam:
+        parts["make_optimizer"] = partial(
+            published_adam,
+            learning_rate=training.learning_rate,
+            layer_decay=chosen.layer_decay,
+            head_rate=chosen.head_rate,
+            weight_decay=training.weight_decay,
+        )
+    if chosen.decay_first is not None:
+        parts["epoch_decay"] = EpochDecay(
+            chosen.decay_first, chosen.decay_every, chosen.decay_factor, int(training.warmup_steps)
+        )
+    if sampling.balanced_sampling:
+        name = label_column(arguments.data, train)
+        weights = balanced_weights(train.select_columns(name)[:][name])
+        parts["train_sampler"] = BalancedSampler(weights, seed=training.seed)
+    if sampling.average_from is not None:
+        callback = AverageWeightsCallback(sampling.average_from, sampling.average_to)
+        parts["callbacks"] = [callback]
+    return parts
+
+
+__all__ = ["BAD_LIST", "build_trainer", "clips_of_training", "load_model", "published_parts"]

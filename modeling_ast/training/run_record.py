@@ -1,0 +1,109 @@
+"""What decides a run, kept in its output directory, so that it only goes on with the same."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from transformers import TrainingArguments
+
+from ..errors import one_line
+from ..modeling_ast import ASTForAudioClassification
+from ..strict_json import to_json
+from .arguments import RUN_FILE, Arguments
+from .checkpoints import find_damage, last_whole_checkpoint
+from .trainer import output_folder
+
+if TYPE_CHECKING:
+    from .adapted_model import AdaptedAST
+
+# What torch's errors about files that it cannot write say; they are RuntimeErrors like all others.
+_WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
+# Of the arguments in RUN_FILE, those that may change when a run resumes: how clips are read, where
+# features are computed, in which form the result is saved.
+MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features", "merge")
+
+
+def deciding_arguments(arguments: Arguments) -> dict[str, Any]:
+    """The arguments that decide what a run learns, as JSON holds them."""
+    chosen = (
+        arguments.model,
+        arguments.data,
+        arguments.augmentation,
+        arguments.optimizer,
+        arguments.cheap,
+    )
+    given = {name: value for kind in chosen for name, value in asdict(kind).items()}
+    given |= asdict(arguments.sampling)
+    given |= {name: getattr(arguments.training, name) for name in ("learning_rate", "seed")}
+    return json.loads(to_json({name: given[name] for name in given if name not in MAY_CHANGE}))
+
+
+def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
+    """Refuses to go on with a run of other arguments.
+
+    It would write a card and an extractor that the weights were not trained with.
+
+    Args:
+        folder: The output directory.
+        deciding: From `deciding_arguments`.
+    Raises:
+        ValueError: An argument differs from that of the run in `folder`.
+    """
+    file = folder / RUN_FILE
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for name, value in deciding.items():
+        if before.get(name, value) != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{folder} holds a run with {flag} {before[name]}, not {value}; give another "
+                f"--output-dir, or the same arguments to go on with it"
+            )
+
+
+def find_resumed(
+    training: TrainingArguments, model: ASTForAudioClassification | AdaptedAST
+) -> str | None:
+    """The checkpoint to go on from: the one that is asked for, or else the newest whole one.
+
+    Raises:
+        ValueError: The one that is asked for is damaged.
+    """
+    kind = (training.world_size, training.save_only_model, model)
+    given = training.resume_from_checkpoint
+    if given is None:
+        return last_whole_checkpoint(output_folder(training), *kind)
+    damage = find_damage(Path(given), *kind)
+    if damage is not None:
+        raise ValueError(
+            f"cannot go on from {given}: {damage}; leave out --resume-from-checkpoint to go on "
+            f"from the newest whole checkpoint in {training.output_dir}"
+        )
+    return given
+
+
+@contextmanager
+def naming_unwritable(folder: Path) -> Iterator[None]:
+    """Names the output directory where it cannot be written: libraries' messages do not."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        by_torch = any(words in text for words in _WRITING)
+        if isinstance(error, RuntimeError) and not by_torch:
+            raise
+        if isinstance(error, OSError) and str(folder) not in text and error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            f"cannot write into {folder} ({one_line(error)}); make room or mend the directory, and "
+            f"run the same command again: it goes on from the newest whole checkpoint"
+        ) from error
+
+
+__all__ = ["check_same_run", "deciding_arguments", "find_resumed", "naming_unwritable"]
