@@ -30,14 +30,10 @@ from .resampling import (
     resampled_blocks,
     resampled_length,
 )
+from .samples import as_tensor, check_samples, mixed_down, scale_samples
 
-PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
-# Ambisonics of the seventh order has so many; more than that is no audio with a channel axis.
-MOST_CHANNELS = 64
 # An array (S, channels) with more channels than these counts as a batch of short clips.
 MOST_CHANNELS_OF_AN_ARRAY = 8
-# Samples beyond this are no audio, but bytes under a header of another type, or damage.
-LARGEST_SAMPLE = 1e6
 # Of samples that `read_audio` gives, in bytes: 4.6 hours at 16 kHz.
 MOST_BYTES = 2**30
 
@@ -192,9 +188,9 @@ def decode_samples(
         copy, max_bytes: As in `decode_clip`.
         check: Whether bad samples are refused, on a CPU; else NaN and infinity stay what they are.
     """
-    x = _as_tensor(source.content, source.name, copy)
+    x = as_tensor(source.content, source.name, copy)
     x = scale_samples(x, f"{source.name} holds")
-    x = _mixed_down(x, source.name, source.channel_axis)
+    x = mixed_down(x, source.name, source.channel_axis)
     if check and x.is_cpu:
         check_samples(x, source.name)
     if source.sampling_rate is None:
@@ -202,60 +198,6 @@ def decode_samples(
     length = resampled_length(len(x), source.sampling_rate, sampling_rate)
     check_size(length, sampling_rate, max_bytes, source.name)
     return resample(x, source.sampling_rate, sampling_rate)
-
-
-def scale_samples(x: Tensor, what: str) -> Tensor:
-    """Samples as float32, those of int16 and int32 PCM brought to [-1, 1].
-
-    Args:
-        what: Begins the message, such as "clip 3 holds".
-    Raises:
-        ValueError: They are of a type whose scale is unknown.
-    """
-    if x.dtype in PCM_SCALES:
-        return x.float() / PCM_SCALES[x.dtype]
-    if not x.is_floating_point():
-        raise ValueError(
-            f"{what} {x.dtype} values, whose scale is unknown; pass floats in [-1, 1] or int16 or "
-            f"int32 PCM"
-        )
-    return x.float()
-
-
-def check_samples(x: Tensor, name: str) -> None:
-    """Refuses what no audio holds; of samples on a GPU the host waits for the answer.
-
-    Raises:
-        ValueError: NaN or infinity, as it says with their number, or samples beyond one million,
-            which make features overflow.
-    """
-    if are_samples_usable(x):
-        return
-    bad = int((~torch.isfinite(x)).sum())
-    if bad > 0:
-        raise ValueError(
-            f"{name} holds NaN or infinity in {bad} of {len(x)} samples; all samples must be "
-            f"finite, so repair or drop the clip"
-        )
-    raise ValueError(
-        f"{name} holds samples of up to {x.abs().max().item():.1g} but audio lies in [-1, 1], and "
-        f"beyond {LARGEST_SAMPLE:,.0f} its features overflow; if its header says float where "
-        f"integers are stored, write it again, else repair or drop the clip"
-    )
-
-
-def are_samples_usable(x: Tensor) -> bool:
-    """Whether all samples, of any shape, are finite and none is beyond one million."""
-    if x.numel() == 0:
-        return True
-    if x.is_cpu:
-        # numpy's are as fast and leave torch's threads asleep, which the model may be using.
-        array = x.detach().numpy()
-        low, high = array.min(), array.max()
-    else:
-        low, high = x.detach().aminmax()
-    # False also if one of them is NaN, as it is if one sample is.
-    return bool((low >= -LARGEST_SAMPLE) & (high <= LARGEST_SAMPLE))
 
 
 def read_audio(
@@ -434,62 +376,9 @@ def _from_samples(
     return ClipSource(name, samples, rate, channel_axis)
 
 
-def _as_tensor(samples: Any, name: str, copy: bool) -> Tensor:
-    if isinstance(samples, Tensor):
-        return samples.clone() if copy else samples
-    try:
-        array = np.asarray(samples)
-    # A list of tensors with a gradient is a RuntimeError.
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _no_numbers(samples, name, one_line(error)) from error
-    if array.dtype.kind not in "fiubc":
-        raise _no_numbers(samples, name, f"its type is {array.dtype}")
-    if isinstance(samples, list | tuple) and array.dtype == np.float64:
-        array = array.astype(np.float32)
-    try:
-        # torch knows neither other byte orders nor negative strides nor read-only memory.
-        copy = copy or not array.flags.writeable
-        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=copy)
-        return torch.from_numpy(native)
-    except (TypeError, ValueError) as error:  # such as float128
-        raise _no_numbers(samples, name, f"its type is {array.dtype}") from error
-
-
-def _no_numbers(samples: Any, name: str, why: str) -> TypeError:
-    return TypeError(
-        f"{name} is a {type(samples).__name__} that holds no numbers ({why}); pass audio as an "
-        f"array, a tensor or a list of floats"
-    )
-
-
-def _mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor:
-    """(S,), (channels, S) or (S, channels) -> (S,), the mean of the channels.
-
-    Where the caller does not say it, the shorter of the two axes holds the channels.
-    """
-    if x.ndim == 1:
-        return x
-    if x.ndim != 2 or (channel_axis is None and min(x.shape) > MOST_CHANNELS):
-        raise ValueError(
-            f"{name} has shape {tuple(x.shape)} but must be (samples,), (channels, samples) or "
-            f"(samples, channels) with at most {MOST_CHANNELS} channels; pick out one clip"
-        )
-    if channel_axis is None:
-        channel_axis = 0 if x.shape[0] <= x.shape[1] else 1
-    channels = x.unbind(channel_axis)
-    if not channels:
-        return x.flatten()  # (0,)
-    # Not x.mean(axis), which is slow over an axis of two.
-    if len(channels) == 1:
-        return channels[0]
-    return sum(channels, x.new_zeros(())) / len(channels)
-
-
 __all__ = [
     "ClipSource",
     "TooLargeError",
-    "are_samples_usable",
-    "check_samples",
     "check_size",
     "decode_clip",
     "decode_samples",
@@ -497,6 +386,5 @@ __all__ = [
     "open_clip",
     "read_audio",
     "read_clip",
-    "scale_samples",
     "stream_audio",
 ]

@@ -23,7 +23,8 @@ from typing import IO, Any, TypedDict
 import numpy as np
 
 from .errors import need_extra
-from .events import BadStretch, Detection, Event, ScoreBlock
+from .events import Detection, Event, ScoreBlock
+from .recordings import BadStretch
 from .strict_json import to_json
 
 FORMATS = ("csv", "audacity", "raven", "json", "parquet")

@@ -2,8 +2,10 @@
 
 The model is trained on whole clips and knows no times. They come from many short windows: each is
 scored as a clip of its own, and a step of time gets the mean (or the maximum) of the windows that
-cover it (`score_curves.py`). Frames are computed once and shared by the windows. The recording is
-read block by block: memory does not grow with its length.
+cover it (`score_curves.py`). An event is a run of steps with high scores; it begins and ends where
+the spectrogram rises and falls near them (`spectral_edges.py`). Frames are computed once and shared
+by the windows. The recording is read block by block: memory does not grow with its length, but for
+the events and the edges, a few numbers a second.
 
 Before its beginning and behind its end a recording is silent, so that the first and the last step
 are covered by as many windows as the others. So are stretches that cannot be used (NaN, infinity, a
@@ -21,12 +23,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers.utils import logging
 
-from .audio import LARGEST_SAMPLE, ClipSource, decode_samples, is_single_clip, open_clip
+from .audio import ClipSource, is_single_clip, open_clip
 from .errors import one_line
-from .salvage import salvaged_blocks
+from .recordings import BadStretch, Recording
 from .score_curves import COMBINATIONS, Run, RunRules, RunTracker, StepCombiner
+from .spectral_edges import (
+    NO_EDGES,
+    EdgeFinder,
+    Edges,
+    borders,
+    in_order,
+    placed,
+    without_stretches,
+)
 from .tagging import AudioTagger
 
 logger = logging.get_logger(__name__)
@@ -34,14 +46,11 @@ logger = logging.get_logger(__name__)
 # Measured with scenes at known times: tests/benchmarks/events.py, docs/detection.md.
 WINDOW_SECONDS = 1.0  # at most the model's length
 HOP_SECONDS = 0.1
-THRESHOLD = 0.7
+THRESHOLD = 0.6
 MIN_GAP, MIN_LENGTH = 0.3, 0.3  # seconds
-# Audio that is read and scored at a time.
-BLOCK_SECONDS = 30.0
-BAD_SAMPLES = f"NaN, infinity or samples beyond {LARGEST_SAMPLE:,.0f}"
-# Bad stretches with less than this between them are one.
-JOINED_SECONDS = 0.01
-# Times are multiples of the hop; rounded to microseconds they print without 0.30000000000000004.
+# Where events begin and end: at edges of the spectrogram, or where the scores reach the threshold.
+EDGES = ("spectrum", "scores")
+# Rounded to microseconds, multiples of the hop print without 0.30000000000000004.
 TIME_DIGITS, SCORE_DIGITS = 6, 6
 
 
@@ -54,19 +63,12 @@ class Event(NamedTuple):
     score: float  # the highest score of its steps, from 0 to 1
 
 
-class BadStretch(NamedTuple):
-    """A part of a recording that cannot be used."""
-
-    onset: float  # in seconds
-    offset: float | None  # None: to the end, which is not known
-    reason: str
-
-
 class ScoreBlock(NamedTuple):
-    """The scores of some steps."""
+    """The scores of some steps (of none in a recording's last block), and the edges found there."""
 
     first: int  # number of its first step
     scores: np.ndarray  # (K, C), float32, in the model's order of labels
+    edges: Edges = NO_EDGES  # of the spectrogram
 
 
 @dataclass
@@ -87,8 +89,8 @@ class EventDetector:
         tagger: Its model, how it pads and what makes scores of logits.
         window: Seconds that the model hears at once; by default 1 s, or the model's length if that
             is shorter.
-        hop: Seconds from one window to the next, which is also the length of a step: the times of
-            events are multiples of it. A whole number of frames (10 ms).
+        hop: Seconds from one window to the next, which is also the length of a step. A whole number
+            of frames (10 ms).
         combine: "mean" or "max" of the windows that cover a step. The mean gives better times, the
             maximum misses fewer short sounds.
         threshold: Score that the steps of an event must reach. By default 0.7; of a calibrated
@@ -99,7 +101,11 @@ class EventDetector:
             none.
         median: Seconds of a median filter over the scores; 0 is none.
         min_gap: Events of a label become one where the gap is shorter, in seconds.
-        min_length: Then shorter events are dropped, in seconds.
+        min_length: Then shorter events are dropped, in seconds, as long as their scores are high.
+        edges: "spectrum": an event begins at the strongest rise of the spectrogram within half a
+            window of where its scores say, and ends at such a fall. Where there is none, and with
+            "scores", it begins and ends where the scores reach the threshold, at multiples of the
+            hop.
 
     Raises:
         ValueError: A number is out of its range, the window is longer than the model's length or
@@ -127,6 +133,7 @@ class EventDetector:
         median: float = 0.0,
         min_gap: float = MIN_GAP,
         min_length: float = MIN_LENGTH,
+        edges: str = EDGES[0],
     ):
         extractor = tagger.extractor
         longest = extractor.max_length / extractor.frames_per_second
@@ -137,6 +144,7 @@ class EventDetector:
         self.median = median
         self.min_gap = min_gap
         self.min_length = min_length
+        self.edges = edges
         self._check(longest, 1 / extractor.frames_per_second)
         self.tagger = tagger
         self.labels = tagger.names
@@ -213,7 +221,7 @@ class EventDetector:
         Raises:
             TypeError, OSError, ValueError: Nothing of it can be used.
         """
-        return self._score_blocks(_Recording(open_clip(clip), self.tagger.extractor.sampling_rate))
+        return self._score_blocks(Recording(open_clip(clip), self.tagger.extractor.sampling_rate))
 
     def _each(
         self, clips: Iterable[Any], on_scores: Callable[[str, ScoreBlock], None] | None
@@ -235,62 +243,107 @@ class EventDetector:
             blocks: All of a recording, as `scores` gives them.
             seconds: Length of the recording, where its last event ends at the latest.
         """
-        return self._as_events(self._runs(blocks), seconds)
+        return self._as_events(*self._runs(blocks), seconds)
 
     def _detect(
         self, source: ClipSource, on_scores: Callable[[str, ScoreBlock], None] | None = None
     ) -> Detection:
-        recording = _Recording(source, self.tagger.extractor.sampling_rate)
+        recording = Recording(source, self.tagger.extractor.sampling_rate)
         blocks = self._score_blocks(recording)
         if on_scores is not None:
             blocks = _told(blocks, source.name, on_scores)
-        runs = self._runs(blocks)  # the recording is read here
-        events = self._as_events(runs, recording.seconds)
+        runs, edges = self._runs(blocks)  # the recording is read here
+        events = self._as_events(runs, edges, recording.seconds)
         return Detection(source.name, recording.seconds, events, recording.bad_stretches())
 
-    def _runs(self, blocks: Iterable[ScoreBlock]) -> list[tuple[int, Run]]:
-        """(index of the label, run) of all events."""
-        tracker, found = RunTracker(self._rules()), []
+    def _runs(self, blocks: Iterable[ScoreBlock]) -> tuple[list[tuple[int, Run]], Edges]:
+        """(index of the label, run) of all events, and the edges of the spectrogram."""
+        tracker, found, edges = RunTracker(self._rules()), [], [NO_EDGES]
         for block in blocks:
             found += tracker.add(block.scores)
-        return found + tracker.finish()
+            edges.append(block.edges)
+        return found + tracker.finish(), in_order(edges)
 
-    def _as_events(self, runs: Iterable[tuple[int, Run]], seconds: float) -> list[Event]:
-        return sorted(self._event(index, run, seconds) for index, run in runs)
+    def _as_events(
+        self, runs: Iterable[tuple[int, Run]], edges: Edges, seconds: float
+    ) -> list[Event]:
+        """The events of runs, by onset, in a recording of so many seconds."""
+        of_label: dict[int, list[Run]] = {}
+        for index, run in runs:
+            of_label.setdefault(index, []).append(run)
+        events = []
+        # The maximum of the windows over a step reaches a whole window beyond a sound.
+        reach = self.window if self.combine == "max" else self.window / 2
+        for index, some in of_label.items():
+            some.sort()
+            spans = [(run.start * self.hop, min(run.stop * self.hop, seconds)) for run in some]
+            if self.edges == "spectrum":
+                spans = placed(spans, edges, reach)
+            for run, (onset, offset) in zip(some, spans):
+                times = (round(onset, TIME_DIGITS), round(min(offset, seconds), TIME_DIGITS))
+                events.append(Event(*times, self.labels[index], round(run.score, SCORE_DIGITS)))
+        return sorted(events)
 
-    def _score_blocks(self, recording: _Recording) -> Iterator[ScoreBlock]:
+    def _score_blocks(self, recording: Recording) -> Iterator[ScoreBlock]:
         hop, window = self._hop_samples, self._window_samples
         combiner, first = StepCombiner(self.num_covering, self.combine), 0
+        extractor = self.tagger.extractor
+        rate = extractor.sampling_rate
+        finder = EdgeFinder(extractor.hop_samples / rate, extractor.window_samples / rate)
         # Silence before the beginning, and behind the end.
-        waiting = np.zeros((self.num_covering - 1) * hop, np.float32)
+        position = -(self.num_covering - 1) * hop  # of the first sample that waits
+        waiting = np.zeros(-position, np.float32)
         for block in chain(recording.blocks(), self._silence_behind(recording)):
             waiting = np.concatenate([waiting, block])
             num_windows = max(0, (len(waiting) - window) // hop + 1)
             if num_windows == 0:
                 continue
             seen = (num_windows - 1) * hop + window
-            steps = combiner.add(self._window_scores(waiting[:seen], recording.source.name))
+            frames = self._frames(waiting[:seen])  # (T, F)
+            steps = combiner.add(self._window_scores(frames, recording.source.name))
+            edges = self._edges(finder, frames, position, recording)
             waiting = waiting[num_windows * hop :]
+            position += num_windows * hop
             self._silence_bad_steps(steps, first, recording)
-            if len(steps):
-                yield ScoreBlock(first, steps)
+            yield ScoreBlock(first, steps, edges)
             first += len(steps)
+        stretches = recording.bad_seconds()
+        last = without_stretches(finder.finish(), stretches)
+        ends = borders(stretches, recording.seconds)
+        nothing = np.empty((0, len(self.labels)), np.float32)
+        yield ScoreBlock(first, nothing, in_order([last, ends]))
 
-    def _silence_behind(self, recording: _Recording) -> Iterator[np.ndarray]:
+    def _edges(
+        self, finder: EdgeFinder, frames: Tensor, position: int, recording: Recording
+    ) -> Edges:
+        """The edges that are known with frames (T, F), which begin at a sample of the recording.
+
+        Those that the finder has seen are left out, and those outside the recording.
+        """
+        extractor = self.tagger.extractor
+        first = position // extractor.hop_samples  # number of the first of these frames
+        stop = extractor.count_frames(recording.num_samples) - first
+        new = frames[max(0, finder.num_frames - first) : max(0, stop)]
+        nats = new * (2 * extractor.std if extractor.do_normalize else 1.0)
+        return without_stretches(finder.add(nats), recording.bad_seconds())
+
+    def _silence_behind(self, recording: Recording) -> Iterator[np.ndarray]:
         """Zeros, so that the last step is covered by as many windows as the others."""
         num_steps = -(-recording.num_samples // self._hop_samples)
         stop = (num_steps - 1) * self._hop_samples + self._window_samples
         yield np.zeros(stop - recording.num_samples, np.float32)
 
-    def _window_scores(self, samples: np.ndarray, name: str) -> np.ndarray:
-        """The scores (N, C) of all windows of some samples, which the last of them ends."""
+    def _frames(self, samples: np.ndarray) -> Tensor:
+        """The frames (T, F) of some samples (S,), as the model takes them."""
+        extractor, waveform = self.tagger.extractor, torch.from_numpy(samples)
+        inputs = extractor.extract([waveform], "longest", False, device=self.tagger.model.device)
+        return inputs.input_values[0, : extractor.count_frames(len(samples))]
+
+    def _window_scores(self, frames: Tensor, name: str) -> np.ndarray:
+        """The scores (N, C) of all windows of some frames (T, F), which the last of them ends."""
         tagger, extractor = self.tagger, self.tagger.extractor
-        waveform = torch.from_numpy(samples)
-        device = tagger.model.device
         num_frames = extractor.count_frames(self._window_samples)
-        frames = extractor.extract([waveform], "longest", False, device=device).input_values[0]
         hop_frames = self._hop_samples // extractor.hop_samples
-        frames = frames[: extractor.count_frames(len(samples))]  # (T, F)
         windows = frames.unfold(0, num_frames, hop_frames).mT  # (N, num_frames, F)
         padded = extractor.num_frames([self._window_samples], tagger.padding)
         size = max(1, tagger.batch_frames // padded)
@@ -307,7 +360,7 @@ class EventDetector:
             )
         return scores
 
-    def _silence_bad_steps(self, steps: np.ndarray, first: int, recording: _Recording) -> None:
+    def _silence_bad_steps(self, steps: np.ndarray, first: int, recording: Recording) -> None:
         """Sets the scores of steps (K, C) whose middle lies in a bad stretch to 0."""
         middles = (np.arange(first, first + len(steps)) + 0.5) * self._hop_samples
         for start, stop, _ in recording.bad:
@@ -326,15 +379,12 @@ class EventDetector:
             for threshold in self.thresholds.tolist()
         ]
 
-    def _event(self, index: int, run: Run, seconds: float) -> Event:
-        onset = round(run.start * self.hop, TIME_DIGITS)
-        offset = round(min(run.stop * self.hop, seconds), TIME_DIGITS)
-        return Event(onset, offset, self.labels[index], round(run.score, SCORE_DIGITS))
-
     def _check(self, longest: float, frame: float) -> None:
         if self.combine not in COMBINATIONS:
             wanted = " or ".join(COMBINATIONS)
             raise ValueError(f"combine is {self.combine!r}; it must be {wanted}")
+        if self.edges not in EDGES:
+            raise ValueError(f"edges is {self.edges!r}; it must be {' or '.join(EDGES)}")
         num_frames = self.hop / frame
         if not (num_frames >= 1 and abs(num_frames - round(num_frames)) < 1e-6):
             raise ValueError(
@@ -375,66 +425,4 @@ def _told(
         yield block
 
 
-class _Recording:
-    """The samples of a recording, block by block, bad ones silenced and remembered."""
-
-    def __init__(self, source: ClipSource, sampling_rate: int):
-        self.source = source
-        self.sampling_rate = sampling_rate
-        self.num_samples = 0  # so far
-        self.bad: list[tuple[int, float, str]] = []  # samples: start, stop; the reason
-
-    @property
-    def seconds(self) -> float:
-        return self.num_samples / self.sampling_rate
-
-    def bad_stretches(self) -> list[BadStretch]:
-        return [
-            BadStretch(
-                round(start / self.sampling_rate, TIME_DIGITS),
-                None if stop == math.inf else round(stop / self.sampling_rate, TIME_DIGITS),
-                reason,
-            )
-            for start, stop, reason in self.bad
-        ]
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Blocks (S,), float32, finite.
-
-        Raises:
-            TypeError, OSError, ValueError: None of it can be used.
-        """
-        for block, reason in self._given_blocks():
-            # Also true of NaN.
-            is_bad = ~(np.abs(block) <= LARGEST_SAMPLE)
-            if reason is not None:
-                stop = self.num_samples + len(block) if len(block) else math.inf
-                self.bad.append((self.num_samples, stop, reason))
-            elif is_bad.any():
-                self._remember(is_bad)
-            self.num_samples += len(block)
-            yield np.where(is_bad, np.float32(0), block) if is_bad.any() else block
-        if self.num_samples == sum(stop - start for start, stop, _ in self.bad):
-            raise ValueError(f"{self.source.name} has no sample that can be used; drop it")
-
-    def _given_blocks(self) -> Iterator[tuple[np.ndarray, str | None]]:
-        """(samples, None), or of what cannot be decoded (NaN, the reason)."""
-        source, rate = self.source, self.sampling_rate
-        if source.file is not None:
-            yield from salvaged_blocks(source.file, rate, BLOCK_SECONDS)
-            return
-        waveform = decode_samples(source, rate).detach().cpu().numpy()
-        num_samples = round(BLOCK_SECONDS * rate)
-        for start in range(0, len(waveform), num_samples):
-            yield waveform[start : start + num_samples], None
-
-    def _remember(self, is_bad: np.ndarray) -> None:
-        """Lists the stretches of a block's bad samples; those that touch become one."""
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], is_bad, [False]))))
-        for start, stop in (edges.reshape(-1, 2) + self.num_samples).tolist():
-            if self.bad and start - self.bad[-1][1] <= JOINED_SECONDS * self.sampling_rate:
-                start = self.bad.pop()[0]
-            self.bad.append((start, stop, BAD_SAMPLES))
-
-
-__all__ = ["BadStretch", "Detection", "Event", "EventDetector", "ScoreBlock"]
+__all__ = ["Detection", "Event", "EventDetector", "ScoreBlock"]

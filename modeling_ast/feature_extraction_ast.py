@@ -32,18 +32,16 @@ except (ImportError, OSError, RuntimeError):
 
 from .audio import (
     ClipSource,
-    are_samples_usable,
-    check_samples,
     decode_clip,
     is_single_clip,
     open_clip,
-    scale_samples,
 )
 from .configuration_ast import LARGEST, PATCH_SIDE, ASTConfig, Framing, without_defaults
 from .devices import living_threads, sent, sent_together
 from .fbank import count_frames, fbank
 from .fbank_cpu import write_fbank
 from .padding import as_array, as_columns, pad_rows, padding_name
+from .samples import are_samples_usable, check_samples, scale_samples
 
 logger = logging.get_logger(__name__)
 
@@ -258,7 +256,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
             As a call does, tensors; the mask stays on the CPU, where the model can read the
             lengths of clips without waiting for a GPU.
         Raises:
-            ValueError: Unknown padding; waveforms on a GPU hold what `audio.check_samples` refuses.
+            ValueError: Unknown padding; waveforms on a GPU hold what `check_samples` refuses.
         """
         padding = self.padding if padding is None else padding_name(padding)
         self._warn_of_samples(max_length)

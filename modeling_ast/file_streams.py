@@ -1,9 +1,9 @@
 """Where in a file libsndfile must begin to decode, so that it decodes all of it.
 
-libsndfile decodes one stream of a file: of a chained OGG file the first link, of joined MP3 files
-the first one. Of an MP3 without a count of its frames it guesses the length by the first of them,
-and it believes a WAV header that gives its data no bytes. Here the headers are read; nothing is
-decoded.
+libsndfile decodes one stream of a file: of a chained OGG file the first link, of joined MP3, FLAC
+or WAV files the first one. Where an MP3 does not count its frames, it guesses the length from the
+first of them; and it believes a WAV header that announces no samples. Only headers are read here;
+nothing is decoded.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ END_OF_FILE = 2**63 - 1
 SEARCH_BYTES = 2**16
 # Bytes of tags (ID3, APE, lyrics, a picture) that may stand between joined MP3 files.
 MOST_TAG_BYTES = 2**22
+# What a FLAC file begins with: its name, and the header of the first block, which has 34 bytes and
+# is the last one or not.
+FLAC_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
+# Of joined WAV files, those that are looked at.
+MOST_CHUNKS = 10_000
 # MPEG audio, layer III: kbit/s by the 4 bits of a frame's header, of version 1, and of 2 and 2.5.
 KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -52,8 +57,10 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
     head = _bytes_at(file, 0, 12)
     if head[:4] == b"OggS":
         return _joined(_ogg_links(file, size)), ""
-    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
+    if _is_wav(head):
         return _wav(file, size)
+    if head[:8] in FLAC_BEGINNINGS:
+        return _joined(_flac_files(file)), ""
     audio = _after_id3(file, 0)
     if _mp3_frame_bytes(_bytes_at(file, audio, 4)):
         return _mp3_streams(file, size), ""
@@ -103,6 +110,44 @@ def _find(file: BinaryIO, mark: bytes, position: int) -> int:
     return -1
 
 
+def _flac_files(file: BinaryIO) -> list[int]:
+    """Where the FLAC files that were joined begin.
+
+    Source: RFC 9639, sections 6 and 8.
+    """
+    starts, position = [], 0
+    while position >= 0:
+        if _bytes_at(file, position, 8) in FLAC_BEGINNINGS:
+            starts.append(position)
+        position = _find(file, b"fLaC", position + 1)
+    return starts
+
+
+def _is_wav(head: bytes) -> bool:
+    """Whether the first 12 bytes are those of a WAV file."""
+    return head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
+
+
+def _wav_files(file: BinaryIO, position: int, size: int) -> list[int]:
+    """Where the WAV files that were joined begin: the first at 0, others behind its samples.
+
+    Args:
+        position: Of the first chunk behind the samples.
+    """
+    starts = [0]
+    for _ in range(MOST_CHUNKS):
+        head = _bytes_at(file, position, 12)
+        if position + 12 > size or not all(0x20 <= byte < 0x7F for byte in head[:4]):
+            break  # the end, or no chunk
+        if _is_wav(head):
+            starts.append(position)
+            position += 12
+        else:
+            num_bytes = int.from_bytes(head[4:8], "little")
+            position += 8 + num_bytes + num_bytes % 2
+    return starts
+
+
 def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
     """A WAV file, also of a recorder that died before it wrote the number of bytes.
 
@@ -124,7 +169,10 @@ def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
         # libsndfile stops at the end of the file. All bits set is what a pipe writes.
         note = f"its header announces {num_bytes:,} bytes of samples, {there:,} are there"
         return [Stretch()], "" if num_bytes == 2**32 - 1 else f"{note} and used"
-    if num_bytes or not there or b"fmt " not in chunks or _is_chunk(file, start, size):
+    if num_bytes:
+        behind = start + num_bytes + num_bytes % 2
+        return _joined(_wav_files(file, behind, size)), ""
+    if not there or b"fmt " not in chunks or _is_chunk(file, start, size):
         return [Stretch()], ""
     endless = b"\xff" * 4
     header = b"RIFF" + endless + b"WAVE" + chunks[b"fmt "] + b"data" + endless

@@ -15,6 +15,8 @@ from torch import nn
 
 from .modeling_ast import ASTPreTrainedModel
 
+# Where the classes of torch's quantized layers stand.
+QUANTIZED = "torch.ao.nn.quantized"
 Model = TypeVar("Model", bound=ASTPreTrainedModel)
 
 
@@ -46,4 +48,9 @@ def quantize_int8(model: Model) -> Model:
         return torch.ao.quantization.quantize_dynamic(model, each_channel)
 
 
-__all__ = ["quantize_int8"]
+def is_quantized(model: nn.Module) -> bool:
+    """Whether `quantize_int8` made the model."""
+    return any(type(module).__module__.startswith(QUANTIZED) for module in model.modules())
+
+
+__all__ = ["is_quantized", "quantize_int8"]

@@ -14,19 +14,23 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .calibration import NO_CALIBRATION, SAME_CALIBRATION
+from .calibration import NO_CALIBRATION
 from .journal import Journal
+from .tag_rows import (
+    NO_EMBEDDINGS,
+    POOLED,
+    ROW_FIELDS,
+    SETTINGS,
+    VECTOR_COLUMNS,
+    tag_row,
+    tag_schema,
+    tag_table,
+)
 from .tagging import AudioTagger, ClipTags
 
 PARQUET_ROWS = 10_000
-ROW_FIELDS = {"file", "seconds", "labels", "error", "model"}
-# What decides the scores of a row beside the model, and the flag that sets it.
-SETTINGS = {
-    "padding": "--padding {}",
-    "scores": "--scores {}",
-    "dtype": "the same --dtype ({})",
-    "calibration": SAME_CALIBRATION,
-}
+# Rows of version 0.1 do not say their padding: it always padded to the longest.
+EARLIER = {"padding": "longest", "calibration": NO_CALIBRATION, "embeddings": NO_EMBEDDINGS}
 
 
 class TagJournal(Journal):
@@ -37,15 +41,16 @@ class TagJournal(Journal):
     """
 
     def __init__(self, path: Path, model: str):
-        # Rows of version 0.1 do not say their padding: it always padded to the longest.
-        defaults = {"padding": "longest", "calibration": NO_CALIBRATION}
-        super().__init__(path, model, ROW_FIELDS, SETTINGS, defaults)
+        super().__init__(path, model, ROW_FIELDS, SETTINGS, EARLIER)
+
+    @property
+    def embeddings(self) -> str:
+        """Which vectors the rows have, as `tag_rows.tag_row` says."""
+        return self.settings.get("embeddings", NO_EMBEDDINGS)
 
     def add_tags(self, name: str, tags: ClipTags) -> None:
         """Writes one result."""
-        labels = [{"label": label, "score": score} for label, score in tags.labels.items()]
-        row = {"file": name, "seconds": tags.seconds, "labels": labels, "error": tags.error}
-        self.add(row if tags.detected is None else {**row, "detected": tags.detected})
+        self.add(tag_row(name, tags, self.embeddings))
 
 
 def tag_files(tagger: AudioTagger, folder: Path, files: Sequence[str], journal: TagJournal) -> None:
@@ -68,45 +73,29 @@ def tag_files(tagger: AudioTagger, folder: Path, files: Sequence[str], journal: 
 
 def write_parquet(journal: TagJournal, target: Path) -> None:
     """The journal as one Parquet file, which appears when it is whole."""
-    import pyarrow as pa
     from pyarrow import parquet
 
-    label = pa.struct([("label", pa.string()), ("score", pa.float32())])
-    schema = pa.schema(
-        [
-            ("file", pa.string()),
-            ("seconds", pa.float64()),
-            ("labels", pa.list_(label)),
-            ("error", pa.string()),
-            ("model", pa.string()),
-            *((name, pa.string()) for name in SETTINGS),
-            ("detected", pa.list_(pa.string())),
-        ]
-    )
+    schema = tag_schema(journal.embeddings, _width_of_vectors(journal))
     partial = target.with_name(target.name + ".partial")
     try:
-        finished = map(_valid, journal.rows())
+        finished = ({"padding": EARLIER["padding"], **row} for row in journal.rows())
         with parquet.ParquetWriter(partial, schema) as writer:
             while rows := list(islice(finished, PARQUET_ROWS)):
-                writer.write_table(pa.Table.from_pylist(rows, schema))
+                writer.write_table(tag_table(rows, schema))
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _valid(row: dict) -> dict:
-    """Parquet's strings are Unicode; file names of other kinds get a replacement character, labels
-    an escape."""
-    texts = {
-        name: row[name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        for name in ("file", "error")
-        if row[name] is not None
-    }
-    labels = [
-        entry | {"label": entry["label"].encode("utf-8", "backslashreplace").decode()}
-        for entry in row["labels"]
-    ]
-    return {"padding": "longest", **row, **texts, "labels": labels}
+def _width_of_vectors(journal: TagJournal) -> int | None:
+    """The length of the vectors in the rows; None where no row has one."""
+    if journal.embeddings == NO_EMBEDDINGS:
+        return None
+    column = VECTOR_COLUMNS[journal.embeddings]
+    found = next((row[column] for row in journal.rows() if row.get(column)), None)
+    if found is None:
+        return None
+    return len(found if journal.embeddings == POOLED else found[0])
 
 
 __all__ = ["TagJournal", "tag_files", "write_parquet"]

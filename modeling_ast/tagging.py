@@ -1,27 +1,21 @@
 """AudioTagger: many audio files or clips -> their scores and labels, in order.
 
-Workers decode while the model runs. Clips wait in a window of bounded size; each batch takes the
-oldest of them and those nearest to it in length, so that little is spent on padding, the oldest
-result comes next, and memory grows neither with the number of clips nor with their length. Every
-clip gets the scores that it gets alone.
-
-Here is also the one rule of cutting and padding: a clip that is longer than the model's input is
-cut into equal parts, whose scores are averaged (`equal_parts`); each part is padded as the
-extractor's saved `padding` says, unless the caller says otherwise.
+Workers decode while the model runs. A clip that is longer than the model's input is cut into equal
+parts (`clip_parts.py`), which wait in a window of bounded size (`batching.py`): memory grows
+neither with the number of clips nor with their length. Every clip gets the scores that it gets
+alone. Each part is padded as the extractor's saved `padding` says, unless the caller says
+otherwise.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,29 +23,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from .audio import check_samples, is_single_clip, stream_audio
+from .audio import is_single_clip
+from .batching import Window
 from .calibration import Calibration, load_calibration
-from .decoding import AudioFile
+from .clip_parts import HeardClip, Piece, equal_parts, pieces_of
 from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
 from .labels import activation, distinct_names
 from .modeling_ast import ASTForAudioClassification
 from .padding import padding_name
 from .pretrained import load_extractor, load_model
-from .workers import Clip, decode_clips
+from .quantization import is_quantized
+from .workers import decode_clips
 
 logger = logging.get_logger(__name__)
 
 # On a CPU the tokens of a batch stay in the cache; a GPU wants enough of them to be busy.
 CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 32768
-# The window, in batches: more pad less, hold more audio and wait longer for the first result. The
-# first batch is taken at a quarter of it, which then grows with each: slowly, or a GPU would wait
-# for the clips that fill it.
+# The window, in batches: more pad less, hold more audio and wait longer for the first result.
 CPU_WINDOW_BATCHES, DEVICE_WINDOW_BATCHES = 32, 8
-FIRST_WINDOW, WINDOW_GROWTH = 1 / 4, 1 / 32
-# Fixed cost of a batch as a share of a full one; a clip that needs more padding than this goes into
-# another batch.
-BATCH_COST = 1 / 32
 # Decoding keeps up with a model on a CPU in one process or two: half the CPUs, at most so many.
 # Beside a GPU all CPUs but one decode: sixteen decode about as fast as it tags.
 MOST_WORKERS_ON_CPU = 8
@@ -61,6 +51,14 @@ LONG_FILE_BYTES = 2**25
 # Clips after which a run that pads most of what it computes says so.
 CLIPS_BEFORE_HINT = 100
 DEFAULT_TOP_K = 5
+
+
+class _Launched(NamedTuple):
+    """A batch that the model has been given."""
+
+    batch: list[Piece]
+    outputs: Tensor  # (B, C), or (B, C + D) with vectors, on the CPU
+    copied: torch.cuda.Event | None  # after which they are there
 
 
 @dataclass
@@ -75,6 +73,15 @@ class ClipTags:
     scores: np.ndarray | None = None  # (C,), float64: of all labels, in the model's order
     # Labels whose scores reach their calibrated thresholds; None where the model has none.
     detected: list[str] | None = None
+    # (parts, D), float32, where embeddings are wanted: the encoder's pooled output for each part.
+    embeddings: np.ndarray | None = None
+
+    @property
+    def embedding(self) -> np.ndarray | None:
+        """(D,), float32: the mean over the parts of the clip; of a clip of one part its vector."""
+        if self.embeddings is None:
+            return None
+        return self.embeddings.mean(0, dtype=np.float64).astype(np.float32)
 
 
 class AudioTagger:
@@ -98,6 +105,8 @@ class AudioTagger:
             "longest" to the longest clip of its batch, which takes less time for short clips and
             gives other scores. By default what the extractor has saved.
         calibration: Makes probabilities of the scores, and says from which on a label counts.
+        embeddings: Whether results have vectors too: `pooler_output`, (D,), of the forward pass
+            that gives the scores, for each part, and their mean.
 
     Raises:
         ValueError: A number is too small, `scores` or `padding` is none of those, or the extractor
@@ -123,6 +132,7 @@ class AudioTagger:
         scores: str = "auto",
         padding: str | None = None,
         calibration: Calibration | None = None,
+        embeddings: bool = False,
     ):
         on_cpu = model.device.type == "cpu"
         if batch_frames is None:
@@ -154,6 +164,7 @@ class AudioTagger:
         self.sigmoid = activation(scores, model.config) == "sigmoid"
         self.padding = extractor.padding if padding is None else padding_name(padding)
         self.calibration = calibration
+        self.embeddings = embeddings
         # Whether a log line says what padding costs where most of what is computed is padding.
         self.hint_at_padding = True
         self.window_batches = CPU_WINDOW_BATCHES if on_cpu else DEVICE_WINDOW_BATCHES
@@ -228,6 +239,14 @@ class AudioTagger:
         return self.model(**inputs).logits.float()
 
     @torch.inference_mode()
+    def logits_and_embeddings(self, waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits as `logits` gives them, and `pooler_output` (B, D), float32, of the same pass."""
+        inputs = self.extractor.extract(waveforms, self.padding, device=self.model.device)
+        encoder = self.model.audio_spectrogram_transformer
+        pooled = encoder(**inputs, prefix_only=True).pooler_output  # (B, D)
+        return self.model.classifier(pooled).float(), pooled.float()
+
+    @torch.inference_mode()
     def frame_logits(self, frames: Tensor, num_frames: int) -> Tensor:
         """Logits (B, C), float32, of clips whose frames are known, in one batch.
 
@@ -248,6 +267,13 @@ class AudioTagger:
         """What makes scores of logits: "sigmoid" or "softmax"."""
         return "sigmoid" if self.sigmoid else "softmax"
 
+    @property
+    def dtype_name(self) -> str:
+        """How the model computes: "float32", "bfloat16", "float16", or "int8" where quantized."""
+        if is_quantized(self.model):
+            return "int8"
+        return str(self.model.dtype).removeprefix("torch.")
+
     def scores_of(self, logits: Tensor) -> np.ndarray:
         """Scores (..., C), float64, of logits on the CPU, before any calibration."""
         # In float64: in float32 sure predictions round to 1 and tie.
@@ -264,21 +290,21 @@ class AudioTagger:
 
     def _as_ready(self, clips: Iterable[Any]) -> Iterator[tuple[int, ClipTags]]:
         """(number, result) of each clip, in the order in which the batches end."""
-        window = _Window(self.batch_frames, self.window_batches)
-        launched: deque[tuple[list[_Piece], Tensor, torch.cuda.Event | None]] = deque()
+        window = Window(self.batch_frames, self.window_batches)
+        launched: deque[_Launched] = deque()
         lengths: list[int] = []
         pin_memory = self.model.device.type == "cuda"
         rate, shortest = self.extractor.sampling_rate, self.extractor.window_samples
         for clip in decode_clips(
             clips, rate, self.num_workers, pin_memory, shortest, LONG_FILE_BYTES
         ):
-            heard = _Heard(clip.number, clip.name)
-            for piece in self._pieces(clip, heard):
+            heard = HeardClip(clip.number, clip.name)
+            for piece in pieces_of(clip, heard, self.extractor, self.padding):
                 window.add(piece)
                 while window.is_full:
                     launched.append(self._launch(window.take()))
                     while len(launched) > self.batches_ahead:
-                        yield from self._collect(*launched.popleft())
+                        yield from self._collect(launched.popleft())
             if clip.error is not None:
                 yield clip.number, ClipTags(clip.name, error=clip.error)
             elif len(lengths) < CLIPS_BEFORE_HINT:
@@ -289,7 +315,7 @@ class AudioTagger:
             if window.pieces:
                 launched.append(self._launch(window.take()))
             while len(launched) > (self.batches_ahead if window.pieces else 0):
-                yield from self._collect(*launched.popleft())
+                yield from self._collect(launched.popleft())
         if len(lengths) < CLIPS_BEFORE_HINT:
             self._say_what_padding_costs(lengths)
 
@@ -314,71 +340,31 @@ class AudioTagger:
             f"other scores"
         )
 
-    def _pieces(self, clip: Clip, heard: _Heard) -> Iterator[_Piece]:
-        """The parts of a clip; if it turns out to be bad, `clip.error` says so after the last."""
-        if clip.is_long:
-            try:
-                yield from self._pieces_of_file(clip, heard)
-            # As with files that a worker decodes: it must not stop the others.
-            except Exception as error:
-                clip.error = one_line(error)
-                heard.forget()
-        elif clip.error is None:
-            waveform = clip.waveform
-            assert isinstance(waveform, Tensor)  # from `decode_clips`, which gives no other
-            bounds = heard.begin(len(waveform), self.extractor.max_samples)
-            for start, stop in bounds:
-                yield self._piece(waveform[start:stop], heard)
-
-    def _pieces_of_file(self, clip: Clip, heard: _Heard) -> Iterator[_Piece]:
-        """The parts of a file that is too long for one waveform, as they are decoded."""
-        assert clip.source is not None and clip.source.file is not None  # a long clip is a file
-        source, rate = clip.source.file, self.extractor.sampling_rate
-        num_samples = AudioFile(source).length_at(rate)
-        if num_samples is None:
-            num_samples = sum(map(len, stream_audio(source, rate)))
-        while num_samples != heard.num_samples:
-            bounds = heard.begin(num_samples, self.extractor.max_samples)
-            blocks, num_samples, rest = stream_audio(source, rate), 0, np.empty(0, np.float32)
-            for start, stop in bounds:
-                while len(rest) < stop - start and (block := next(blocks, None)) is not None:
-                    check_samples(torch.from_numpy(block), clip.name)
-                    rest = np.concatenate([rest, block])
-                part, rest = rest[: stop - start], rest[stop - start :]
-                num_samples += len(part)
-                # A file whose header announces too much ends early.
-                if len(part) >= self.extractor.window_samples:
-                    yield self._piece(torch.from_numpy(part), heard)
-            num_samples += len(rest) + sum(map(len, blocks))
-            # Where the header was wrong the parts are others: once more, with what is there.
-
-    def _piece(self, waveform: Tensor, heard: _Heard) -> _Piece:
-        frames = self.extractor.num_frames([len(waveform)], self.padding)
-        return _Piece(waveform, frames, heard, heard.attempt)
-
-    def _launch(self, batch: list[_Piece]) -> tuple[list[_Piece], Tensor, torch.cuda.Event | None]:
-        logits = self.logits([piece.waveform for piece in batch])  # (B, C)
-        if not logits.is_cuda:
-            return batch, logits.cpu(), None
+    def _launch(self, batch: list[Piece]) -> _Launched:
+        waveforms = [piece.waveform for piece in batch]
+        if self.embeddings:
+            # Together, so that a GPU sends both in one copy.
+            outputs = torch.cat(self.logits_and_embeddings(waveforms), 1)  # (B, C + D)
+        else:
+            outputs = self.logits(waveforms)  # (B, C)
+        if not outputs.is_cuda:
+            return _Launched(batch, outputs.cpu(), None)
         # The copy begins now: asked for later, it would wait for the next batch too.
-        copied = logits.to("cpu", non_blocking=True)
-        return batch, copied, torch.cuda.current_stream(logits.device).record_event()
+        copied = outputs.to("cpu", non_blocking=True)
+        return _Launched(batch, copied, torch.cuda.current_stream(outputs.device).record_event())
 
-    def _collect(
-        self, batch: list[_Piece], logits: Tensor, copied: torch.cuda.Event | None
-    ) -> Iterator[tuple[int, ClipTags]]:
-        if copied is not None:
-            copied.synchronize()
-        for piece, row in zip(batch, self.scores_of(logits)):
+    def _collect(self, launched: _Launched) -> Iterator[tuple[int, ClipTags]]:
+        if launched.copied is not None:
+            launched.copied.synchronize()
+        num_labels = len(self.names)
+        scores = self.scores_of(launched.outputs[:, :num_labels])  # (B, C)
+        vectors = launched.outputs[:, num_labels:].numpy() if self.embeddings else None
+        for number, (piece, row) in enumerate(zip(launched.batch, scores)):
             clip = piece.clip
-            if piece.attempt != clip.attempt:
-                continue
-            clip.scores = clip.scores + row / clip.num_parts  # (C,)
-            clip.parts_left -= 1
-            if clip.parts_left == 0:
+            if clip.add(piece, row, None if vectors is None else vectors[number]):
                 yield clip.number, self._tags(clip)
 
-    def _tags(self, clip: _Heard) -> ClipTags:
+    def _tags(self, clip: HeardClip) -> ClipTags:
         if np.isnan(clip.scores).any():
             reason = f"the model gives NaN for {clip.name} in {self.model.dtype}"
             return ClipTags(clip.name, error=f'{reason}; try "bfloat16" or "float32"')
@@ -390,7 +376,14 @@ class AudioTagger:
         order = np.argsort(-scores, kind="stable")[: self.top_k].tolist()
         labels = {self.names[index]: float(scores[index]) for index in order}
         seconds = clip.num_samples / self.extractor.sampling_rate
-        return ClipTags(clip.name, seconds, labels, scores=scores, detected=detected)
+        return ClipTags(
+            clip.name,
+            seconds,
+            labels,
+            scores=scores,
+            detected=detected,
+            embeddings=clip.embeddings(),
+        )
 
 
 def default_workers(model_is_on_cpu: bool) -> int:
@@ -403,137 +396,4 @@ def default_workers(model_is_on_cpu: bool) -> int:
     return max(1, cpus - 1)
 
 
-def equal_parts(num_samples: int, longest: int) -> list[tuple[int, int]]:
-    """Where a clip is cut: ceil(num_samples / longest) parts, equal but for rounding to a sample.
-
-    Args:
-        num_samples: Of the clip.
-        longest: Samples that the model hears at once, `ASTFeatureExtractor.max_samples`.
-    Returns:
-        (start, stop) of each part: together they are the whole clip, none is over `longest`.
-    """
-    count = max(1, -(-num_samples // longest))
-    bounds = [round(number * num_samples / count) for number in range(count + 1)]
-    return list(pairwise(bounds))
-
-
-def mean_logits(logits: Tensor, num_parts: Sequence[int], sigmoid: bool) -> Tensor:
-    """Logits of whole clips: those whose scores are the mean of the scores of the parts.
-
-    For code that wants logits, such as a loss or Trainer's `compute_metrics`; `AudioTagger`
-    averages the scores themselves.
-
-    Args:
-        logits: (P, C), of the parts of all clips, one clip after the other.
-        num_parts: Of each clip; they add up to P.
-        sigmoid: Whether the scores are sigmoids; else they are softmaxes.
-    Returns:
-        (B, C), in the dtype of `logits`; a clip of one part keeps its own. From softmaxes they are
-        log-probabilities.
-    """
-    rows = []
-    for parts in logits.split(list(num_parts)):  # (parts of one clip, C)
-        if len(parts) == 1:
-            rows.append(parts[0])
-            continue
-        # In logarithms, and in float64: sure scores would round to 1.
-        wide = parts.double()
-        if sigmoid:
-            row = F.logsigmoid(wide).logsumexp(0) - F.logsigmoid(-wide).logsumexp(0)
-        else:
-            row = wide.log_softmax(-1).logsumexp(0) - math.log(len(parts))
-        rows.append(row.to(logits.dtype))
-    return torch.stack(rows)
-
-
-@dataclass
-class _Heard:
-    """A clip while its parts are in the window or with the model."""
-
-    number: int
-    name: str
-    num_samples: int = 0
-    num_parts: int = 0
-    parts_left: int = 0
-    # (C,): the sum over the parts so far, of their mean; before the first one a single zero, ().
-    scores: np.ndarray = field(default_factory=lambda: np.zeros(()))
-    attempt: int = 0  # parts of an earlier one count no more
-
-    def begin(self, num_samples: int, longest: int) -> list[tuple[int, int]]:
-        """The parts, none of which has scores yet."""
-        parts = equal_parts(num_samples, longest)
-        self.num_samples, self.num_parts, self.parts_left = num_samples, len(parts), len(parts)
-        self.forget()
-        return parts
-
-    def forget(self) -> None:
-        """Takes the parts back that are on their way or done."""
-        self.scores = np.zeros(())
-        self.attempt += 1
-
-
-@dataclass
-class _Piece:
-    """A whole clip, or a part of one that is longer than the model's input."""
-
-    waveform: Tensor  # (S,)
-    frames: int  # padding included
-    clip: _Heard
-    attempt: int  # at the clip
-
-
-class _Window:
-    """Pieces that wait: a few batches of them."""
-
-    def __init__(self, batch_frames: int, most_batches: int):
-        self.batch_frames = batch_frames
-        self.most_batches = most_batches
-        self.wanted_batches = FIRST_WINDOW * most_batches
-        self.pieces: dict[int, _Piece] = {}  # by the number of arrival, oldest first
-        self.by_length: list[tuple[int, int]] = []  # (frames, number), sorted
-        self.arrived = 0
-        self.frames = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self.frames >= self.wanted_batches * self.batch_frames
-
-    def add(self, piece: _Piece) -> None:
-        self.pieces[self.arrived] = piece
-        insort(self.by_length, (piece.frames, self.arrived))
-        self.arrived += 1
-        self.frames += piece.frames
-
-    def take(self) -> list[_Piece]:
-        """The oldest piece, and those nearest to it in length while that pays."""
-        oldest = next(iter(self.pieces))
-        first = bisect_left(self.by_length, (self.pieces[oldest].frames, oldest))
-        last = first
-        while (wider := self._widened(first, last)) is not None:
-            first, last = wider
-        numbers = sorted(number for _, number in self.by_length[first : last + 1])
-        del self.by_length[first : last + 1]
-        batch = [self.pieces.pop(number) for number in numbers]
-        self.frames -= sum(piece.frames for piece in batch)
-        grown = self.wanted_batches + WINDOW_GROWTH * self.most_batches
-        self.wanted_batches = min(self.most_batches, grown)
-        return batch
-
-    def _widened(self, first: int, last: int) -> tuple[int, int] | None:
-        """The range of `by_length` with the nearer of its two neighbours, if it pays."""
-        lengths, count = self.by_length, last - first + 1
-        shortest, longest = lengths[first][0], lengths[last][0]
-        shorter = lengths[first - 1][0] if first > 0 else None
-        longer = lengths[last + 1][0] if last + 1 < len(lengths) else None
-        if shorter is None and longer is None:
-            return None
-        if longer is None or (shorter is not None and shortest - shorter <= longer - longest):
-            assert shorter is not None  # one of the two is there
-            padding, longer, wider = longest - shorter, longest, (first - 1, last)
-        else:
-            padding, wider = count * (longer - longest), (first, last + 1)
-        fits = longer * (count + 1) <= self.batch_frames
-        return wider if fits and padding <= self.batch_frames * BATCH_COST else None
-
-
-__all__ = ["AudioTagger", "ClipTags", "default_workers", "equal_parts", "mean_logits"]
+__all__ = ["AudioTagger", "ClipTags", "default_workers"]

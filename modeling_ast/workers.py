@@ -212,9 +212,8 @@ class _Workers:
     def __init__(self, wanted: _Wanted, count: int):
         self.wanted = wanted
         self.count = count
-        self.folder = None
-        if os.access(SHARED_MEMORY, os.W_OK):
-            self.folder = tempfile.mkdtemp(prefix="modeling_ast-", dir=SHARED_MEMORY)
+        self.shared = _SharedFolder() if os.access(SHARED_MEMORY, os.W_OK) else None
+        self.folder = self.shared.path if self.shared else None
         # Neither has a process before it gets its first clip.
         self.pool = self._new_pool(count)
         self.spare = self._new_pool(1)
@@ -299,8 +298,48 @@ class _Workers:
     def stop(self) -> None:
         for pool in (self.pool, self.spare):
             pool.shutdown(cancel_futures=True)
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.shared is not None:
+            self.shared.remove()
+
+
+class _SharedFolder:
+    """A folder in memory, locked while a process of this run lives.
+
+    A run of which every process was killed leaves its folder there; the next one removes it.
+    """
+
+    PREFIX = "modeling-ast-"
+
+    def __init__(self):
+        self._remove_abandoned()
+        self.path = tempfile.mkdtemp(prefix=self.PREFIX, dir=SHARED_MEMORY)
+        self.lock = os.open(self.path, os.O_RDONLY)
+        self._is_mine(self.lock)
+
+    @staticmethod
+    def _is_mine(lock: int) -> bool:
+        """Locks an opened folder; False if another process has locked it."""
+        import fcntl  # not on Windows, which has no /dev/shm
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def _remove_abandoned(self) -> None:
+        for folder in SHARED_MEMORY.glob(f"{self.PREFIX}*"):
+            try:
+                lock = os.open(folder, os.O_RDONLY)
+            except OSError:  # another user's, or gone by now
+                continue
+            if self._is_mine(lock):
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self.lock)
 
 
 def _begin_worker(parent: int, folder: str | None) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -162,3 +163,36 @@ def test_the_page_in_chromium(page, exported_folder, tmp_path, name, limit):
     assert short["error"] == "short.wav is too short: at least 25 ms of sound are needed."
     for shown in result["shown"]:
         assert shown["overflow400"] == 0 and shown["overflow1280"] == 0
+
+
+@pytest.mark.parametrize("flag", ["--ours", "--plain"])
+def test_transformers_example_script_trains_and_evaluates_a_folder_of_ours(
+    tiny_folder, tmp_path, capsys, flag
+):
+    """The folder that it leaves is then a model for the command `evaluate`, with that accuracy."""
+    pytest.importorskip("torchcodec", reason="datasets decodes audio with torchcodec")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for label, hz in (("low", 300), ("high", 3000)):
+            folder = tmp_path / "sounds" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                tone = np.sin(2 * np.pi * hz * rng.uniform(0.9, 1.1) * np.arange(16000) / 16000)
+                soundfile.write(folder / f"{index}.wav", 0.3 * tone, 16000)
+    script = ROOT / "tests" / "clients" / "train_with_trainer.py"
+    given = [tiny_folder, tmp_path / "sounds", tmp_path / "out", flag]
+    run = subprocess.run(
+        [sys.executable, script, *map(str, given)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert result["model"].startswith("modeling_ast" if flag == "--ours" else "transformers")
+    assert result["accuracy"] >= 0.75  # by chance 0.5
+    command = ["evaluate", str(tmp_path / "out"), "--data", str(tmp_path / "sounds"), "--json"]
+    assert main(command) == 0
+    assert f'"accuracy": {result["accuracy"]}' in capsys.readouterr().out

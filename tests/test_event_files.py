@@ -18,7 +18,8 @@ from modeling_ast.event_files import (
     read_scores,
     write_events,
 )
-from modeling_ast.events import BadStretch, Detection, Event, ScoreBlock
+from modeling_ast.events import Detection, Event, ScoreBlock
+from modeling_ast.recordings import BadStretch
 
 ODD_LABELS = [
     "Siren",

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from modeling_ast import ASTFeatureExtractor, Event, EventDetector
-from modeling_ast.events import BAD_SAMPLES, BLOCK_SECONDS, BadStretch
+from modeling_ast.recordings import BAD_SAMPLES, BLOCK_SECONDS, BadStretch
 from modeling_ast.tagging import AudioTagger
 from tests.loud_model import LABELS, loud_tagger
 
@@ -118,7 +118,7 @@ def test_blocks_cannot_be_heard(seconds, monkeypatch, tmp_path):
     x = with_sound(BLOCK_SECONDS - 1.3, BLOCK_SECONDS - 0.1, seconds)
     soundfile.write(tmp_path / "a.wav", x, RATE, subtype="FLOAT")
     in_blocks = all_scores(detector(), tmp_path / "a.wav")
-    monkeypatch.setattr("modeling_ast.events.BLOCK_SECONDS", 1000.0)
+    monkeypatch.setattr("modeling_ast.recordings.BLOCK_SECONDS", 1000.0)
     np.testing.assert_allclose(all_scores(detector(), x), in_blocks, atol=1e-7)
     assert len(in_blocks) == np.ceil(seconds / 0.1)
 

@@ -75,6 +75,27 @@ def test_joined_mp3_files(rate):
     check(tagged, [(1, 440), (2, 880)], slack=0.001)
 
 
+@pytest.mark.parametrize("kind", ["FLAC", "WAV"])
+def test_joined_files_without_loss(kind):
+    first = encode(tone(44100, 1.0, 440), 44100, format=kind)
+    second = encode(tone(16000, 0.5, 880, 2), 16000, format=kind)
+    third = encode(tone(16000, 0.7, 1320), 16000, format=kind)
+    check(first, [(1.0, 440)], slack=0.001)
+    check(first + second + third, [(1.0, 440), (0.5, 880), (0.7, 1320)], slack=0.001)
+
+
+def test_what_stands_behind_the_samples_of_a_wav_is_no_second_file():
+    content = encode(tone(16000, 0.5, 440), 16000, format="WAV")
+    for tail in (
+        b"LIST\4\0\0\0INFO",
+        bytes(5000),
+        b"id3 \xff\xff\xff\x7f",
+        b"RI",
+    ):
+        assert len(find_streams(io.BytesIO(content + tail))[0]) == 1
+        check(content + tail, [(0.5, 440)], slack=0.001)
+
+
 def test_an_mp3_that_does_not_count_its_frames():
     """As an encoder writes it to a pipe: libsndfile guesses its length by the first frame."""
     silence_first = np.concatenate([np.zeros((88200, 1), np.float32), tone(44100, 3, 440)])

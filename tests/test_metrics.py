@@ -5,7 +5,11 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 from transformers import EvalPrediction
 
 from modeling_ast.training.metrics import (
@@ -16,6 +20,7 @@ from modeling_ast.training.metrics import (
     class_table,
     compute_metrics,
     d_prime,
+    precision_recall_f1,
     tagging_metrics,
 )
 
@@ -109,6 +114,19 @@ def test_class_table_has_a_row_for_each_name():
     assert rows[3].name == "class 3"
     with pytest.raises(ValueError, match="got 2 names for 7 classes"):
         class_table(scores, targets, ["a", "b"])
+
+
+def test_precision_recall_and_f1_are_sklearns():
+    """Class 1 is neither there nor found, class 2 is never found, class 5 is never there."""
+    scores, targets = make_case()
+    found = scores > 0.7
+    found[:, [1, 2]], targets[:, 5] = False, 0
+    expected = precision_recall_fscore_support(targets, found, zero_division=np.nan)
+    np.testing.assert_allclose(precision_recall_f1(found, targets), expected[:3])
+    rows = class_table(scores, targets, "abcdefg", found)
+    np.testing.assert_allclose([row[4:] for row in rows], np.transpose(expected[:3]))
+    assert math.isnan(rows[2].precision) and rows[2].recall == rows[2].f1 == 0
+    assert all(math.isnan(number) for number in class_table(scores, targets, "abcdefg")[0][4:])
 
 
 def test_compute_metrics_on_several_labels():

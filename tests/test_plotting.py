@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from modeling_ast import ASTFeatureExtractor, Event
-from modeling_ast.events import BadStretch, Detection, ScoreBlock
+from modeling_ast.events import Detection, ScoreBlock
 from modeling_ast.plotting import (
     COLUMNS,
     PeakColumns,
@@ -14,6 +14,7 @@ from modeling_ast.plotting import (
     draw_spectrogram,
     mel_bin,
 )
+from modeling_ast.recordings import BadStretch
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, COLUMNS, 2 * COLUMNS, 2 * COLUMNS + 1, 9 * COLUMNS + 7])

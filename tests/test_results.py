@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_sco
 from transformers import EvalPrediction
 
 from modeling_ast.labels import Label
-from modeling_ast.training.evaluation import SHARES, LengthResult, Lengths
+from modeling_ast.training.lengths import SHARES, LengthResult, Lengths
 from modeling_ast.training.results import (
     Judge,
     draw_classes,

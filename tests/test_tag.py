@@ -13,7 +13,8 @@ import torch
 
 from modeling_ast import AudioTagger
 from modeling_ast.commands import main, model_flags, tag
-from modeling_ast.tag_files import SETTINGS, Journal
+from modeling_ast.tag_files import Journal
+from modeling_ast.tag_rows import SETTINGS
 
 RATE = 16000
 
@@ -117,7 +118,7 @@ def test_rows_of_another_padding_are_not_mixed(tiny_folder, sounds, tmp_path, ca
     output = tmp_path / "tags.jsonl"
     run(capsys, tiny_folder, sounds, "--output", output)
     told = {tuple(row[name] for name in SETTINGS) for row in rows_of(output)}
-    assert told == {("max_length", "softmax", "float32", "none")}
+    assert told == {("max_length", "softmax", "float32", "none", "none")}
     write(sounds / "new.wav", 0.4)
     before = output.read_bytes()
     flags = ("--output", output, "--padding", "longest")
@@ -463,3 +464,45 @@ def test_an_output_that_is_removed_meanwhile(tiny_folder, sounds, tmp_path, caps
     monkeypatch.undo()
     assert run(capsys, tiny_folder, sounds, "--output", output)[0] == 1
     assert [row["file"] for row in rows_of(output)] == ORDER
+
+
+def test_vectors_beside_the_labels(tiny_folder, sounds, tmp_path, capsys):
+    """Those of AudioTagger, in float32; rows with others are not mixed; a bad file has none."""
+    from pyarrow import parquet
+
+    write(sounds / "long.wav", 2.3, 4)
+    tagger = AudioTagger.from_pretrained(tiny_folder, num_workers=0, embeddings=True)
+    for kind, column in (("pooled", "embedding"), ("windows", "window_embeddings")):
+        output = tmp_path / f"{kind}.parquet"
+        arguments = (tiny_folder, sounds, "--output", output, "--embeddings", kind)
+        assert run(capsys, *arguments)[0] == 1
+        table = parquet.read_table(output)
+        field = table.schema.field(column).type
+        vector = field if kind == "pooled" else field.value_type
+        assert (vector.list_size, str(vector.value_type)) == (36, "float")
+        rows = {row["file"]: row for row in table.to_pylist()}
+        assert list(rows) == [*ORDER[:5], "long.wav", "z.wav"]
+        for name, row in rows.items():
+            assert row["embeddings"] == kind
+            if row["error"] is not None:
+                assert row[column] is None
+                continue
+            (expected,) = tagger([sounds / name])
+            wanted = expected.embedding if kind == "pooled" else expected.embeddings
+            np.testing.assert_allclose(row[column], wanted, atol=1e-6)
+        assert len(rows["long.wav"][column]) == (36 if kind == "pooled" else 3)
+        first = output.read_bytes()
+        assert run(capsys, *arguments)[0] == 1 and output.read_bytes() == first
+        status, _, err = run(capsys, *arguments[:-2])
+        assert status == 1 and f"the same --embeddings ({kind})" in err
+
+
+def test_vectors_where_all_files_are_bad(tiny_folder, tmp_path, capsys):
+    from pyarrow import parquet
+
+    write(tmp_path / "sounds" / "short.wav", 0.01)
+    output = tmp_path / "tags.parquet"
+    flags = ("--output", output, "--embeddings", "pooled")
+    assert run(capsys, tiny_folder, tmp_path / "sounds", *flags)[0] == 1
+    (row,) = parquet.read_table(output).to_pylist()
+    assert row["embedding"] is None and "160 samples" in row["error"]

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 
-from modeling_ast import AudioTagger, read_audio, stream_audio
-from modeling_ast.tagging import default_workers, equal_parts, mean_logits
+from modeling_ast import AudioTagger, quantize_int8, read_audio, stream_audio
+from modeling_ast.clip_parts import equal_parts, mean_logits
+from modeling_ast.tagging import default_workers
 
 RATE = 16000
 
@@ -338,7 +340,9 @@ def test_a_long_file_has_the_scores_of_its_whole(tagger, tmp_path, monkeypatch, 
     clips = [noise(0.5), path, noise(0.7, 1), content.getvalue(), noise(3, 2)]
     whole = list(tagger(clips))
     monkeypatch.setattr("modeling_ast.tagging.LONG_FILE_BYTES", 4 * 10 * RATE)
-    monkeypatch.setattr("modeling_ast.tagging.stream_audio", partial(stream_audio, block_seconds=1))
+    monkeypatch.setattr(
+        "modeling_ast.clip_parts.stream_audio", partial(stream_audio, block_seconds=1)
+    )
     streamed = list(tagger(clips))
     assert [result.name for result in streamed] == [result.name for result in whole]
     for result, expected in zip(streamed, whole, strict=True):
@@ -388,3 +392,54 @@ def test_workers_by_default(tiny_folder, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {3})
     assert (default_workers(True), default_workers(False)) == (1, 1)
     assert AudioTagger.from_pretrained(tiny_folder, "cpu").num_workers == 1
+
+
+def test_embeddings_are_the_pooled_outputs_of_transformers(tagger, tiny_folder, tmp_path):
+    """One for each part, and their mean; the scores stay what they are without."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, noise(3.0, 1), RATE, subtype="FLOAT")
+    clips = [noise(seconds, seed) for seed, seconds in enumerate(LENGTHS)] + [path]
+    plain = list(tagger(clips))
+    assert all(result.embeddings is None and result.embedding is None for result in plain)
+    tagger.embeddings = True
+    results = list(tagger([*clips, np.zeros(3)]))
+    assert results.pop().embeddings is None  # a bad clip
+    theirs = transformers.ASTModel.from_pretrained(tiny_folder).eval()
+    clips[-1], _ = soundfile.read(path, dtype="float32")
+    for clip, before, result in zip(clips, plain, results, strict=True):
+        np.testing.assert_allclose(result.scores, before.scores, atol=1e-6)
+        parts = equal_parts(len(clip), LONGEST)
+        assert result.embeddings.dtype == np.float32 and len(result.embeddings) == len(parts)
+        for (start, stop), vector in zip(parts, result.embeddings):
+            part = clip[start:stop]
+            frames = tagger.extractor(
+                part, sampling_rate=RATE, padding="longest", return_tensors="pt"
+            )
+            with torch.no_grad():
+                ours = tagger.model.audio_spectrogram_transformer(**frames).pooler_output[0]
+            np.testing.assert_allclose(vector, ours, atol=1e-5)
+        np.testing.assert_allclose(result.embedding, result.embeddings.mean(0), atol=1e-6)
+    # transformers' own model knows no mask: judged where nothing is padded.
+    whole = noise(LONGEST / RATE, 7)
+    frames = tagger.extractor(whole, sampling_rate=RATE, return_tensors="pt").input_values
+    with torch.no_grad():
+        expected = theirs(frames).pooler_output[0]
+    (result,) = tagger([whole])
+    np.testing.assert_allclose(result.embedding, expected, atol=1e-5)
+
+
+def test_embeddings_of_a_file_that_is_read_in_parts(tagger, tmp_path, monkeypatch):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, noise(30.0), RATE, subtype="FLOAT")
+    tagger.embeddings = True
+    (whole,) = tagger([path])
+    monkeypatch.setattr("modeling_ast.tagging.LONG_FILE_BYTES", 4 * 5 * RATE)
+    (streamed,) = tagger([path])
+    assert streamed.embeddings.shape == (math.ceil(30 * RATE / LONGEST), 36)
+    np.testing.assert_allclose(streamed.embeddings, whole.embeddings, atol=1e-6)
+
+
+def test_embeddings_of_a_quantized_model(tagger):
+    tagger.model, tagger.embeddings = quantize_int8(tagger.model), True
+    (result,) = tagger([noise(0.5)])
+    assert result.embedding.shape == (36,) and np.isfinite(result.embedding).all()

@@ -1,5 +1,6 @@
 """workers: order, deaths of workers, reading ahead. Judge: soundfile and the clips given."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -176,15 +177,19 @@ def test_samples_come_through_a_pipe_where_there_is_no_shared_memory(files, monk
     if place == "no such folder":
         monkeypatch.setattr(workers, "SHARED_MEMORY", files[0].parent / "none")
     else:
+
+        def no_room(**kwargs):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
         # The workers are forked and have this too.
-        monkeypatch.setattr(workers.tempfile, "mkdtemp", lambda **kwargs: "/dev/null/none")
+        monkeypatch.setattr(workers.tempfile, "NamedTemporaryFile", no_room)
         if multiprocessing.get_start_method() != "fork":
             pytest.skip("a worker that is not forked finds the room")
     check(decode_clips(files, RATE, 2), files)
 
 
 def shared_folders():
-    return set(workers.SHARED_MEMORY.glob("modeling_ast-*"))
+    return set(workers.SHARED_MEMORY.glob("modeling-ast-*"))
 
 
 def test_workers_end_with_a_caller_that_stops_early(files):
@@ -196,9 +201,7 @@ def test_workers_end_with_a_caller_that_stops_early(files):
     assert shared_folders() <= before
 
 
-def test_workers_end_with_a_killed_caller(files):
-    before = shared_folders()
-    code = """
+ENDLESS = """
 import itertools, multiprocessing, sys, time
 from modeling_ast.workers import decode_clips
 clips = decode_clips(itertools.cycle(sys.argv[1:]), 16000, 2)
@@ -207,7 +210,11 @@ print(*[child.pid for child in multiprocessing.active_children()], flush=True)
 for clip in clips:
     time.sleep(0.1)
 """
-    command = [sys.executable, "-c", code, *map(str, files)]
+
+
+def test_workers_end_with_a_killed_caller(files):
+    before = shared_folders()
+    command = [sys.executable, "-c", ENDLESS, *map(str, files)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         pids = process.stdout.readline().split()
         process.kill()
@@ -215,6 +222,21 @@ for clip in clips:
         assert process.stdout.read() == ""
     assert len(pids) == 2
     assert shared_folders() <= before
+
+
+def test_the_memory_of_a_run_that_was_killed_with_its_workers_is_given_back(files):
+    before = shared_folders()
+    command = [sys.executable, "-c", ENDLESS, *map(str, files)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        process.stdout.readline()
+        (folder,) = shared_folders() - before
+        check(decode_clips(files, RATE, 2), files)
+        assert folder.exists()  # it is in use
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.read()
+    assert folder.exists()
+    check(decode_clips(files, RATE, 2), files)
+    assert not folder.exists()
 
 
 def test_a_daemonic_process_decodes_by_itself(files):

@@ -16,14 +16,8 @@ from ..labels import printable
 from ..outputs import check_output_file
 from ..training.arguments import LengthArguments
 from ..training.data_arguments import DataArguments
-from ..training.evaluation import (
-    PLAIN_TRANSFORMERS,
-    SHARES,
-    Evaluation,
-    EvaluationArguments,
-    evaluate_models,
-    length_rows,
-)
+from ..training.evaluation import Evaluation, EvaluationArguments, evaluate_models
+from ..training.lengths import PLAIN_TRANSFORMERS, SHARES, length_rows
 from ..training.results import write_table
 from .dataclass_parser import DataclassParser
 from .output import fail, print_json, print_report, quiet_libraries

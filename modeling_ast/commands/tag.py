@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
-from ..calibration import NO_CALIBRATION, fingerprint_of
+from ..calibration import NO_CALIBRATION
 from ..errors import MissingExtra, need_extra, one_line
 from ..tag_files import TagJournal, tag_files, write_parquet
+from ..tag_rows import NO_EMBEDDINGS, POOLED, WINDOWS, settings_of
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json, print_report
 
@@ -56,6 +57,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=int,
         metavar="N",
         help="processes that decode (beside a GPU all CPUs but one, else half of them, at most 8)",
+    )
+    parser.add_argument(
+        "--embeddings",
+        choices=(POOLED, WINDOWS),
+        default=NO_EMBEDDINGS,
+        help="add vectors of the encoder's pooled output: pooled, one for each file, the mean over "
+        "its parts; windows, one for each part",
     )
     parser.add_argument("--json", action="store_true", help="print the last line as JSON")
     options = parser.parse_args(arguments)
@@ -128,11 +136,9 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJour
         )
     except (OSError, ValueError) as error:
         return fail(error)
-    dtype = "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch.")
-    scores = "sigmoid" if tagger.sigmoid else "softmax"
+    tagger.embeddings = options.embeddings != NO_EMBEDDINGS
     try:
-        calibration = fingerprint_of(tagger.calibration)
-        journal.use(padding=tagger.padding, scores=scores, dtype=dtype, calibration=calibration)
+        journal.use(**settings_of(tagger, options.embeddings))
     except ValueError as error:
         return fail(error)
     tag_files(tagger, options.folder, files, journal)
@@ -145,6 +151,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
         "padding": options.padding,
         "scores": None if options.scores == "auto" else options.scores,
         "calibration": None if options.calibration else NO_CALIBRATION,
+        "embeddings": options.embeddings,
         "dtype": "int8" if options.int8 else None if options.dtype == "auto" else options.dtype,
     }
 

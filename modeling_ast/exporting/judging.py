@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..tagging import AudioTagger, equal_parts
+from ..clip_parts import equal_parts
+from ..tagging import AudioTagger
 from ..training.data_sources import DataArguments
-from ..training.evaluation import columns_of, judge, read_held_out
+from ..training.held_out import columns_of, judge, read_held_out
 from ..workers import decode_clips
 from .onnx_files import OnnxFile
 from .running import inputs_of, open_session

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..calibration import logit, sigmoid
+from ..clip_parts import equal_parts
 from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
-from ..tagging import equal_parts
 from .onnx_files import OnnxFile, WaveformSettings
 
 

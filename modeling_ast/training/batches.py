@@ -19,8 +19,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..clip_parts import equal_parts
 from ..feature_extraction_ast import ASTFeatureExtractor
-from ..tagging import equal_parts
 from .augmentation import Augmentation, mixup
 from .clips import BadClips, ClipReader, column_of, read_or_list
 

@@ -34,14 +34,8 @@ from .arguments import RUN_FILE
 from .clips import BadClips, ClipReader, undecoded
 from .data_arguments import DataArguments
 from .data_sources import load_part
-from .evaluation import (
-    EvaluationArguments,
-    HeldOut,
-    columns_of,
-    load_tagger,
-    probabilities,
-    read_held_out,
-)
+from .evaluation import EvaluationArguments, load_tagger, probabilities
+from .held_out import HeldOut, columns_of, read_held_out
 from .metrics import threshold_metrics
 
 logger = logging.get_logger(__name__)

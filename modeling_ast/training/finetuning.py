@@ -30,7 +30,8 @@ from .classes import check_labels, is_exclusive, read_classes
 from .clips import BadClips
 from .data_report import DataReport
 from .data_sources import Loaded, load
-from .evaluation import Lengths, held_out_clips, judge_lengths, spread
+from .held_out import held_out_clips
+from .lengths import Lengths, judge_lengths, spread
 from .results import Judge, save_results
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
 from .trainer import ASTTrainer, output_folder

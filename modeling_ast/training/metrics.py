@@ -26,12 +26,16 @@ NUM_BINS = 15
 
 
 class ClassResult(NamedTuple):
-    """A row of the per-class table; `average_precision` and `auc` are NaN where undefined."""
+    """A row of the per-class table; NaN where a number is undefined."""
 
     name: str
     average_precision: float
     auc: float
     positives: int
+    # Of the answers, at a threshold or by the highest score; NaN if they were not given.
+    precision: float = math.nan
+    recall: float = math.nan
+    f1: float = math.nan
 
 
 def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -118,12 +122,34 @@ def tagging_metrics(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]
     }
 
 
-def class_table(scores: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> list[ClassResult]:
-    """AP and AUC of each class, in the order of the model's labels.
+def precision_recall_f1(
+    found: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of each class.
+
+    Args:
+        found: (B, C), 1 where a clip was given the label, else 0.
+        targets: (B, C), 1 where it has the label, else 0.
+    Returns:
+        Three of (C,), in [0, 1]; NaN is the precision of a class that was never found, the recall
+        of one that is never there, the F1 of one that is neither.
+    Source: scikit-learn's precision_recall_fscore_support with zero_division=nan.
+    """
+    found, targets = np.asarray(found).astype(bool), np.asarray(targets).astype(bool)
+    hits, num_found, positives = (found & targets).sum(0), found.sum(0), targets.sum(0)
+    with np.errstate(invalid="ignore"):
+        return hits / num_found, hits / positives, 2 * hits / (num_found + positives)
+
+
+def class_table(
+    scores: np.ndarray, targets: np.ndarray, names: Sequence[str], found: np.ndarray | None = None
+) -> list[ClassResult]:
+    """AP, AUC and, if answers are given, precision, recall and F1 of each class.
 
     Args:
         scores, targets: (B, C); see `average_precisions`.
-        names: C names.
+        names: C names, in the order of the model's labels.
+        found: (B, C), 1 where a clip was given the label.
     Raises:
         ValueError: The number of names is not C; see also `average_precisions`.
     """
@@ -134,8 +160,13 @@ def class_table(scores: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
         )
     areas = areas_under_roc(scores, targets)
     counts = np.asarray(targets).sum(axis=0)
-    rows = zip(names, precisions, areas, counts)
-    return [ClassResult(name, float(ap), float(auc), int(n)) for name, ap, auc, n in rows]
+    answers = np.full((3, len(names)), math.nan)
+    if found is not None:
+        answers = np.stack(precision_recall_f1(found, targets))
+    rows = zip(names, precisions, areas, counts, answers.T.tolist())
+    return [
+        ClassResult(name, float(ap), float(auc), int(n), *rest) for name, ap, auc, n, rest in rows
+    ]
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -259,6 +290,7 @@ __all__ = [
     "compute_metrics",
     "d_prime",
     "expected_calibration_error",
+    "precision_recall_f1",
     "tagging_metrics",
     "threshold_metrics",
 ]

@@ -24,7 +24,7 @@ from ..labels import Label
 from ..plotting import plain_text
 from ..strict_json import to_json
 from .cheap_tuning import is_adapted
-from .evaluation import PLAIN_TRANSFORMERS, Lengths, length_rows
+from .lengths import PLAIN_TRANSFORMERS, Lengths, length_rows
 from .metrics import ClassResult, accuracy, class_table, compute_metrics
 from .trainer import ASTTrainer, output_folder
 
@@ -87,7 +87,7 @@ def save_results(
         table: Of the evaluation that `metrics` come from.
         sources: The base model and the data, as they were given.
         metrics: `eval_*`, `average_*` if weights were averaged, and those of `lengths`.
-        lengths: From `evaluation.judge_lengths`.
+        lengths: From `lengths.judge_lengths`.
         how_trained: One sentence on which weights were trained.
     """
     folder = output_folder(trainer.args)

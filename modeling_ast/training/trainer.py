@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 
+from ..clip_parts import mean_logits
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import activation
 from ..modeling_ast import ASTForAudioClassification
-from ..tagging import mean_logits
 from .augmentation import Augmentation
 from .batches import add_features
 from .optimizer import EpochDecay

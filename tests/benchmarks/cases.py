@@ -15,8 +15,8 @@ import torchaudio.compliance.kaldi as kaldi
 import transformers
 
 import modeling_ast
+from modeling_ast.clip_parts import equal_parts
 from modeling_ast.fbank_cpu import write_fbank
-from modeling_ast.tagging import equal_parts
 from tests.benchmarks.file_cases import reading_cases, tagging_cases
 from tests.benchmarks.measuring import Case, seconds_of
 

@@ -46,6 +46,7 @@ def main() -> int:
             place = Path(folder) / check.__name__
             place.mkdir()
             check(place, count, options.seed, tally)
+            sys.stderr.write(f"after {check.__name__}:\n{tally.table()}\n")
     sys.stdout.write(tally.table())
     return 0 if tally.is_clean(MOST_BYTES) else 1
 

@@ -1,0 +1,178 @@
+"""Pictures of a run's results: learning curve, a bar for each class, confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..plotting import plain_text
+from .metrics import ClassResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# A picture of more classes than these has the best and the worst ones only.
+DRAWN_CLASSES = 40
+# Of fewer or more classes there is no picture of the confusion matrix.
+MATRIX_CLASSES = range(2, 51)
+# Up to this many classes a cell has the share below the count.
+SHARES_UP_TO = 12
+LONGEST_LABEL = 32
+# What the beginning of a metric's name in Trainer's log says.
+JUDGED = {
+    "eval": ("held-out clips", "tab:orange"),
+    "validation": ("validation clips", "tab:purple"),
+    "training": ("training clips, at the end", "tab:blue"),
+    "average": ("held-out clips, averaged weights", "tab:green"),
+}
+# A line of more points has no dot for each.
+DOTS_UP_TO = 60
+
+
+def draw_curve(
+    history: Sequence[Mapping[str, Any]], path: Path, metric: str, chance: float | None = None
+) -> None:
+    """Draws the losses and the metric over the epochs.
+
+    Args:
+        history: Trainer's log.
+        path: Of the picture; its suffix says the format.
+        metric: Such as "mAP"; its names in the log begin as in `JUDGED`.
+        chance: What guessing would give of it.
+    """
+    figure = _figure((10, 4))
+    left, right = figure.subplots(1, 2)
+    losses = {"while training": (_points(history, "loss"), "0.5")}
+    metrics = {}
+    for prefix, (name, colour) in JUDGED.items():
+        losses[name] = (_points(history, f"{prefix}_loss"), colour)
+        metrics[name] = (_points(history, f"{prefix}_{metric}"), colour)
+    _draw_series(left, losses)
+    _draw_series(right, metrics)
+    left.set(title="loss")
+    left.set_ylim(bottom=0)
+    right.set(title=metric, ylim=(0, 1.08))
+    if chance is not None:
+        right.axhline(chance, color="0.5", linestyle="--", label="chance level")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
+        if axis.get_legend_handles_labels()[0]:
+            # Below the curves, not over them.
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
+            axis.legend(**place, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(epoch, value), as logged."""
+    return [(row["epoch"], row[key]) for row in history if key in row and "epoch" in row]
+
+
+def _draw_series(
+    axis: Axes, series: Mapping[str, tuple[Sequence[tuple[float, float]], str]]
+) -> None:
+    """Draws series of (epoch, value), each with its colour.
+
+    One of several points is a line, one of a single point a dot; where no series has two points,
+    they are bars.
+    """
+    series = {name: entry for name, entry in series.items() if entry[0]}
+    if any(len(points) > 1 for points, _ in series.values()):
+        for name, (points, colour) in series.items():
+            marker = "o" if len(points) == 1 else "." if len(points) < DOTS_UP_TO else None
+            line = None if len(points) > 1 else "none"
+            axis.plot(*zip(*points), color=colour, marker=marker, linestyle=line, label=name)
+        axis.set_xlabel("epoch")
+        return
+    for place, (name, (points, colour)) in enumerate(series.items()):
+        value = points[-1][1]
+        bar = axis.bar(place, value, color=colour, label=name, width=0.6)
+        axis.bar_label(bar, [f"{value:.3f}"])
+    axis.set(xticks=[], xlim=(-0.6, max(len(series), 3) - 0.4))
+    axis.margins(y=0.1)
+
+
+def draw_classes(table: Sequence[ClassResult], path: Path, quality: str) -> None:
+    """Draws a bar for each class, the best on top.
+
+    Args:
+        table: Classes for which the number is undefined are left out.
+        path: Of the picture; its suffix says the format.
+        quality: The field of `ClassResult` that is drawn, such as "average_precision" or "f1".
+    """
+    values = {row: getattr(row, quality) for row in table}
+    rows = sorted((row for row in table if values[row] == values[row]), key=values.__getitem__)
+    name = "F1" if quality == "f1" else quality.replace("_", " ")
+    title = f"{name} of each class (number of clips)"
+    if len(rows) > DRAWN_CLASSES:
+        half = DRAWN_CLASSES // 2
+        title = f"{name} of the {half} best and {half} worst of {len(rows)} classes"
+        rows = rows[:half] + rows[-half:]
+    figure = _figure((7, 1.2 + 0.24 * len(rows)))
+    axis = figure.subplots()
+    bars = axis.barh(range(len(rows)), [values[row] for row in rows], color="tab:orange")
+    axis.bar_label(bars, [f"{values[row]:.2f}" for row in rows], padding=3, fontsize=8)
+    labels = [f"{_shortened(row.name)} ({row.positives})" for row in rows]
+    axis.set_yticks(range(len(rows)), labels)
+    axis.set(xlim=(0, 1.08), ylim=(-0.6, len(rows) - 0.4))
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+def draw_matrix(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Draws a confusion matrix: a row for each class that clips have, with the answers they got.
+
+    The colour is the share of the row. A cell has the number of clips, of few classes also the
+    share.
+
+    Args:
+        matrix: (C, C), numbers of clips; C is one of `MATRIX_CLASSES`.
+        names: Of the classes.
+        path: Of the picture; its suffix says the format.
+    """
+    count = len(names)
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    with_shares = count <= SHARES_UP_TO
+    cell = 0.75 if with_shares else 0.42 if count <= 25 else 0.3
+    font = 9 if with_shares else 8 if count <= 25 else 6
+    labels = [_shortened(name) for name in names]
+    margin = 1.2 + 0.075 * max(map(len, labels))
+    figure = _figure((max(4.5, count * cell + margin), max(3.8, count * cell + margin)))
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    for row, column in zip(*np.nonzero(matrix)):
+        share = shares[row, column]
+        text = f"{matrix[row, column]}"
+        if with_shares:
+            text += f"\n{100 * share:.0f} %"
+        colour = "white" if share > 0.5 else "black"
+        axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=font)
+    axis.set_xticks(range(count), labels, rotation=90)
+    axis.set_yticks(range(count), labels)
+    axis.tick_params(length=0, labelsize=font + 1)
+    edges = np.arange(count + 1) - 0.5
+    axis.set_xticks(edges, minor=True)
+    axis.set_yticks(edges, minor=True)
+    axis.grid(which="minor", color="0.85", linewidth=0.5)
+    axis.tick_params(which="minor", length=0)
+    axis.set(xlabel="answer of the model", ylabel="label of the clip")
+    figure.savefig(path, dpi=110)
+
+
+def _figure(inches: tuple[float, float]) -> Any:
+    """A picture of its own: pyplot's list of pictures and its windows are left alone."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=inches, layout="constrained")
+
+
+def _shortened(name: str) -> str:
+    text = plain_text(name)
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+
+
+__all__ = ["MATRIX_CLASSES", "draw_classes", "draw_curve", "draw_matrix"]
