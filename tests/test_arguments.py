@@ -173,7 +173,6 @@ def test_recipes_of_patch_shapes_do_not_overlap(shape, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--head_rate", "10"], "--layer-decay and --head-rate are for --published-adam"),
         (["--average_to", "3"], "--average-to is given without --average-from"),
         (
             ["--average_from", "9", "--num_train_epochs", "3"],

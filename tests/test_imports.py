@@ -37,6 +37,7 @@ FLAT_FILES = [
     "audio",
     "feature_extraction_ast",
     "fast_layers",
+    "stochastic_depth",
     "adapters",
     "loading",
     "modeling_ast",
@@ -68,7 +69,7 @@ LIBRARIES = {
     "": CORE_LIBRARIES,
     "conversion": CORE_LIBRARIES | {"yaml"},
     "training": CORE_LIBRARIES
-    | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib", "peft"},
+    | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib"},
     "exporting": CORE_LIBRARIES | {"onnx", "onnx_ir", "onnxruntime"},
     "commands": CORE_LIBRARIES | {"yaml"},
 }

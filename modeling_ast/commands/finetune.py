@@ -12,6 +12,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
+from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
+
 from ..errors import one_line
 from ..training.arguments import (
     KINDS,
@@ -23,7 +26,7 @@ from ..training.arguments import (
     recipe_names,
 )
 from ..training.finetuning import Outcome, finetune
-from .dataclass_parser import DataclassParser
+from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
 
 DESCRIPTION = f"""
@@ -31,8 +34,20 @@ Fine-tune an AST on any data set, with one or several labels to a clip. MODEL is
 or a directory; DATA is a data set on the Hub, a directory with one folder of audio files per label,
 or a CSV, JSON lines or parquet file. A recipe sets many flags at once: the path of a YAML file, or
 one of {", ".join(recipe_names())}. If a run is interrupted, run the same command again: it resumes
-from the last checkpoint. All flags of transformers' TrainingArguments can be given too.
+from the last checkpoint. All flags of transformers' TrainingArguments can be given too;
+--help-all shows them.
 """
+# Of TrainingArguments, those that --help shows.
+USUAL = frozenset(
+    (
+        *("output_dir", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type"),
+        *("warmup_steps", "weight_decay", "per_device_train_batch_size", "seed", "bf16"),
+        *("per_device_eval_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
+        *("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit"),
+        *("logging_steps", "report_to", "dataloader_num_workers", "use_cpu"),
+        *("resume_from_checkpoint", "push_to_hub", "hub_model_id"),
+    )
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -45,9 +60,10 @@ def main(arguments: list[str]) -> int:
     """
     try:
         chosen, as_json = parse_arguments(arguments)
+        transformers_logging.disable_progress_bar()  # of files that are read or written in no time
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            outcome = finetune(chosen, announce=lambda data: print_report(data.lines()))
+            outcome = finetune(chosen, announce=print_report)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
     if outcome.trainer.is_world_process_zero():
@@ -64,6 +80,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
     parser = DataclassParser(
         "finetune",
         KINDS,
+        help_groups(),
         usage="modeling-ast finetune --model MODEL --data DATA --output-dir OUT [flags]\n"
         "       modeling-ast finetune --recipe RECIPE [flags]",
         description=DESCRIPTION,
@@ -72,11 +89,14 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
     parser.add_argument("--recipe", help="path of a YAML file of arguments, or a known name")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     recipe = parser.parse_known_args(arguments)[0].recipe
+    names = parser.given_names(arguments)
     if recipe:
         try:
-            parser.set_defaults(**read_recipe(recipe))
+            settings = read_recipe(recipe)
         except ValueError as error:
             parser.error(str(error))
+        parser.set_defaults(**settings)
+        names |= settings.keys()
     given = parser.parse_known_args(arguments)[0]
     for name in ("model", "data", "output_dir"):
         if not getattr(given, name):
@@ -87,15 +107,31 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
     # A value of a recipe, of a kind that its flag does not take.
     except (AttributeError, OverflowError, TypeError) as error:
         parser.error(f"a value has the wrong type: {one_line(error)}")
-    chosen = Arguments(*kinds)
+    chosen = Arguments(*kinds, given=names)
     if mistake := contradiction(chosen):
         parser.error(mistake)
     prepare(chosen.training)
     return chosen, rest.json
 
 
+def help_groups() -> dict[type, Group]:
+    """A part of --help for each kind of arguments, with the first line of its docstring."""
+    groups = {
+        kind: Group(kind.__name__.removesuffix("Arguments").lower(), summary(kind))
+        for kind in KINDS
+    }
+    sentence = "The usual ones of transformers' TrainingArguments; --help-all shows all."
+    groups[TrainingArguments] = Group("training", sentence, USUAL)
+    return groups
+
+
+def summary(kind: type) -> str:
+    """The first line of a class's docstring."""
+    return (kind.__doc__ or "").strip().partition("\n")[0]
+
+
 def report(outcome: Outcome, as_json: bool) -> None:
-    """Prints what became of the data, what the run is judged by, and where the model is."""
+    """Prints what became of the data, the weights that were kept, the score and the place."""
     # Again: clips that turned out bad are skipped by now.
     print_report(outcome.data.lines()[:1])
     folder, metric = outcome.trainer.args.output_dir, outcome.metric
@@ -103,6 +139,7 @@ def report(outcome: Outcome, as_json: bool) -> None:
         print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
         return
     score = outcome.metrics[f"eval_{metric}"]
+    print_report([str(outcome.choices[-1]), f"pictures and card: {folder}/README.md"])
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
 
 

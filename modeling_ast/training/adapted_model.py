@@ -5,10 +5,13 @@ The module imports peft (extra `lora`); `cheap_tuning.py` does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..adapters import quiet_peft
 from ..modeling_ast import ASTForAudioClassification
@@ -32,6 +35,17 @@ class AdaptedAST(PeftModel):
     def saved_names(self) -> set[str]:
         """The names of the weights that `save_pretrained` writes."""
         return set(get_peft_model_state_dict(self, save_embedding_layers=False))
+
+    @contextmanager
+    def holding(self, folder: Path) -> Iterator[None]:
+        """Has the adapter and the head that are saved in a folder, for a while."""
+        own = get_peft_model_state_dict(self, save_embedding_layers=False)
+        own = {name: weight.clone() for name, weight in own.items()}
+        set_peft_model_state_dict(self, load_file(folder / ADAPTER_SAFE_WEIGHTS_NAME))
+        try:
+            yield
+        finally:
+            set_peft_model_state_dict(self, own)
 
     def create_or_update_model_card(self, output_dir):
         """Writes none: the card of a run is that of `results.py`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import os
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .data_arguments import DataArguments
 RUN_FILE = "run.json"
 RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")
+KEPT = ("auto", "last", "best", "average")
 # Types of arguments, also as HfArgumentParser leaves them, that take no list and no mapping. Those
 # of TrainingArguments that take a mapping, written as JSON, have the type str there.
 OF_ONE_VALUE = (int, float, bool, "int", "float", "bool", "int | None", "float | None")
@@ -40,6 +42,10 @@ class ModelArguments:
     )
     max_length: int | None = field(
         default=None, metadata={"help": "frames of 10 ms; the position grid is refitted"}
+    )
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={"help": "stochastic depth: how often a clip skips the last layer while training"},
     )
     frequency_stride: int | None = field(default=None, metadata={"help": "in mel bins"})
     time_stride: int | None = field(default=None, metadata={"help": "in frames"})
@@ -90,7 +96,7 @@ class ModelArguments:
 
 @dataclass
 class OptimizerArguments:
-    """The published optimiser and schedule; without them, those of TrainingArguments."""
+    """Rates by layer, and the published optimiser and schedule."""
 
     published_adam: bool = field(
         default=False, metadata={"help": "Adam, betas (0.95, 0.999), the decay in the gradient"}
@@ -124,6 +130,35 @@ class SamplingArguments:
 
 
 @dataclass
+class AutoArguments:
+    """What the run chooses itself, and which of its weights it keeps."""
+
+    auto: bool = field(
+        default=False,
+        metadata={
+            "help": "choose the numbers that are not given from the clips to train on and the "
+            "model, and print each with its reason"
+        },
+    )
+    keep_weights: str = field(
+        default="auto",
+        metadata={
+            "help": "which weights the run ends with: those of the last epoch, of the best one, or "
+            "the average of --average-from; auto: those that do best on the validation clips, and "
+            "without such clips the last",
+            "choices": KEPT,
+        },
+    )
+
+    def __post_init__(self):
+        # A recipe's values do not pass argparse's check of the choices.
+        if self.keep_weights not in KEPT:
+            raise ValueError(
+                f"--keep-weights is {self.keep_weights!r}; it must be one of {', '.join(KEPT)}"
+            )
+
+
+@dataclass
 class LengthArguments:
     """How the scores under both paddings are measured."""
 
@@ -138,7 +173,10 @@ class LengthArguments:
 
 @dataclass
 class Arguments:
-    """All that can be set, by its kind."""
+    """All that can be set, by its kind.
+
+    `given` names what a user has set, which `--auto` leaves as it is.
+    """
 
     model: ModelArguments
     data: DataArguments
@@ -147,7 +185,29 @@ class Arguments:
     sampling: SamplingArguments
     training: TrainingArguments
     lengths: LengthArguments = field(default_factory=LengthArguments)
+    auto: AutoArguments = field(default_factory=AutoArguments)
     cheap: CheapArguments = field(default_factory=CheapArguments)
+    given: frozenset[str] = frozenset()
+
+    def value(self, name: str) -> Any:
+        """What is set for an argument of any kind, by its name."""
+        return getattr(self._kind_of(name)[1], name)
+
+    def change(self, name: str, value: Any) -> None:
+        """Sets an argument of any kind, by its name."""
+        place, kind = self._kind_of(name)
+        if isinstance(kind, TrainingArguments):
+            # Its __post_init__ is for values of a command line.
+            setattr(kind, name, value)
+        else:
+            setattr(self, place, replace(kind, **{name: value}))
+
+    def _kind_of(self, name: str) -> tuple[str, Any]:
+        for entry in fields(self):
+            kind = getattr(self, entry.name)
+            if isinstance(kind, KINDS) and name in {own.name for own in fields(kind)}:
+                return entry.name, kind
+        raise ValueError(f"there is no argument {name!r}; see --help for all")
 
 
 KINDS = (
@@ -158,6 +218,7 @@ KINDS = (
     SamplingArguments,
     TrainingArguments,
     LengthArguments,
+    AutoArguments,
     CheapArguments,
 )
 
@@ -170,7 +231,35 @@ def defaults() -> dict[str, Any]:
         "frequency_mask": 0,
         "time_mask": 0,
         "report_to": "tensorboard" if is_tensorboard_available() else "none",
+        "dataloader_num_workers": loading_workers(usable_cores(), torch.cuda.is_available()),
+        # Shares of the run: however short it is, its learning curve has some points.
+        "logging_steps": 0.05,
+        "eval_strategy": "steps",
+        "eval_steps": 0.1,
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, its share of those of the machine."""
+    if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def loading_workers(cores: int, has_gpu: bool) -> int:
+    """Processes that decode clips beside the training, which itself uses a CPU's cores.
+
+    On two cores without a GPU there is no core to spare: one worker makes the demo recipe slower.
+
+    Args:
+        cores: That this process may use.
+        has_gpu: Whether a GPU trains.
+    Returns:
+        At most 8.
+    """
+    return min(8, cores - 1 if has_gpu else cores // 4)
 
 
 def prepare(training: TrainingArguments) -> None:
@@ -187,8 +276,6 @@ def prepare(training: TrainingArguments) -> None:
 def contradiction(arguments: Arguments) -> str | None:
     """One sentence on arguments that exclude each other, or None."""
     optimizer, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
-    if not optimizer.published_adam and (optimizer.layer_decay, optimizer.head_rate) != (1, 1):
-        return "--layer-decay and --head-rate are for --published-adam; give that too"
     if sampling.average_to is not None and sampling.average_from is None:
         return "--average-to is given without --average-from; give the first epoch too"
     if training.max_steps < 1 and (sampling.average_from or 0) > training.num_train_epochs:
@@ -202,6 +289,9 @@ def contradiction(arguments: Arguments) -> str | None:
         return "--freeze and --lora-rank keep trained weights; leave --from-scratch out"
     if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
         return "--mix-whole-set is for a mixup; give --mixup-rate too"
+    auto = arguments.auto
+    if auto.keep_weights == "average" and sampling.average_from is None and not auto.auto:
+        return "--keep-weights average needs --average-from, the first epoch that counts"
     if arguments.lengths.length_clips < 0:
         return f"--length-clips is {arguments.lengths.length_clips}; give 0 or more"
     if mistake := contradiction_of_stream(arguments):
@@ -215,6 +305,8 @@ def contradiction_of_stream(arguments: Arguments) -> str | None:
     """The same for a stream, which is read once from its start to its end."""
     if not arguments.data.streaming:
         return None
+    if arguments.auto.auto:
+        return "--auto measures all clips first; train without --streaming"
     if arguments.sampling.balanced_sampling:
         return "--balanced-sampling counts all labels first; train without --streaming"
     if arguments.sampling.mix_whole_set:
@@ -291,6 +383,7 @@ __all__ = [
     "KINDS",
     "RUN_FILE",
     "Arguments",
+    "AutoArguments",
     "LengthArguments",
     "ModelArguments",
     "OptimizerArguments",
@@ -298,6 +391,7 @@ __all__ = [
     "contradiction",
     "defaults",
     "find_recipe",
+    "loading_workers",
     "prepare",
     "read_recipe",
     "recipe_names",

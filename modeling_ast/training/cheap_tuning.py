@@ -6,6 +6,9 @@ their gradients, and an adapter is a small folder beside the base model, which i
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -154,25 +157,28 @@ def is_adapted(model: nn.Module) -> bool:
     return hasattr(model, "merge_and_unload")
 
 
-def before_saving(trainer: ASTTrainer, arguments: CheapArguments) -> str:
-    """Merges the adapter if that is asked for, and removes what an earlier run would leave.
+@contextmanager
+def as_saved(trainer: ASTTrainer, arguments: CheapArguments) -> Iterator[None]:
+    """The trainer saves what is asked for: the adapter, or the model that it is merged into.
 
-    Weights of a whole model beside those of an adapter would make the folder ambiguous.
+    Weights of the other kind, which an earlier run may have left in the output directory, would
+    make it ambiguous; they are removed.
 
     Args:
         trainer: After the training.
         arguments: Of the run.
-    Returns:
-        One sentence for the card on which weights were trained.
     """
-    told = how_trained(trainer.model, arguments)
+    trained, wrapped = trainer.model, trainer.model_wrapped
     if arguments.merge:
-        adapted: Any = trainer.model
+        adapted: Any = copy.deepcopy(trained)
         trainer.model = trainer.model_wrapped = adapted.merge_and_unload()
     if trainer.is_world_process_zero():
         for name in WEIGHT_FILES if is_adapted(trainer.model) else ADAPTER_FILES:
             (output_folder(trainer.args) / name).unlink(missing_ok=True)
-    return told
+    try:
+        yield
+    finally:
+        trainer.model, trainer.model_wrapped = trained, wrapped
 
 
 def how_trained(model: nn.Module, arguments: CheapArguments) -> str:
@@ -204,7 +210,7 @@ def how_trained(model: nn.Module, arguments: CheapArguments) -> str:
 __all__ = [
     "CheapArguments",
     "as_in_evaluation",
-    "before_saving",
+    "as_saved",
     "freeze",
     "how_trained",
     "is_adapted",

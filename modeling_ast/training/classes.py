@@ -278,4 +278,5 @@ __all__ = [
     "labels_in",
     "name_numbers",
     "read_classes",
+    "some",
 ]

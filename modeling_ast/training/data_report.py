@@ -56,6 +56,8 @@ class DataReport:
     warnings: list[str] = field(default_factory=list)
     # Label as it is in the data -> name of its class, where they differ.
     class_names: Mapping[str, str] = field(default_factory=dict)
+    # Split -> number of groups (`--group-by`); empty if clips are in no groups.
+    groups: dict[str, int] = field(default_factory=dict)
 
     @property
     def found(self) -> int | None:
@@ -127,6 +129,7 @@ class DataReport:
             "found": self.found,
             "used": self.used,
             "labels": self.labels,
+            "groups": self.groups,
             "skipped": [entry._asdict() for entry in self.skipped],
             "missing": self.missing_by_label,
             "warnings": self.warnings,
@@ -147,6 +150,8 @@ class DataReport:
             rest = len(self.labels) - len(shown)
             more = [f"and {rest} more"] if rest else []
             lines.append(f"{len(self.labels)} labels: {'; '.join(shown + more)}")
+        if self.groups:
+            lines.append(f"groups: {', '.join(f'{name} {n}' for name, n in self.groups.items())}")
         lines += by_reason(self.skipped)
         if self.missing:
             counts = list(self.missing_by_label.items())[:NAMED_LABELS]
