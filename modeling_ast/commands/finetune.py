@@ -16,16 +16,16 @@ from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from ..errors import one_line
+from ..training.answers import summary_lines
 from ..training.arguments import (
     KINDS,
     Arguments,
     contradiction,
     defaults,
     prepare,
-    read_recipe,
-    recipe_names,
 )
 from ..training.finetuning import Outcome, finetune
+from ..training.recipe_files import read_recipe, recipe_names
 from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
 
@@ -139,6 +139,8 @@ def report(outcome: Outcome, as_json: bool) -> None:
         print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
         return
     score = outcome.metrics[f"eval_{metric}"]
+    if outcome.answers is not None:
+        sys.stdout.writelines(f"{line}\n" for line in summary_lines(outcome.answers))
     print_report([str(outcome.choices[-1]), f"pictures and card: {folder}/README.md"])
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
 
