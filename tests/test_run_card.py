@@ -84,13 +84,11 @@ def test_what_is_not_there_is_not_shown(tmp_path):
 
 def test_how_to_use_it(tmp_path):
     card = card_of(tmp_path / "mine", answers_of())
-    assert (
-        'name on the Hub.\nclassify = pipeline("audio-classification", model="path/to/mine")'
-        in card
-    )
+    assert 'name on the Hub.\nname = "path/to/mine"\n' in card
+    assert 'pipeline("audio-classification", model=name, feature_extractor=name)\n' in card
     card = card_of(tmp_path / "mine", answers_of(), hub="me/mine")
     assert (
-        'model="me/mine")\n' in card
+        'name = "me/mine"\n' in card
         and "name on the Hub" not in card
         and "modeling-ast classify me/mine clip.wav" in card
     )

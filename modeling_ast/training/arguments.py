@@ -13,6 +13,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..padding import PADDINGS
 from .augmentation import Augmentation
+from .cheap_tuning import CheapArguments
 from .data_arguments import DataArguments
 
 # In the output directory of a run: the arguments that decide what it learns.
@@ -202,6 +203,7 @@ class Arguments:
     lengths: LengthArguments = field(default_factory=LengthArguments)
     results: ResultArguments = field(default_factory=ResultArguments)
     auto: AutoArguments = field(default_factory=AutoArguments)
+    cheap: CheapArguments = field(default_factory=CheapArguments)
     given: frozenset[str] = frozenset()
 
     def value(self, name: str) -> Any:
@@ -235,6 +237,7 @@ KINDS = (
     LengthArguments,
     ResultArguments,
     AutoArguments,
+    CheapArguments,
 )
 
 
@@ -300,6 +303,8 @@ def contradiction(arguments: Arguments) -> str | None:
         )
     if arguments.model.patch_size and not arguments.model.from_scratch:
         return "--patch-size is for --from-scratch; trained patches keep their size"
+    if arguments.model.from_scratch and (arguments.cheap.freeze or arguments.cheap.lora_rank):
+        return "--freeze and --lora-rank keep trained weights; leave --from-scratch out"
     if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
         return "--mix-whole-set is for a mixup; give --mixup-rate too"
     auto = arguments.auto

@@ -24,6 +24,7 @@ from .answers import Answers
 from .arguments import RUN_FILE, Arguments
 from .batches import AudioCollator
 from .building import BAD_LIST, build_trainer, load_model, start_line
+from .cheap_tuning import as_saved, how_trained, train_a_part
 from .classes import check_labels, is_exclusive, read_classes
 from .clips import BadClips, ClipReader
 from .data_report import DataReport
@@ -137,13 +138,16 @@ def train(
     smooth_in_batches(arguments)
     model, extractor = load_model(arguments.model, classes, with_softmax)
     say([start_line(arguments.model, model), *map(str, choices)])
-    resumed = find_resumed(training, model)
+    to_train = train_a_part(model, arguments.cheap)
+    resumed = find_resumed(training, to_train)
     if resumed:
         check_same_run(output_folder(training), deciding)
     elif training.process_index == 0:
         # The clips that an earlier run listed may have been mended or removed since.
         (output_folder(training) / BAD_LIST).unlink(missing_ok=True)
-    trainer = build_trainer(model, extractor, classes, splits, arguments, judge, loaded.validation)
+    trainer = build_trainer(
+        to_train, extractor, classes, splits, arguments, judge, loaded.validation
+    )
     if trainer.is_world_process_zero():
         file = output_folder(training) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +179,9 @@ def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -
                 metrics |= trainer.evaluate(metric_key_prefix=weights.name)
     with using(trainer, kept):
         judged = trainer.evaluate()
+        # Not pushed yet: what follows belongs to it, and reads it.
+        with as_saved(trainer, arguments.cheap):
+            trainer.save_model(_internal_call=True)
     if kept.name == "average":
         metrics |= {
             name.replace("eval_", "average_", 1): value
@@ -209,19 +216,19 @@ def finetune(
 
 def _finetune(arguments: Arguments, announce: Callable[[Iterable[str]], None]) -> Outcome:
     trainer, judge, loaded, choices = train(arguments, announce)
+    trained = how_trained(trainer.model, arguments.cheap)
     metrics, weights, choice = keep_best_weights(arguments, trainer, judge)
     choices.append(choice)
     answers = None
     # From now on the run's model is that.
-    with using(trainer, weights):
+    with using(trainer, weights), as_saved(trainer, arguments.cheap):
         held_out = judged_clips(trainer, judge)
         if trainer.is_world_process_zero():
             answers = judged_answers(trainer, judge, held_out)
         metrics |= evaluate_training_clips(trainer)
-        # Not pushed yet: what follows belongs to it, and reads it.
-        trainer.save_model(_internal_call=True)
         if answers is not None:
-            metrics |= write_results(arguments, trainer, answers, held_out, metrics, choices)
+            told = (choices, trained)
+            metrics |= write_results(arguments, trainer, answers, held_out, metrics, *told)
             loaded.skip_bad_clips(*listed_bad_clips(trainer), arguments.data)
             loaded.report.save(output_folder(trainer.args))
         # With --push-to-hub this uploads the whole folder, but for the checkpoints.
@@ -236,12 +243,14 @@ def write_results(
     held_out: HeldOut,
     metrics: dict[str, Any],
     choices: list[Choice],
+    trained: str,
 ) -> dict[str, Any]:
     """Writes what a run leaves beside the weights.
 
     Args:
         answers: Of the weights that are kept, to the clips `held_out`.
         choices: What the run chose itself.
+        trained: One sentence on which weights were trained.
     Returns:
         The metrics of shorter clips.
     """
@@ -255,7 +264,7 @@ def write_results(
         chosen.write_text(to_json(rows) + "\n", encoding="utf-8")
     sources = (arguments.model.source, data)
     page_clips = arguments.results.worst_clips
-    save_run(trainer, answers, held_out, sources, metrics | more, lengths, page_clips)
+    save_run(trainer, answers, held_out, sources, metrics | more, lengths, page_clips, trained)
     return more
 
 

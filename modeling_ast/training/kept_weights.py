@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 from torch import nn
@@ -18,6 +18,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from ..pretrained import load_model
 from .arguments import Arguments
+from .cheap_tuning import is_adapted
 from .small_data import GIVEN, Choice
 from .trainer import ASTTrainer, output_folder
 
@@ -104,6 +105,11 @@ def using(trainer: ASTTrainer, weights: Weights) -> Iterator[None]:
         yield
         return
     trainer.accelerator.wait_for_everyone()
+    if is_adapted(trainer.model):
+        adapted: Any = trainer.model
+        with adapted.holding(weights.folder):
+            yield
+        return
     trained, wrapped = trainer.model, trainer.model_wrapped
     loaded = load_model(weights.folder)
     # transformers wraps `to` without its types.
