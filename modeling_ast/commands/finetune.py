@@ -23,10 +23,9 @@ from ..training.arguments import (
     contradiction,
     defaults,
     prepare,
-    read_recipe,
-    recipe_names,
 )
 from ..training.finetuning import Outcome, finetune
+from ..training.recipe_files import read_recipe, recipe_names
 from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
 

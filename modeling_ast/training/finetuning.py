@@ -42,9 +42,10 @@ from .kept_weights import (
 )
 from .lengths import Lengths, judge_lengths, spread
 from .results import Judge
+from .run_card import CHOSEN_FILE
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
 from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
-from .small_data import CHOSEN_FILE, Choice, choose, measure, validation_share
+from .small_data import Choice, choose, measure, validation_share
 from .trainer import ASTTrainer, output_folder
 
 
@@ -160,8 +161,8 @@ def train(
 def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -> Kept:
     """Judges all weights that the run could end with, and puts those to keep into the trainer.
 
-    The validation clips choose. Of the held-out clips the kept weights give `eval_*`, the others
-    `last_*`, `best_*` and `average_*`, for the record.
+    The validation clips choose. Of the held-out clips the kept weights give `eval_*`, in the last
+    of the evaluations, and the others `last_*`, `best_*` and `average_*`, for the record.
     """
     averages = arguments.sampling.average_from is not None
     candidates = all_weights(trainer, averages)
@@ -257,7 +258,7 @@ def write_results(
     assert data is not None  # it has been read
     lengths = judge_saved_model(trainer, held_out, arguments.lengths.length_clips)
     more = {"lengths": lengths.as_json(answers.metric)} if lengths.results else {}
-    if arguments.auto.auto:
+    if len(choices) > 1 or trainer.validation_dataset is not None:
         rows = [choice._asdict() for choice in choices]
         chosen = output_folder(trainer.args) / CHOSEN_FILE
         chosen.write_text(to_json(rows) + "\n", encoding="utf-8")

@@ -129,8 +129,9 @@ def validation_scores(
     scores = {}
     for weights in candidates:
         with using(trainer, weights):
-            judged = trainer.evaluate(validation, metric_key_prefix=VALIDATION)
-        scores[weights.name] = judged[f"{VALIDATION}_{metric}"]
+            prefix = f"{VALIDATION}_{weights.name}"
+            judged = trainer.evaluate(validation, metric_key_prefix=prefix)
+        scores[weights.name] = judged[f"{prefix}_{metric}"]
     return scores
 
 

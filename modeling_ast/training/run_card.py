@@ -44,8 +44,12 @@ METRICS = {
 }
 # What the beginning of a metric's name says, where it is not the main figure.
 WHICH = {
-    "validation": "validation clips",
+    "last": "weights of the last step",
+    "best": "weights of the best evaluation",
     "average": "averaged weights, in `average/`",
+    "validation_last": "validation clips, by the weights of the last step",
+    "validation_best": "validation clips, by those of the best evaluation",
+    "validation_average": "validation clips, by the averaged weights",
     "training": "training clips",
 }
 

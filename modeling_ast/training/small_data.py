@@ -25,7 +25,6 @@ from .classes import label_column, label_names
 from .clips import BadClips, ClipReader
 from .normalization import Moments, measure_clips
 
-CHOSEN_FILE = "chosen.json"
 # Clips that are measured at most.
 MEASURED = 2000
 # With fewer clips than this none is set aside to choose between weights: they would be too few to
@@ -331,7 +330,6 @@ def steps(arguments: Arguments, num_clips: int) -> tuple[int, int]:
 
 
 __all__ = [
-    "CHOSEN_FILE",
     "GIVEN",
     "MEASURED",
     "Choice",
