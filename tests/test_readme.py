@@ -29,8 +29,12 @@ from tests.hub_stand_in import HubStandIn
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Compiles a network with AOTInductor and starts Ray, or traces graphs for ONNX: minutes.
-SLOW_DOCUMENTS = {"other_libraries.md", "export.md"}
-NEEDED = {"other_libraries.md": ("peft", "ray"), "export.md": ("onnx", "onnxscript", "onnxruntime")}
+SLOW_DOCUMENTS = {"other_libraries.md", "export.md", "many_machines.md"}
+NEEDED = {
+    "other_libraries.md": ("peft", "ray"),
+    "export.md": ("onnx", "onnxscript", "onnxruntime"),
+    "many_machines.md": ("ray", "pandas", "pyarrow"),
+}
 INSTALLS = ("python3 -m venv", "pip install")
 # What makes a command short enough for a test; everything else is as printed.
 SHORTER = {

@@ -68,7 +68,7 @@ class Source:
     def address(self, name: str) -> str:
         """Where a file or shard is."""
         if not self.root:
-            return name
+            return name if is_address(name) else os.path.abspath(name)
         join = posixpath.join if is_address(self.root) else os.path.join
         return join(self.root, name)
 
