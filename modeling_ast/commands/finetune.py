@@ -2,8 +2,9 @@
 
     modeling-ast finetune --model MODEL --data DATA --output-dir OUT [Trainer's arguments]
     modeling-ast finetune --recipe esc50 [flags that win over the recipe]
+    modeling-ast finetune ... --folds 5 [--group-by COLUMN]
 
-The work is in `training/finetuning.py`.
+The work is in `training/finetuning.py`, that of --folds in `training/folds.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..training.arguments import (
     prepare,
 )
 from ..training.finetuning import Outcome, finetune
+from ..training.folds import CrossValidation, cross_validate, is_cross_validation
 from ..training.recipe_files import read_recipe, recipe_names
 from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
@@ -63,10 +65,16 @@ def main(arguments: list[str]) -> int:
         transformers_logging.disable_progress_bar()  # of files that are read or written in no time
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            outcome = finetune(chosen, announce=print_report)
+            if is_cross_validation(chosen.data):
+                folds = cross_validate(chosen, announce=print_report)
+            else:
+                outcome = finetune(chosen, announce=print_report)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    if outcome.trainer.is_world_process_zero():
+    if is_cross_validation(chosen.data):
+        if chosen.training.process_index == 0:
+            report_folds(str(chosen.training.output_dir), folds, as_json)
+    elif outcome.trainer.is_world_process_zero():
         report(outcome, as_json)
     return 0
 
@@ -143,6 +151,32 @@ def report(outcome: Outcome, as_json: bool) -> None:
         sys.stdout.writelines(f"{line}\n" for line in summary_lines(outcome.answers))
     print_report([str(outcome.choices[-1]), f"pictures and card: {folder}/README.md"])
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
+
+
+def report_folds(folder: str, folds: CrossValidation, as_json: bool) -> None:
+    """Prints the scores of each fold, then their mean and standard deviation."""
+    metric = folds.metric
+    if as_json:
+        results = {name: value for name, value in folds._asdict().items() if name != "division"}
+        print_json({"output_dir": folder, **results})
+        return
+    width = max(map(len, folds.mean))
+    heads = "".join(f"{f'fold {number}':>10}" for number in folds.results)
+    lines = [f"{'':<{width}}{heads}{'mean':>10}{'std':>10}"]
+    for name, mean in folds.mean.items():
+        values = [*(own.get(name) for own in folds.results.values()), mean, folds.std[name]]
+        lines.append(f"{name:<{width}}" + "".join(map(cell, values)))
+    lines.append(
+        f"{metric} {cell(folds.mean[f'eval_{metric}']).strip()} +- "
+        f"{cell(folds.std[f'eval_{metric}']).strip()} over {len(folds.results)} folds; the models "
+        f"are in {folder}/fold_*"
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def cell(value: float | None) -> str:
+    """A number of the table; a dash where it is undefined."""
+    return f"{'-':>10}" if value is None else f"{value:>10.4f}"
 
 
 __all__ = ["main", "parse_arguments"]
