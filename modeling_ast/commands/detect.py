@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.engine == RAY:
         (source,) = options.files
-        return run_on_ray(options, source, partial(_job, options), prefix=source)
+        return run_on_ray(options, source, partial(_job, options), whole_keys=True)
     for error in options.unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not options.recordings:
