@@ -333,7 +333,7 @@ def _members(name: str, path: str, known: KeySet) -> Iterator[tuple[str, bytes]]
         for member in shard:
             key = f"{name}/{member.name.removeprefix('./')}"
             is_audio = skipped_by_name(posixpath.basename(member.name)) is None
-            if member.isfile() and is_audio and known.missing([valid_unicode(key)]):
+            if member.isfile() and is_audio and known.missing([key]):
                 content = shard.extractfile(member)
                 yield key, b"" if content is None else content.read()
 
