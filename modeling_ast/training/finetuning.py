@@ -164,8 +164,7 @@ def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -
     The validation clips choose. Of the held-out clips the kept weights give `eval_*`, in the last
     of the evaluations, and the others `last_*`, `best_*` and `average_*`, for the record.
     """
-    averages = arguments.sampling.average_from is not None
-    candidates = all_weights(trainer, averages)
+    candidates = all_weights(trainer, arguments.sampling)
     validation, metric = trainer.validation_dataset, judge.metric
     scores = {}
     if validation is not None and len(candidates) > 1:
