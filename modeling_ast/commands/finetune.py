@@ -8,6 +8,7 @@ The work is in `training/finetuning.py`.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -26,6 +27,7 @@ from ..training.arguments import (
     recipe_names,
 )
 from ..training.finetuning import Outcome, finetune
+from ..training.search import SearchResult, search
 from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
 
@@ -63,9 +65,15 @@ def main(arguments: list[str]) -> int:
         transformers_logging.disable_progress_bar()  # of files that are read or written in no time
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            outcome = finetune(chosen, announce=print_report)
+            if chosen.search.search_trials is not None:
+                found = search(chosen, announce=print_report)
+            else:
+                outcome = finetune(chosen, announce=print_report)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
+    if chosen.search.search_trials is not None:
+        report_search(found, as_json)
+        return 0
     if outcome.trainer.is_world_process_zero():
         report(outcome, as_json)
     return 0
@@ -128,6 +136,22 @@ def help_groups() -> dict[type, Group]:
 def summary(kind: type) -> str:
     """The first line of a class's docstring."""
     return (kind.__doc__ or "").strip().partition("\n")[0]
+
+
+def report_search(found: SearchResult, as_json: bool) -> None:
+    """Prints the best trial of a search, and how to train with its numbers."""
+    if as_json:
+        print_json({**found._asdict(), "recipe": str(found.recipe)})
+        return
+    values = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found.values.items()
+    )
+    sys.stdout.write(
+        f"best of {found.num_trials} trials: {values}; {found.metric} {found.score:.4f} of "
+        f"{found.num_clips} validation clips\n"
+        f"train with it: modeling-ast finetune --recipe {shlex.quote(str(found.recipe))}\n"
+    )
 
 
 def report(outcome: Outcome, as_json: bool) -> None:
