@@ -90,16 +90,22 @@ def _reason_to_skip(entry: os.DirEntry) -> str | None:
     if entry.name.startswith("."):
         if entry.is_dir(follow_symlinks=False):
             return HIDDEN_FOLDER
-        return RESOURCE_FILE if entry.name.startswith("._") else HIDDEN
+        return skipped_by_name(entry.name)
     # os.path's answers are False for a link that leads round in a circle; those of `entry` raise.
     if entry.is_symlink() and os.path.isdir(entry.path):
         return LINKED_FOLDER
     if not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
         return NO_FILE if os.path.exists(entry.path) else DANGLING
-    suffix = suffix_of(entry.name)
-    if suffix in AUDIO_SUFFIXES:
+    return skipped_by_name(entry.name)
+
+
+def skipped_by_name(name: str) -> str | None:
+    """Why a file is no audio file as far as its name says it; None if it is one."""
+    if name.startswith("."):
+        return RESOURCE_FILE if name.startswith("._") else HIDDEN
+    if suffix_of(name) in AUDIO_SUFFIXES:
         return None
-    return unusable_by_name(entry.name) or OTHER_SUFFIX
+    return unusable_by_name(name) or OTHER_SUFFIX
 
 
 def unusable_by_name(name: str) -> str | None:
@@ -139,6 +145,7 @@ __all__ = [
     "Skipped",
     "audio_files",
     "by_reason",
+    "skipped_by_name",
     "suffix_of",
     "unusable_by_name",
 ]

@@ -60,8 +60,7 @@ def is_cross_validation(data: DataArguments) -> bool:
 
 def cross_validate(
     arguments: Arguments,
-    announce: Callable[[Any], None] = lambda report: None,
-    say: Callable[[Iterable[str]], None] = lambda lines: None,
+    announce: Callable[[Iterable[str]], None] = lambda lines: None,
 ) -> CrossValidation:
     """Fine-tunes once for each fold.
 
@@ -69,8 +68,7 @@ def cross_validate(
 
     Args:
         arguments: With `data.folds`; its output directory gets a directory for each fold.
-        announce: Is given to `finetune`.
-        say: Is given lines for the user.
+        announce: Is given lines for the user; see `finetuning.train`.
     Returns:
         The results, in the first process also in folds.json.
     Raises:
@@ -99,9 +97,9 @@ def cross_validate(
             (folder / RUN_FILE).write_text(to_json(deciding) + "\n", encoding="utf-8")
         for place, number in enumerate(numbers, 1):
             if done and str(number) in done.results:
-                say([f"fold {number} is finished ({place} of {len(numbers)})"])
+                announce([f"fold {number} is finished ({place} of {len(numbers)})"])
                 continue
-            say([f"fold {number} is held out ({place} of {len(numbers)})"])
+            announce([f"fold {number} is held out ({place} of {len(numbers)})"])
             outcome = finetune(of_fold(arguments, number), announce)
             results = (done.results if done else {}) | {str(number): scores(outcome.metrics)}
             done = CrossValidation(outcome.metric, division, results, *summary(results.values()))
@@ -131,8 +129,8 @@ def read_folds(arguments: DataArguments) -> tuple[list[int], str]:
     numbers = fold_numbers(whole, chosen)
     if not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(
-            f"the column {chosen.fold_column!r} holds {str(numbers[0])!r}; the folds must be whole "
-            f"numbers"
+            f"the column {chosen.fold_column!r} holds {numbers.tolist()[0]!r}; the folds must be "
+            f"whole numbers"
         )
     reader = ClipReader(audio_column=chosen.audio_column)
     names = [os.path.basename(name) for name in clip_names(whole, reader)]
@@ -150,12 +148,12 @@ def of_fold(arguments: Arguments, number: int) -> Arguments:
     return own
 
 
-def scores(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """The metrics of a run that say something about its model; None for those undefined."""
+def scores(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a run that say something about its model; None for those undefined."""
     return {
         name: value if math.isfinite(value) else None
         for name, value in metrics.items()
-        if not name.endswith(NO_SCORES)
+        if not name.endswith(NO_SCORES) and isinstance(value, int | float)
     }
 
 
