@@ -37,6 +37,7 @@ def trainer_of(folder, decay=None, hub=None, **arguments):
         train_dataset=list(range(191)),
         eval_dataset=list(range(40)),
         epoch_decay=decay,
+        model=None,  # no adapter
     )
 
 

@@ -160,6 +160,8 @@ def choose_weights(
     if asked != "auto":
         # The last epoch is the best one too.
         return by_name["last"], Choice("keep_weights", "last", f"which is also the {asked} one")
+    if len(candidates) == 1:
+        return candidates[0], Choice("keep_weights", "last", "the run has no others")
     if not scores:
         reason = "no validation clips to choose by"
         # Of a run that chooses itself: an average swings least.
