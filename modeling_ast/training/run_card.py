@@ -20,14 +20,13 @@ from .lengths import Lengths
 from .metrics import ClassResult
 from .optimizer import EpochDecay
 from .results import CLASS_PICTURES, CONFUSION_PICTURE, WORST_PAGE, WORST_TABLE
+from .small_data import CHOSEN_FILE
 from .trainer import ASTTrainer
 
 # A card has a row for each class of at most so many; else for so many of the worst.
 CLASS_ROWS, WORST_CLASS_ROWS = 50, 20
 CONFUSION_ROWS = 10
 NAMED_LABELS = 30
-# What a run decided by itself, with the reasons: [{"name", "value", "reason"}, ...].
-CHOSEN_FILE = "chosen.json"
 METRICS = {
     "accuracy": "accuracy",
     "mAP": "mean average precision (mAP)",
@@ -39,8 +38,12 @@ METRICS = {
 }
 # What the beginning of a metric's name says, where it is not the main figure.
 WHICH = {
-    "validation": "validation clips",
+    "last": "weights of the last step",
+    "best": "weights of the best epoch",
     "average": "averaged weights, in `average/`",
+    "validation_last": "validation clips, weights of the last step",
+    "validation_best": "validation clips, weights of the best epoch",
+    "validation_average": "validation clips, averaged weights",
     "training": "training clips",
 }
 
@@ -350,4 +353,4 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-__all__ = ["CHOSEN_FILE", "evaluation_text", "run_card"]
+__all__ = ["evaluation_text", "run_card"]
