@@ -16,13 +16,11 @@ from modeling_ast.training.arguments import (
     KINDS,
     ModelArguments,
     SamplingArguments,
-    find_recipe,
     loading_workers,
-    read_recipe,
-    recipe_names,
 )
 from modeling_ast.training.building import load_model, published_parts
 from modeling_ast.training.optimizer import SCHEDULES
+from modeling_ast.training.recipe_files import find_recipe, read_recipe, recipe_names
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "modeling_ast" / "training" / "recipes").glob("*.yaml"))

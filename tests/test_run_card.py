@@ -37,6 +37,7 @@ def trainer_of(folder, decay=None, hub=None, **arguments):
         train_dataset=list(range(191)),
         eval_dataset=list(range(40)),
         epoch_decay=decay,
+        model=None,  # no adapter
     )
 
 
@@ -62,7 +63,7 @@ def test_figures_and_files(tmp_path):
     assert f"always answering {headline.majority} | {headline.chance:.4f} |" in card
     assert "| loss | 1.2500 |" in card and "runtime" not in card
     assert "| accuracy of the training clips | 0.7500 |" in card
-    assert "validation clips, weights of the best epoch | 0.8750 |" in card
+    assert "validation clips, by those of the best evaluation | 0.8750 |" in card
     assert "accuracy of the averaged weights, in `average/` | 0.6250 |" in card
     for link in ("confusion.png", "worst_clips.html", "worst_clips.csv", "learning_curve.png"):
         assert f"({link})" in card
@@ -86,13 +87,11 @@ def test_what_is_not_there_is_not_shown(tmp_path):
 
 def test_how_to_use_it(tmp_path):
     card = card_of(tmp_path / "mine", answers_of())
-    assert (
-        'name on the Hub.\nclassify = pipeline("audio-classification", model="path/to/mine")'
-        in card
-    )
+    assert 'name on the Hub.\nname = "path/to/mine"\n' in card
+    assert 'pipeline("audio-classification", model=name, feature_extractor=name)\n' in card
     card = card_of(tmp_path / "mine", answers_of(), hub="me/mine")
     assert (
-        'model="me/mine")\n' in card
+        'name = "me/mine"\n' in card
         and "name on the Hub" not in card
         and "modeling-ast classify me/mine clip.wav" in card
     )

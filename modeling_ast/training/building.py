@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, IterableDataset
 from transformers import TrainingArguments
@@ -27,6 +27,9 @@ from .results import Judge
 from .sampling import BalancedSampler, balanced_weights
 from .streams import TrainingStream
 from .trainer import ASTTrainer, output_folder
+
+if TYPE_CHECKING:
+    from .adapted_model import AdaptedAST
 
 # Of ModelArguments, those that from_pretrained takes as they are.
 CONFIG_FIELDS = (
@@ -116,7 +119,7 @@ def start_line(arguments: ModelArguments, model: ASTForAudioClassification) -> s
 
 
 def build_trainer(
-    model: ASTForAudioClassification,
+    model: ASTForAudioClassification | AdaptedAST,
     extractor: ASTFeatureExtractor,
     classes: Sequence[Label],
     splits: tuple[Clips, Dataset],
@@ -129,7 +132,7 @@ def build_trainer(
     Workers also extract features and augment them, unless the training device does.
 
     Args:
-        model, extractor: From `load_model`.
+        model, extractor: From `load_model`; the model may have gone through `train_a_part`.
         classes: From `read_classes`.
         splits: The clips to train on and those held out, from `load_data`.
         arguments: Of the run.

@@ -28,7 +28,7 @@ from .answers import DEFAULT_THRESHOLD, Answers
 from .arguments import LengthArguments, ResultArguments
 from .clips import BadClips
 from .data_arguments import DataArguments
-from .data_report import DataReport
+from .data_report import MISSING_FILE, DataReport
 from .held_out import HeldOut, columns_of, judge, load_held_out
 from .length_report import LENGTH_PICTURE, draw_lengths
 from .lengths import Lengths, judge_lengths, spread
@@ -66,6 +66,9 @@ class RunningArguments:
     )
     bad_clips: str = field(
         default="bad_clips.txt", metadata={"help": "list of clips that cannot be decoded"}
+    )
+    missing_clips: str = field(
+        default=MISSING_FILE, metadata={"help": "list of a table's clips whose file is missing"}
     )
 
 

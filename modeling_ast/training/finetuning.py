@@ -24,6 +24,7 @@ from .answers import Answers
 from .arguments import RUN_FILE, Arguments
 from .batches import AudioCollator
 from .building import BAD_LIST, build_trainer, load_model, start_line
+from .cheap_tuning import as_saved, how_trained, train_a_part
 from .classes import check_labels, is_exclusive, read_classes
 from .clips import BadClips, ClipReader
 from .data_report import DataReport
@@ -41,9 +42,10 @@ from .kept_weights import (
 )
 from .lengths import Lengths, judge_lengths, spread
 from .results import Judge
+from .run_card import CHOSEN_FILE
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
 from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
-from .small_data import CHOSEN_FILE, Choice, choose, measure, validation_share
+from .small_data import Choice, choose, measure, validation_share
 from .trainer import ASTTrainer, output_folder
 
 
@@ -136,13 +138,16 @@ def train(
     smooth_in_batches(arguments)
     model, extractor = load_model(arguments.model, classes, with_softmax)
     say([start_line(arguments.model, model), *map(str, choices)])
-    resumed = find_resumed(training, model)
+    to_train = train_a_part(model, arguments.cheap)
+    resumed = find_resumed(training, to_train)
     if resumed:
         check_same_run(output_folder(training), deciding)
     elif training.process_index == 0:
         # The clips that an earlier run listed may have been mended or removed since.
         (output_folder(training) / BAD_LIST).unlink(missing_ok=True)
-    trainer = build_trainer(model, extractor, classes, splits, arguments, judge, loaded.validation)
+    trainer = build_trainer(
+        to_train, extractor, classes, splits, arguments, judge, loaded.validation
+    )
     if trainer.is_world_process_zero():
         file = output_folder(training) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -156,11 +161,10 @@ def train(
 def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -> Kept:
     """Judges all weights that the run could end with, and puts those to keep into the trainer.
 
-    The validation clips choose. Of the held-out clips the kept weights give `eval_*`, the others
-    `last_*`, `best_*` and `average_*`, for the record.
+    The validation clips choose. Of the held-out clips the kept weights give `eval_*`, in the last
+    of the evaluations, and the others `last_*`, `best_*` and `average_*`, for the record.
     """
-    averages = arguments.sampling.average_from is not None
-    candidates = all_weights(trainer, averages)
+    candidates = all_weights(trainer, arguments.sampling)
     validation, metric = trainer.validation_dataset, judge.metric
     scores = {}
     if validation is not None and len(candidates) > 1:
@@ -175,7 +179,8 @@ def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -
     with using(trainer, kept):
         judged = trainer.evaluate()
         # Not pushed yet: what follows belongs to it, and reads it.
-        trainer.save_model(_internal_call=True)
+        with as_saved(trainer, arguments.cheap):
+            trainer.save_model(_internal_call=True)
     if kept.name == "average":
         metrics |= {
             name.replace("eval_", "average_", 1): value
@@ -210,17 +215,19 @@ def finetune(
 
 def _finetune(arguments: Arguments, announce: Callable[[Iterable[str]], None]) -> Outcome:
     trainer, judge, loaded, choices = train(arguments, announce)
+    trained = how_trained(trainer.model, arguments.cheap)
     metrics, weights, choice = keep_best_weights(arguments, trainer, judge)
     choices.append(choice)
     answers = None
     # From now on the run's model is that.
-    with using(trainer, weights):
+    with using(trainer, weights), as_saved(trainer, arguments.cheap):
         held_out = judged_clips(trainer, judge, arguments.data)
         if trainer.is_world_process_zero():
             answers = judged_answers(trainer, judge, held_out)
         metrics |= evaluate_training_clips(trainer)
         if answers is not None:
-            metrics |= write_results(arguments, trainer, answers, held_out, metrics, choices)
+            told = (choices, trained)
+            metrics |= write_results(arguments, trainer, answers, held_out, metrics, *told)
             loaded.skip_bad_clips(*listed_bad_clips(trainer), arguments.data)
             loaded.report.save(output_folder(trainer.args))
         # With --push-to-hub this uploads the whole folder, but for the checkpoints.
@@ -235,12 +242,14 @@ def write_results(
     held_out: HeldOut,
     metrics: dict[str, Any],
     choices: list[Choice],
+    trained: str,
 ) -> dict[str, Any]:
     """Writes what a run leaves beside the weights.
 
     Args:
         answers: Of the weights that are kept, to the clips `held_out`.
         choices: What the run chose itself.
+        trained: One sentence on which weights were trained.
     Returns:
         What guessing would give, and the metrics of shorter clips.
     """
@@ -250,13 +259,13 @@ def write_results(
     more: dict[str, Any] = {"eval_chance": answers.headline.chance}
     if lengths.results:
         more["lengths"] = lengths.as_json(answers.metric)
-    if arguments.auto.auto:
+    if len(choices) > 1 or trainer.validation_dataset is not None:
         rows = [choice._asdict() for choice in choices]
         chosen = output_folder(trainer.args) / CHOSEN_FILE
         chosen.write_text(to_json(rows) + "\n", encoding="utf-8")
     sources = (arguments.model.source, data)
     page_clips = arguments.results.worst_clips
-    save_run(trainer, answers, held_out, sources, metrics | more, lengths, page_clips)
+    save_run(trainer, answers, held_out, sources, metrics | more, lengths, page_clips, trained)
     return more
 
 

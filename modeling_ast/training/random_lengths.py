@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-# Shares of the training clips: those that stay whole, so that nothing is lost at full length, and
+# Shares of the training clips: those that stay whole, so that little is lost at full length, and
 # those whose padding is hidden by the attention mask.
-WHOLE_SHARE = 0.5
+WHOLE_SHARE = 0.75
 MASKED_SHARE = 0.5
 # A part has at least this power, as a share of that of the loudest part of its length: it has the
 # labels of the whole clip, and where the clip is loud most of its sounds are. Of the labels of the

@@ -26,7 +26,7 @@ JUDGED = {
     "eval_validation": ("validation clips", "tab:purple"),
     "eval": ("held-out clips", "tab:orange"),
     "last": ("held-out clips, last weights", "tab:red"),
-    "best": ("held-out clips, best epoch", "tab:olive"),
+    "best": ("held-out clips, best evaluation", "tab:olive"),
     "average": ("held-out clips, averaged weights", "tab:green"),
     "training": ("training clips, at the end", "tab:blue"),
 }

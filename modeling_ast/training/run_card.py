@@ -15,6 +15,7 @@ from transformers.trainer_utils import has_length
 from ..conversion.card import markdown_text, write_card
 from ..labels import printable
 from .answers import Answers, interval_text
+from .cheap_tuning import is_adapted
 from .length_report import LENGTH_PICTURE, length_section
 from .lengths import Lengths
 from .metrics import ClassResult
@@ -27,6 +28,10 @@ from .trainer import ASTTrainer
 CLASS_ROWS, WORST_CLASS_ROWS = 50, 20
 CONFUSION_ROWS = 10
 NAMED_LABELS = 30
+ADAPTER_NOTE = """
+These are the weights of an adapter, which are added to those of the base model while it loads:
+`pip install "modeling-ast[lora]"`.
+"""
 METRICS = {
     "accuracy": "accuracy",
     "mAP": "mean average precision (mAP)",
@@ -39,11 +44,11 @@ METRICS = {
 # What the beginning of a metric's name says, where it is not the main figure.
 WHICH = {
     "last": "weights of the last step",
-    "best": "weights of the best epoch",
+    "best": "weights of the best evaluation",
     "average": "averaged weights, in `average/`",
-    "validation_last": "validation clips, weights of the last step",
-    "validation_best": "validation clips, weights of the best epoch",
-    "validation_average": "validation clips, averaged weights",
+    "validation_last": "validation clips, by the weights of the last step",
+    "validation_best": "validation clips, by those of the best evaluation",
+    "validation_average": "validation clips, by the averaged weights",
     "training": "training clips",
 }
 
@@ -55,6 +60,7 @@ def run_card(
     answers: Answers,
     trainer: ASTTrainer,
     lengths: Lengths,
+    how_trained: str = "",
 ) -> str:
     """The model card of a fine-tuning.
 
@@ -65,7 +71,9 @@ def run_card(
         answers: To the held-out clips.
         trainer: Of the run.
         lengths: From `lengths.judge_lengths`.
+        how_trained: One sentence on which weights were trained.
     """
+    adapted = is_adapted(trainer.model)
     base_model, data = sources
     local_model, local_data = Path(base_model).exists(), Path(data).exists()
     hub_name = trainer.hub_model_id or trainer.args.hub_model_id
@@ -81,6 +89,7 @@ def run_card(
     metadata = {
         "model_name": folder.name,
         "base_model": None if local_model else base_model,
+        "base_model_relation": None if local_model else "adapter" if adapted else "finetune",
         "datasets": None if local_data else [data],
         # An undefined value (NaN) is no result.
         "eval_results": [result] if math.isfinite(headline.value) else None,
@@ -91,11 +100,12 @@ def run_card(
         introduction(answers.names, base_model, data, local_model, local_data),
         "## How to use it",
         usage(folder.name, hub_name),
+        ADAPTER_NOTE if adapted else "",
         "## Results",
         *result_sections(folder, answers, metrics, "which the model was not trained on"),
         length_section(lengths, headline.metric, trainer.extractor.padding),
         "## Training",
-        training_section(trainer),
+        training_section(trainer, how_trained),
         chosen_section(folder),
         "![learning curve](learning_curve.png)",
     ]
@@ -162,7 +172,8 @@ def usage(name: str, hub_name: str | None) -> str:
 import modeling_ast
 from transformers import pipeline
 
-{where}classify = pipeline("audio-classification", model="{model}")
+{where}name = "{model}"
+classify = pipeline("audio-classification", model=name, feature_extractor=name)
 classify(modeling_ast.read_audio("clip.wav"))
 ```
 
@@ -290,7 +301,7 @@ def mistake_section(folder: Path, answers: Answers) -> str:
     return "\n\n".join(lines)
 
 
-def training_section(trainer: ASTTrainer) -> str:
+def training_section(trainer: ASTTrainer, how_trained: str) -> str:
     """The clips, and the numbers of the run that decide most."""
     arguments = trainer.args
     clips, held_out = trainer.train_dataset, trainer.eval_dataset
@@ -312,7 +323,7 @@ def training_section(trainer: ASTTrainer) -> str:
 - learning rate: {arguments.learning_rate:g}; {schedule}
 - seed: {arguments.seed}
 
-`run.json` has the other arguments.
+{how_trained} `run.json` has the other arguments.
 """
 
 

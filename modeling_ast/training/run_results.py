@@ -72,6 +72,7 @@ def save_run(
     metrics: dict[str, Any],
     lengths: Lengths,
     page_clips: int = ResultArguments.worst_clips,
+    how_trained: str = "",
 ) -> None:
     """Writes everything but the weights into the output directory.
 
@@ -83,6 +84,7 @@ def save_run(
         metrics: `eval_*`, `training_*`, `average_*` if weights were averaged, and `lengths`.
         lengths: From `lengths.judge_lengths`.
         page_clips: Of the page of the worst mistakes; 0: no page.
+        how_trained: One sentence on which weights were trained.
     """
     folder = output_folder(trainer.args)
     assert trainer.extractor is not None  # from `build_trainer`
@@ -92,7 +94,7 @@ def save_run(
     if lengths.results:
         draw_lengths({folder.name: lengths}, answers.metric, folder / LENGTH_PICTURE)
     save_results(folder, answers, held_out, trainer.extractor, folder.name, page_clips)
-    card = run_card(folder, sources, metrics, answers, trainer, lengths)
+    card = run_card(folder, sources, metrics, answers, trainer, lengths, how_trained)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
