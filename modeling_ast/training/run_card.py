@@ -21,13 +21,14 @@ from .lengths import Lengths
 from .metrics import ClassResult
 from .optimizer import EpochDecay
 from .results import CLASS_PICTURES, CONFUSION_PICTURE, WORST_PAGE, WORST_TABLE
-from .small_data import CHOSEN_FILE
 from .trainer import ASTTrainer
 
 # A card has a row for each class of at most so many; else for so many of the worst.
 CLASS_ROWS, WORST_CLASS_ROWS = 50, 20
 CONFUSION_ROWS = 10
 NAMED_LABELS = 30
+# What a run decided by itself, with the reasons: [{"name", "value", "reason"}, ...].
+CHOSEN_FILE = "chosen.json"
 ADAPTER_NOTE = """
 These are the weights of an adapter, which are added to those of the base model while it loads:
 `pip install "modeling-ast[lora]"`.
@@ -364,4 +365,4 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-__all__ = ["evaluation_text", "run_card"]
+__all__ = ["CHOSEN_FILE", "evaluation_text", "run_card"]
