@@ -18,7 +18,7 @@ from .text_tables import read_text_table
 # Hub checkpoints of AudioSet do not say that their labels are independent; their number does.
 NUM_AUDIOSET_LABELS = 527
 SCORES = ("auto", "sigmoid", "softmax")
-# What moves the cursor, reverses or hides text or is no character: control characters, direction
+# Characters that move the cursor, or reverse or hide text: control characters, direction
 # marks, separators of lines, invisible ones, halves of characters, tags.
 HARMFUL = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"

@@ -262,13 +262,31 @@ def test_a_stream_cannot_be_drawn_from(sounds):
         load_data(arguments)
 
 
-def test_a_share_of_data_with_a_test_split_is_warned_of(sounds):
-    """Of others' data the share is taken: a run may leave the test split for the end."""
+def test_a_split_that_is_there_is_judged_in_others_data_too(sounds):
+    """As in one's own folders: a share of the clips to train on would flatter."""
     folder, rows = sounds
     for split in ("train", "test"):
         Dataset.from_list(rows).to_parquet(folder / "stored" / f"{split}-00000-of-00001.parquet")
     options = {"audio_column": "file", "eval_share": 0.25}
     loaded = load(DataArguments(str(folder / "stored"), **options))
-    assert loaded.report.used == {"train": 9, "test": 3}
+    assert loaded.report.used == {"train": 12, "test": 12}
     (warning,) = loaded.report.warnings
-    assert "although" in warning and "has the split 'test'" in warning
+    assert "has the split 'test', which is held out; --eval-share 0.25 is not used" in warning
+    # Asked for by name, a part of the clips to train on is held out all the same.
+    loaded = load(DataArguments(str(folder / "stored"), eval_split="train", **options))
+    assert loaded.report.used == {"train": 9, "test": 3} and loaded.report.warnings == []
+
+
+def test_clips_set_aside_for_validation(sounds):
+    """Of the clips to train on, each label in its share; the held-out ones stay what they are."""
+    folder, rows = sounds
+    path = write_csv(folder / "all.csv", rows)
+    plain = load(DataArguments(path, audio_column="file", eval_share=0.25))
+    assert plain.validation is None and plain.validation_name is None
+    loaded = load(DataArguments(path, audio_column="file", eval_share=0.25, validation_share=0.3))
+    assert loaded.held_out["file"][:] == plain.held_out["file"][:]
+    assert loaded.report.used == {"train": 6, "validation": 3, "test": 3}
+    assert sorted(loaded.validation["category"][:]) == list(WORDS)
+    files = [*loaded.train["file"][:], *loaded.validation["file"][:]]
+    assert sorted(files) == sorted(plain.train["file"][:])
+    assert loaded.report.labels["cat"] == {"train": 2, "validation": 1, "test": 1}

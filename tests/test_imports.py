@@ -37,6 +37,8 @@ FLAT_FILES = [
     "audio",
     "feature_extraction_ast",
     "fast_layers",
+    "stochastic_depth",
+    "adapters",
     "loading",
     "modeling_ast",
     "registration",
@@ -57,6 +59,7 @@ FLAT_FILES = [
     "events",
     "event_files",
     "plotting",
+    "event_plots",
     "__init__",
 ]
 # So may a folder, those before it and all the flat files.

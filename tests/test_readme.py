@@ -40,6 +40,7 @@ INSTALLS = ("python3 -m venv", "pip install")
 SHORTER = {
     "embedded_data.py": "--num-train 32 --num-test 28 --seconds 1",
     "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
+    "calibrate": "--min-positives 1",
     "finetune my_folder": "--num_train_epochs 1 --average_from 1",
 }
 RUNNER = """

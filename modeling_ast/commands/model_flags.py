@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from ..calibration import CALIBRATION_FILE, Calibration
 from ..labels import SCORES
 from ..padding import PADDINGS
 from ..quantization import quantize_int8
 from ..tagging import AudioTagger
-from .output import quiet_libraries
+from .output import print_report, quiet_libraries
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ON_CPU = (None, "cpu")
@@ -88,6 +89,8 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
         kwargs: Further arguments of `AudioTagger`.
     Raises:
         OSError, ValueError: The model cannot be loaded, or there is no such device.
+
+    One line on standard error says where a calibration.json changes the scores.
     """
     quiet_libraries()
     tagger = AudioTagger.from_pretrained(
@@ -102,7 +105,17 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
     )
     if options.int8:
         tagger.model = quantize_int8(tagger.model)
+    if tagger.calibration is not None:
+        print_report([calibration_line(options.model, tagger.calibration)])
     return tagger
+
+
+def calibration_line(model: str, calibration: Calibration) -> str:
+    """Says that scores and thresholds are those of a calibration."""
+    return (
+        f"{CALIBRATION_FILE} of {model} is used ({calibration.method}, {calibration.criterion}, "
+        f"fitted to {calibration.num_clips} clips); --no-calibration leaves it out"
+    )
 
 
 __all__ = ["add_model_flags", "add_window_model_flags", "check_model_flags", "load_tagger"]

@@ -9,7 +9,7 @@ draws whatever device trains. Without one, torch's global generator draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -70,8 +70,8 @@ def mixup(
     if labels.ndim != 2 or not labels.is_floating_point():
         raise ValueError(
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; mixup needs floats "
-            f"(clips, classes), so use multi-hot labels and the multi-label loss (the authors do "
-            f"for single labels too)"
+            f"(clips, classes): shares of the one label, or multi-hot labels and the multi-label "
+            f"loss (the authors' way for one label, too)"
         )
     if not len(waveforms) == len(labels) == len(partners) == len(partner_labels) == len(shares):
         raise ValueError(
@@ -130,19 +130,41 @@ def mask_frequency(
 
 
 def mask_time(
-    frames: Tensor, max_width: int, value: float, generator: Generator | None = None
+    frames: Tensor,
+    max_width: int,
+    value: float,
+    generator: Generator | None = None,
+    num_frames: Tensor | None = None,
 ) -> Tensor:
-    """Hides a span of frames in each clip; see `mask_frequency`, with T for F."""
-    return torch.where(_band(frames, 1, max_width, generator).unsqueeze(2), value, frames)
+    """Hides a span of frames in each clip; see `mask_frequency`, with T for F.
+
+    Args:
+        num_frames: (B,), each clip's own frames, the others being padding: the span lies among
+            them, and a shorter clip has a narrower one, in proportion; None: all T.
+    """
+    band = _band(frames, 1, max_width, generator, num_frames)
+    return torch.where(band.unsqueeze(2), value, frames)
 
 
-def _band(frames: Tensor, axis: int, max_width: int, generator: Generator | None) -> Tensor:
-    """(B, length of `axis`), true inside each clip's band."""
+def _band(
+    frames: Tensor,
+    axis: int,
+    max_width: int,
+    generator: Generator | None,
+    own: Tensor | None = None,
+) -> Tensor:
+    """(B, length of `axis`), true inside each clip's band, which lies in its first `own` (B,)."""
     if max_width < 0:
         raise ValueError(f"the width of a mask is {max_width}; it must be 0 (no mask) or more")
     length = frames.shape[axis]
     width = _uniform((len(frames),), generator) * min(max_width, length)  # (B,)
-    start = _uniform((len(frames),), generator) * (length - width)
+    start = _uniform((len(frames),), generator)
+    if own is None:
+        start = start * (length - width)
+    else:
+        width, start = width.to(own.device), start.to(own.device)
+        width = width * own / length
+        start = start * (own - width)
     first = start.long()
     position = torch.arange(length, device=first.device)
     behind = (first + width.long()).unsqueeze(1)
@@ -161,20 +183,33 @@ def add_noise(frames: Tensor, max_level: float = 0.1, generator: Generator | Non
     return frames + (_uniform(frames.shape, generator) * levels).to(frames)
 
 
-def roll_time(x: Tensor, max_shift: int = 10, generator: Generator | None = None) -> Tensor:
+def roll_time(
+    x: Tensor,
+    max_shift: int = 10,
+    generator: Generator | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
     """Rolls each clip along its time axis; what leaves at one end enters at the other.
 
     Args:
         x: (B, T, F) frames, or (B, S) samples.
         max_shift: The shift is uniform in [-max_shift, max_shift - 1], in frames or samples.
+        lengths: (B,), each clip's own part of the axis, which rolls in itself, so that the padding
+            stays at the end; None: all of it rolls.
     Source: the authors' src/dataloader.py: -10 to 9 frames.
     """
     if max_shift < 1:
         return x
     count, length = x.shape[:2]
     shifts = (_uniform((count, 1), generator) * 2 * max_shift).long() - max_shift  # (B, 1)
-    source = (torch.arange(length, device=shifts.device) - shifts) % length  # (B, T)
-    index = source.to(x.device).reshape(count, length, *[1] * (x.ndim - 2))
+    place = torch.arange(length, device=x.device)
+    shifts = shifts.to(x.device)
+    if lengths is None:
+        source = (place - shifts) % length  # (B, T)
+    else:
+        own = lengths.to(x.device).unsqueeze(1)  # (B, 1)
+        source = torch.where(place < own, (place - shifts) % own.clamp(min=1), place)  # (B, T)
+    index = source.reshape(count, length, *[1] * (x.ndim - 2))
     return x.take_along_dim(index, dim=1)
 
 
@@ -196,7 +231,9 @@ def smooth_labels(labels: Tensor, amount: float, exclusive: bool = False) -> Ten
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A recipe's augmentation as numbers; those of the paper's AudioSet recipe by default.
+    """What is changed of the clips while training: mixup, masks, gain, noise, roll, labels.
+
+    The defaults are those of the paper's AudioSet recipe.
 
     Args:
         mixup_rate: Probability that a clip is mixed with another.
@@ -205,18 +242,35 @@ class Augmentation:
         frequency_mask, time_mask: Largest widths, in mel bins and frames.
         max_noise: Of `add_noise`; the authors' is 0.1, for Speech Commands only.
         max_roll: Of `roll_time`, in frames; the authors' is 10, for Speech Commands only. Frames
-            that are padding roll along.
+            that are padding roll along, unless the model's mask hides padding.
         label_smoothing: Of `smooth_labels`, for labels (B, C).
     """
 
-    mixup_rate: float = 0.5
-    mixup_alpha: int = 10
-    max_gain_db: float = 0.0
-    frequency_mask: int = 48
-    time_mask: int = 192
-    max_noise: float = 0.0
-    max_roll: int = 0
-    label_smoothing: float = 0.0
+    mixup_rate: float = field(
+        default=0.5, metadata={"help": "how often a clip is mixed with another, from 0 to 1"}
+    )
+    mixup_alpha: int = field(
+        default=10,
+        metadata={"help": "of the Beta distribution of their shares: the larger, the more equal"},
+    )
+    max_gain_db: float = field(
+        default=0.0, metadata={"help": "make clips louder or softer by up to so many decibels"}
+    )
+    frequency_mask: int = field(
+        default=48, metadata={"help": "hide a band of up to so many mel bins of each clip"}
+    )
+    time_mask: int = field(
+        default=192, metadata={"help": "hide a span of up to so many frames of each clip"}
+    )
+    max_noise: float = field(
+        default=0.0, metadata={"help": "add noise of up to this level to the features"}
+    )
+    max_roll: int = field(
+        default=0, metadata={"help": "shift the features in time by up to so many frames"}
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "move labels towards chance by this share, from 0 to 1"}
+    )
 
     def shares(self, count: int, generator: Generator | None = None) -> Tensor:
         """`mixup_shares` (B,) at this recipe's rate."""
@@ -229,33 +283,44 @@ class Augmentation:
         return waveforms
 
     def features(
-        self, input_values: Tensor, masked_value: float, generator: Generator | None = None
+        self,
+        input_values: Tensor,
+        masked_value: float,
+        generator: Generator | None = None,
+        num_frames: Tensor | None = None,
     ) -> Tensor:
         """Masks, then noise, then roll: the authors' order.
 
         Args:
             input_values: (B, T, F), normalised.
             masked_value: `config.padding_value`.
+            num_frames: (B,), each clip's own frames, which are masked and rolled in themselves;
+                None: padding is treated as they are.
         """
         x = input_values
         if self.frequency_mask > 0:
             x = mask_frequency(x, self.frequency_mask, masked_value, generator)
         if self.time_mask > 0:
-            x = mask_time(x, self.time_mask, masked_value, generator)
+            x = mask_time(x, self.time_mask, masked_value, generator, num_frames)
         if self.max_noise > 0:
             x = add_noise(x, self.max_noise, generator)
-        return roll_time(x, self.max_roll, generator)
+        return roll_time(x, self.max_roll, generator, num_frames)
 
-    def labels(self, labels: Tensor) -> Tensor:
-        """Smooths multi-hot labels (B, C); class indices are the loss function's matter."""
+    def labels(self, labels: Tensor, exclusive: bool = False) -> Tensor:
+        """Smooths labels (B, C); class indices are the loss function's matter.
+
+        Args:
+            exclusive: See `smooth_labels`.
+        """
         if self.label_smoothing == 0.0:
             return labels
         if labels.ndim != 2:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}; smoothing needs (clips, classes), so "
-                f"use multi-hot labels, or TrainingArguments(label_smoothing_factor=...)"
+                f"give LabelEncoder(..., shares=True), or label_smoothing_factor of "
+                f"TrainingArguments"
             )
-        return smooth_labels(labels, self.label_smoothing)
+        return smooth_labels(labels, self.label_smoothing, exclusive)
 
 
 def _uniform(shape: Sequence[int], generator: Generator | None) -> Tensor:

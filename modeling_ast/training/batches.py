@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from numbers import Real
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from ..clip_parts import equal_parts
 from ..feature_extraction_ast import ASTFeatureExtractor
 from .augmentation import Augmentation, mixup
 from .clips import BadClips, ClipReader, column_of, read_or_list
+from .random_lengths import draw_masked, shortened
 
 CROPS = ("start", "random", "parts")
 
@@ -43,16 +45,23 @@ class LabelEncoder:
             display name.
         multi_label: Whether a clip has any number of labels; else it has exactly one.
         num_labels: Classes C; by default one more than the highest index of `label2id`.
+        shares: Whether the one label, too, is a vector: how much of each class a clip is. A mixup
+            and label smoothing need it, and the cross entropy takes it.
     """
 
     def __init__(
-        self, label2id: Mapping[str, int], multi_label: bool, num_labels: int | None = None
+        self,
+        label2id: Mapping[str, int],
+        multi_label: bool,
+        num_labels: int | None = None,
+        shares: bool = False,
     ):
         if not label2id:
             raise ValueError("label2id is empty; give the class index of each label")
         self.label2id = {name: int(index) for name, index in label2id.items()}
         self.multi_label = multi_label
         self.num_labels = num_labels or 1 + max(self.label2id.values())
+        self.shares = shares
 
     def __call__(self, labels: Any) -> Tensor:
         """Encodes the labels of one row.
@@ -60,21 +69,21 @@ class LabelEncoder:
         Args:
             labels: A name or a class index, or a list of them.
         Returns:
-            (C,), float32, zeros and ones, if `multi_label`; else (), int64.
+            (C,), float32, zeros and ones, if `multi_label` or `shares`; else (), int64.
         Raises:
             ValueError: A label is unknown, or the clip has not exactly one where it must.
         """
         indices = [self._index(label) for label in _as_list(labels)]
-        if self.multi_label:
-            vector = torch.zeros(self.num_labels)
-            vector[indices] = 1.0
-            return vector  # (C,)
-        if len(indices) != 1:
+        if not self.multi_label and len(indices) != 1:
             raise ValueError(
                 f"a clip has the labels {labels!r}; it must have exactly one, unless "
                 f"multi_label=True"
             )
-        return torch.tensor(indices[0])  # ()
+        if not (self.multi_label or self.shares):
+            return torch.tensor(indices[0])  # ()
+        vector = torch.zeros(self.num_labels)
+        vector[indices] = 1.0
+        return vector  # (C,)
 
     def _index(self, label: Any) -> int:
         if isinstance(label, str):
@@ -119,7 +128,10 @@ class AudioCollator:
             whose scores the trainer averages, as every tool does.
         bad_clips: Where clips that cannot be decoded are listed, and replaced by others of their
             batch; without it, such a clip is an error. See `clips.py` for evaluations.
-        augmentation: For training; mixup needs multi-hot labels.
+        augmentation: For training; mixup needs labels that are vectors.
+        min_length: For training on short clips too: each clip is cut, after a mixup, to a random
+            length of this many frames or more, and padded to `extractor.max_length` frames, with or
+            without a mask that hides the padding, see `random_lengths.py`; None: clips stay whole.
         partners: Data set to draw mixup partners from, uniformly. The authors take the whole
             training set, which decodes a second clip for each mixed one; the default is the batch
             itself.
@@ -138,6 +150,7 @@ class AudioCollator:
         crop: str = "start",
         bad_clips: BadClips | None = None,
         augmentation: Augmentation | None = None,
+        min_length: int | None = None,
         partners: Rows | None = None,
         features: bool = True,
         seed: int = 0,
@@ -146,6 +159,10 @@ class AudioCollator:
             raise ValueError(f"crop is {crop!r}; it must be one of {CROPS}")
         if crop == "parts" and augmentation is not None:
             raise ValueError('crop="parts" is for evaluations; give it without an augmentation')
+        if crop == "parts" and min_length is not None:
+            raise ValueError('crop="parts" is for evaluations; give it without min_length')
+        if min_length is not None:
+            _check_min_length(min_length, extractor)
         reader = reader or ClipReader.for_extractor(extractor)
         if reader.sampling_rate != extractor.sampling_rate:
             raise ValueError(
@@ -153,10 +170,12 @@ class AudioCollator:
                 f"{extractor.sampling_rate} Hz; build ClipReader with that rate"
             )
         mixup_rate = 0.0 if augmentation is None else augmentation.mixup_rate
-        if mixup_rate > 0 and not (encode_labels is not None and encode_labels.multi_label):
+        encoder = encode_labels
+        if mixup_rate > 0 and not (encoder and (encoder.multi_label or encoder.shares)):
             raise ValueError(
-                f"mixup_rate is {mixup_rate} but labels are not multi-hot; give "
-                f"LabelEncoder(..., multi_label=True) and the multi-label loss, or mixup_rate=0"
+                f"mixup_rate is {mixup_rate} but labels are class indices; give "
+                f"LabelEncoder(..., shares=True), or multi_label=True and the multi-label loss, or "
+                f"mixup_rate=0"
             )
         self.extractor = extractor
         self.encode_labels = encode_labels
@@ -165,6 +184,7 @@ class AudioCollator:
         self.crop = crop
         self.bad_clips = bad_clips
         self.augmentation = augmentation
+        self.min_length = min_length
         self.partners = partners
         self.features = features
         self.seed = seed
@@ -179,12 +199,12 @@ class AudioCollator:
         """Collates a batch.
 
         Returns:
-            `input_values` (B, T, F), `labels` (B,) or (B, C), and with padding "longest"
-            `attention_mask` (B, T);
+            `input_values` (B, T, F), `labels` (B,) or (B, C), and with padding "longest" or
+            `min_length` `attention_mask` (B, T);
             with features=False `waveforms` (B, S), padded with zeros, and `num_samples` (B,)
-            instead of `input_values`. B is always the number of `rows`; with crop="parts" B is the
-            number of parts, a clip's one after the other, each with the clip's labels, and
-            `num_parts` (rows,) comes first.
+            instead of `input_values`, and with `min_length` `is_masked` (B,). B is always the
+            number of `rows`; with crop="parts" B is the number of parts, a clip's one after the
+            other, each with the clip's labels, and `num_parts` (rows,) comes first.
         Raises:
             ValueError: A clip cannot be decoded and `bad_clips` is None, all clips of the batch are
                 bad, or a label is unknown.
@@ -205,6 +225,10 @@ class AudioCollator:
             waveforms = [self._cropped(waveform, generator) for waveform in waveforms]
         if self.augmentation is not None:
             waveforms, labels = self._augmented(self.augmentation, waveforms, labels, generator)
+        if self.min_length is not None:
+            size = (self.min_length, self.extractor.hop_samples)
+            waveforms = [shortened(waveform, *size, generator) for waveform in waveforms]
+            batch["is_masked"] = draw_masked(len(waveforms), generator)  # (B,)
         if labels is not None:
             batch["labels"] = labels
         batch["waveforms"] = pad_sequence(waveforms, batch_first=True)  # (B, S)
@@ -266,7 +290,8 @@ class AudioCollator:
             others, other_labels = self._partners(waveforms, labels, shares, generator)
             waveforms, labels = mixup(waveforms, labels, others, other_labels, shares)
         if labels is not None:
-            labels = augmentation.labels(labels)
+            assert self.encode_labels is not None  # it made them
+            labels = augmentation.labels(labels, exclusive=not self.encode_labels.multi_label)
         return augmentation.waveforms(waveforms, generator), labels
 
     def _partners(
@@ -298,7 +323,9 @@ def add_features(
     """Waveforms of a batch -> `input_values`, on the device of the batch.
 
     Args:
-        batch: With `waveforms` (B, S) and `num_samples` (B,), see `AudioCollator(features=False)`.
+        batch: With `waveforms` (B, S) and `num_samples` (B,), see `AudioCollator(features=False)`;
+            with `is_masked` (B,) all clips are padded to `extractor.max_length` frames, and the
+            mask hides the padding of these.
         augmentation: Its masks, noise and roll are applied; None in an evaluation.
         generator: Draws them; by default torch's global one, which Trainer restores on a resume.
     Returns:
@@ -306,13 +333,32 @@ def add_features(
         `attention_mask` (B, T).
     """
     batch = dict(batch)
+    is_masked = batch.pop("is_masked", None)
+    if is_masked is not None:
+        extractor = copy(extractor)
+        extractor.padding, extractor.return_attention_mask = "max_length", True
     batch |= extractor.extract_padded(batch.pop("waveforms"), batch.pop("num_samples"))
+    mask = batch.get("attention_mask")  # (B, T)
     if augmentation is not None:
         # A mask writes what a padded frame holds: a log-mel of 0, normalised like the rest.
         masked = extractor.padded_frame[0].item()
-        frames = batch["input_values"]
-        batch["input_values"] = augmentation.features(frames, masked, generator)
+        num_frames = None if mask is None else mask.sum(1)  # (B,)
+        batch["input_values"] = augmentation.features(
+            batch["input_values"], masked, generator, num_frames
+        )
+    if mask is not None and is_masked is not None:
+        batch["attention_mask"] = mask | ~is_masked.unsqueeze(1)
     return batch
+
+
+def _check_min_length(min_length: int, extractor: ASTFeatureExtractor) -> None:
+    """Refuses lengths that no clip can be cut to."""
+    least, most = extractor.min_length, extractor.max_length
+    if not least <= min_length <= most:
+        raise ValueError(
+            f"min_length is {min_length} frames; give at least {least}, one patch of the model, "
+            f"and at most its max_length, {most}"
+        )
 
 
 __all__ = ["AudioCollator", "LabelEncoder", "add_features"]

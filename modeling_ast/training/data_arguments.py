@@ -12,6 +12,8 @@ AUDIO_COLUMNS = (
     *("audio_path", "audio_file", "wav", "YTID", "slice_file_name"),
 )
 LOSSES = ("auto", "bce", "cross_entropy")
+# A --fold-column of this name: the data's own folds are not used.
+DRAWN = "none"
 
 
 @dataclass
@@ -34,13 +36,37 @@ class DataArguments:
     eval_split: str = field(
         default="test", metadata={"help": "held-out split; validation if there is no test"}
     )
-    fold_column: str = field(default="fold", metadata={"help": "column with the number of a fold"})
-    eval_fold: int | None = field(
-        default=None, metadata={"help": "hold this fold of the training split out, not a split"}
+    validation_split: str | None = field(
+        default=None, metadata={"help": "split that decides which epoch is best and when to stop"}
     )
     eval_share: float | None = field(
         default=None,
-        metadata={"help": "hold this share of it out at random, if there is no held-out split"},
+        metadata={"help": "if there is no held-out split: hold this share of each label out"},
+    )
+    validation_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "decide that by the split validation or, if there is none, by this share of "
+            "each label of the clips to train on"
+        },
+    )
+    group_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "column, or pattern with a group for the path of a file, that names its "
+            "speaker, kit or place: none of these is both trained on and held out"
+        },
+    )
+    folds: int | None = field(
+        default=None,
+        metadata={"help": "deal the training split into so many folds, each held out once"},
+    )
+    eval_fold: int | None = field(
+        default=None, metadata={"help": "hold this fold of the training split out, not a split"}
+    )
+    fold_column: str = field(
+        default="fold",
+        metadata={"help": f"column with the number of a fold; {DRAWN}: --folds draws them"},
     )
     audio_column: str = field(
         default="audio",
@@ -101,4 +127,4 @@ class DataArguments:
         return self.folder if self.audio_root is None else Path(self.audio_root)
 
 
-__all__ = ["AUDIO_COLUMNS", "LABEL_COLUMNS", "LOSSES", "DataArguments"]
+__all__ = ["AUDIO_COLUMNS", "DRAWN", "LABEL_COLUMNS", "LOSSES", "DataArguments"]

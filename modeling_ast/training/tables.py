@@ -365,4 +365,4 @@ def kind_of(name: str, cells: list, path: Path) -> Any:
         ) from error
 
 
-__all__ = ["TABLE_SUFFIXES", "read_columns", "read_table"]
+__all__ = ["SPLIT_NAMES", "TABLE_SUFFIXES", "read_columns", "read_table"]
