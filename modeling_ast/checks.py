@@ -52,12 +52,16 @@ def checked_labels(labels: Tensor, logits: Tensor, config: PreTrainedConfig) -> 
     Args:
         labels: (B,) class indices, (B, C) zeros, ones or shares, or numbers.
         logits: (B, C).
+    Returns:
+        The labels; those of one class for a clip may be shares, see `are_shares`.
     Raises:
         ValueError: The labels have another shape than their kind needs.
     """
     clips, classes = logits.shape
     problem = config.problem_type or _problem_type(labels, logits)
     several = problem == "multi_label_classification" or (problem == "regression" and classes > 1)
+    if are_shares(labels, logits, problem):
+        return labels.to(logits.dtype)
     fits = labels.shape == logits.shape if several else labels.numel() == clips
     if not fits:
         wanted = (clips, classes) if several else (clips,)
@@ -72,6 +76,15 @@ def checked_labels(labels: Tensor, logits: Tensor, config: PreTrainedConfig) -> 
     return labels if problem == "single_label_classification" else labels.to(logits.dtype)
 
 
+def are_shares(labels: Tensor, logits: Tensor, problem_type: str | None) -> bool:
+    """Whether labels (B, C) say how much of each class a clip is, where it has one class.
+
+    A mixup or label smoothing makes such labels; the cross entropy takes them as they are.
+    """
+    one_class = problem_type == "single_label_classification" and logits.shape[1] > 1
+    return one_class and labels.is_floating_point() and labels.shape == logits.shape
+
+
 def _problem_type(labels: Tensor, logits: Tensor) -> ProblemType:
     if logits.shape[1] == 1:
         return "regression"
@@ -79,4 +92,4 @@ def _problem_type(labels: Tensor, logits: Tensor) -> ProblemType:
     return "single_label_classification" if is_index else "multi_label_classification"
 
 
-__all__ = ["checked_input", "checked_labels"]
+__all__ = ["are_shares", "checked_input", "checked_labels"]

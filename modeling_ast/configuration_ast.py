@@ -76,6 +76,9 @@ class ASTConfig(Framing, PreTrainedConfig):
         hidden_act: Activation of the MLPs, a name of `transformers.activations.ACT2FN`.
         hidden_dropout_prob: Dropout on tokens, in [0, 1).
         attention_probs_dropout_prob: Dropout on attention weights, in [0, 1).
+        drop_path_rate: Stochastic depth, in [0, 1): the probability that a clip skips a half of the
+            last layer while training; it falls evenly to 0 at the first layer. Evaluations, and
+            plain transformers, compute all layers.
         initializer_range: Standard deviation of freshly drawn weights.
         layer_norm_eps: Epsilon of every layer norm; conversions from DeiT write 1e-6.
         patch_size: Side of a square patch, or (frequency, time): mel bins and frames of a patch.
@@ -127,6 +130,7 @@ class ASTConfig(Framing, PreTrainedConfig):
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.0
     initializer_range: float | int = 0.02
     # The authors trained with 1e-6 (encoder) and 1e-5 (head); transformers' AST has 1e-12.
     layer_norm_eps: float = 1e-12
@@ -203,7 +207,7 @@ class ASTConfig(Framing, PreTrainedConfig):
             if (value := getattr(self, name)) is not None:
                 _require(value <= most, name, value, f"at most {most}")
         _require(self.mean >= -LARGEST["mean"], "mean", self.mean, f"at least -{LARGEST['mean']}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         for name in ("layer_norm_eps", "std"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")

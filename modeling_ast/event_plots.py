@@ -47,9 +47,13 @@ class ScoreColumns:
         hop: Seconds of a step.
         labels: In the order of the scores.
         thresholds: Theirs.
+        caption: Says what the scores are.
     """
 
-    def __init__(self, hop: float, labels: Sequence[str], thresholds: Sequence[float]):
+    def __init__(
+        self, hop: float, labels: Sequence[str], thresholds: Sequence[float], caption: str = ""
+    ):
+        self.caption = caption
         self.hop = hop
         self.labels = labels
         self.thresholds = thresholds
@@ -77,8 +81,10 @@ class ScoreColumns:
 class ScorePages(ScoreColumns):
     """The curves of each minute, for a page each."""
 
-    def __init__(self, hop: float, labels: Sequence[str], thresholds: Sequence[float]):
-        super().__init__(hop, labels, thresholds)
+    def __init__(
+        self, hop: float, labels: Sequence[str], thresholds: Sequence[float], caption: str = ""
+    ):
+        super().__init__(hop, labels, thresholds, caption)
         self.pages: list[Curves] = []
         self._left = np.empty((0, len(labels)), np.float32)  # steps of a page not yet complete
         self._steps = 0  # of the pages so far
@@ -109,7 +115,12 @@ class ScorePages(ScoreColumns):
 def columns_for(path: str | Path, detector: EventDetector) -> ScoreColumns:
     """What takes the scores for a picture at this path."""
     kind = ScorePages if Path(path).suffix.lower() == PAGED else ScoreColumns
-    return kind(detector.hop, detector.labels, detector.thresholds.tolist())
+    how = "highest" if detector.combine == "max" else "mean"
+    caption = (
+        f"{how} score of the windows of {detector.window:g} s that cover a step of "
+        f"{detector.hop:g} s: it rises and falls in ramps, as more or fewer of them hold the sound"
+    )
+    return kind(detector.hop, detector.labels, detector.thresholds.tolist(), caption)
 
 
 def draw_events(
@@ -117,7 +128,6 @@ def draw_events(
     scores: ScoreColumns,
     extractor: ASTFeatureExtractor,
     path: str | Path,
-    window: float,
 ) -> None:
     """Draws a recording: its spectrogram, its events as bars, and the curves of the top classes.
 
@@ -125,19 +135,18 @@ def draw_events(
         detection: Of a file, which is read again.
         scores: Those of its steps, from `columns_for` the same path.
         path: Of the picture; its suffix says the format.
-        window: Seconds that the model hears at once.
     Raises:
         MissingExtra: matplotlib is not installed.
         OSError, ValueError: The file is gone, or the picture cannot be written.
     """
     pyplot = load_pyplot()
     if isinstance(scores, ScorePages):
-        _draw_pages(pyplot, detection, scores, extractor, path, window)
+        _draw_pages(pyplot, detection, scores, extractor, path)
         return
     bars = _bars(detection, 0.0, np.inf)
     figure, axes = _sheet(pyplot, len(bars))
     draw_spectrogram(axes[0], detection.name, extractor)
-    _fill(axes, detection, bars, scores.curves(), window)
+    _fill(axes, detection, bars, scores.curves(), scores.caption)
     axes[0].set(title=plain_text(Path(detection.name).name), xlabel="")
     time_axis(axes[2], detection.seconds or 0.0)
     figure.savefig(path, dpi=120)
@@ -150,7 +159,6 @@ def _draw_pages(
     scores: ScorePages,
     extractor: ASTFeatureExtractor,
     path: str | Path,
-    window: float,
 ) -> None:
     """A page for each minute; its spectrogram is drawn while the file is read again."""
     from matplotlib.backends.backend_pdf import PdfPages
@@ -165,7 +173,7 @@ def _draw_pages(
             bars = _bars(detection, begin, end)
             figure, axes = _sheet(pyplot, len(bars))
             draw_blocks(axes[0], [samples], extractor, begin)
-            _fill(axes, detection, bars, curves, window)
+            _fill(axes, detection, bars, curves, scores.caption)
             title = f"{plain_text(Path(detection.name).name)}, page {number + 1} of {len(pages)}"
             axes[0].set(title=title, xlabel="")
             axes[2].set_xlim(begin, end)
@@ -215,7 +223,7 @@ def _fill(
     detection: Detection,
     bars: dict[str, list[tuple[float, float]]],
     curves: Curves,
-    window: float,
+    caption: str,
 ) -> None:
     """Bars, curves with their thresholds, and bad stretches in grey."""
     _, middle, bottom = axes
@@ -226,7 +234,8 @@ def _fill(
     middle.set(ylim=(max(len(names), 1) - 0.5, -0.5), ylabel="events")
     is_shared = len(set(curves.thresholds)) == 1
     for index, label in enumerate(curves.labels):
-        color = f"C{names.index(label) % 10}" if label in names else "0.6"
+        # Without an event, a grey of its own.
+        color = f"C{names.index(label) % 10}" if label in names else f"{0.3 + 0.1 * index:.1f}"
         scores = curves.scores[:, index]
         bottom.plot(curves.seconds, scores, label=plain_text(label), color=color, linewidth=1)
         if index == 0 or not is_shared:
@@ -249,12 +258,7 @@ def _fill(
             stop = detection.seconds if stretch.offset is None else stretch.offset
             axis.axvspan(stretch.onset, stop, color="0.5", alpha=0.5)
     bottom.set(ylim=(0, 1.02), ylabel="score")
-    bottom.set_title(
-        f"mean over the windows of {window:g} s that cover a step: a sound's curve rises and falls "
-        f"in a ramp of about {window:g} s",
-        loc="left",
-        fontsize="small",
-    )
+    bottom.set_title(caption, loc="left", fontsize="small")
     if curves.labels:
         # Above the curves, not over them.
         place = {"loc": "lower right", "bbox_to_anchor": (1, 1.08), "ncols": MOST_CURVES}

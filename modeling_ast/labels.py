@@ -153,6 +153,11 @@ def activation(choice: str, config: ASTConfig) -> str:
     return "sigmoid" if several or unstated else "softmax"
 
 
+def valid_unicode(text: str | None) -> str | None:
+    """A text with a replacement character for each odd byte of a file's name."""
+    return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 __all__ = [
     "HARMFUL",
     "NUM_AUDIOSET_LABELS",
@@ -162,4 +167,5 @@ __all__ = [
     "distinct_names",
     "printable",
     "read_label_file",
+    "valid_unicode",
 ]

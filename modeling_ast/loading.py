@@ -1,4 +1,4 @@
-"""Loading: from_pretrained with another patch grid, and the two key layouts of AST checkpoints.
+"""Loading: from_pretrained with another patch grid, of adapters, and in either key layout.
 
 Files on the Hub have the layout of transformers 4 (`encoder.layer.0.attention.attention.query`),
 modules that of transformers 5 (`layers.0.attention.q_proj`).
@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,16 +20,19 @@ from transformers.conversion_mapping import (
     get_model_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-    cached_file,
-    logging,
-)
+from transformers.utils import CONFIG_NAME, cached_file, logging
 
+from .adapters import (
+    HEAD,
+    HUB_ARGUMENTS,
+    WEIGHT_FILES,
+    Adapter,
+    file_of,
+    find_adapter,
+    merge_adapter,
+)
 from .configuration_ast import ASTConfig
+from .errors import one_line
 from .position import NUM_PREFIX_TOKENS, resize_position_grid
 
 logger = logging.get_logger(__name__)
@@ -37,16 +41,6 @@ logger = logging.get_logger(__name__)
 GRID_FIELDS = ("max_length", "num_mel_bins", "frequency_stride", "time_stride")
 # A config of fewer weights than this is believed: its network takes 400 MB at most.
 FEW_WEIGHTS = 10**8
-WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-HUB_ARGUMENTS = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-)
 
 
 class LoadableModel(PreTrainedModel):
@@ -60,14 +54,27 @@ class LoadableModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
         """As in transformers, and `max_length`, `num_mel_bins`, `frequency_stride` and
-        `time_stride` may differ from the checkpoint's: its position grid is refitted.
+        `time_stride` may differ from the checkpoint's: its position grid is refitted. An adapter
+        is merged with its base model.
 
         Raises:
+            MissingExtra: It is an adapter, and peft is not installed.
+            OSError, ValueError: It is an adapter whose base model is not there, or does not fit.
             ValueError: config.json describes many more weights than the files can hold.
 
         Source: Gong et al. 2021, section 2.2 ("cut and bilinear interpolate").
         """
         load = super().from_pretrained
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        # Where the Auto classes find an adapter on the Hub, they hand over its base model's name.
+        auto = dict(kwargs.get("adapter_kwargs") or {})
+        source = auto.pop("_adapter_model_path", pretrained_model_name_or_path)
+        if (adapter := find_adapter(source, **hub | auto)) is not None:
+            merged, config, others = cls._merged(adapter, config, kwargs, hub | auto)
+            loaded = load(None, config=config, state_dict=merged.state_dict(), **others)
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.name_or_path = model.config.name_or_path = adapter.source
+            return loaded
         stored = _stored_config(pretrained_model_name_or_path, kwargs)
         _check_size(stored, pretrained_model_name_or_path, kwargs)
         wanted = _wanted_grid(stored, config, kwargs)
@@ -82,6 +89,57 @@ class LoadableModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.resize_grid(**wanted)
         return loaded
+
+    @classmethod
+    def _merged(
+        cls, adapter: Adapter, config, kwargs: dict, hub: dict
+    ) -> tuple[LoadableModel, PreTrainedConfig, dict]:
+        """An adapter's whole model; the config that is asked for; the keywords that are left.
+
+        The model has the grid of that config already.
+        """
+        own = _config_of(adapter, hub)
+        merged: Any = merge_adapter(cls._base_of(adapter, own, hub), adapter, **hub)
+        others = {
+            name: value
+            for name, value in kwargs.items()
+            if name not in HUB_ARGUMENTS and name != "adapter_kwargs"
+        }
+        # The Auto classes hand over the base model's config, which lacks the adapter's labels.
+        if isinstance(config, PreTrainedConfig) and config.name_or_path != adapter.base:
+            wanted = copy.deepcopy(config)
+        else:
+            # from_pretrained takes the dtype itself: "auto" is none for a config.
+            dtype = {name: others.pop(name) for name in ("dtype", "torch_dtype") if name in others}
+            wanted, others = ASTConfig.from_dict(own.to_dict(), return_unused_kwargs=True, **others)
+            others |= dtype
+        grid = _wanted_grid(own, wanted, {})
+        if grid is not None:
+            merged.resize_grid(**grid)
+        return merged, wanted, others
+
+    @classmethod
+    def _base_of(cls, adapter: Adapter, config: ASTConfig, hub: dict) -> LoadableModel:
+        """The base model of an adapter, in its config, with a fresh head where that differs."""
+        with _without_reports():
+            loaded: Any = cls.from_pretrained(
+                adapter.base,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **_elsewhere(hub),
+            )
+        model, info = loaded
+        other = info["missing_keys"] | info["unexpected_keys"]
+        other |= {name for name, *_ in info["mismatched_keys"]}
+        if body := sorted(name for name in other if not name.startswith(HEAD)):
+            raise ValueError(
+                f"it is an adapter whose base model {adapter.base} has other weights than it was "
+                f"trained on: {len(body)} differ in name or shape, such as {body[0]}; name the "
+                f"right base model in its adapter_config.json"
+            )
+        return model
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         """As in torch, and also in the key layout of saved files.
@@ -169,6 +227,45 @@ def _stored_config(name_or_path, kwargs: dict) -> ASTConfig | None:
         return ASTConfig.from_pretrained(name_or_path, **hub)
     except OSError:
         return None
+
+
+def _config_of(adapter: Adapter, hub: dict) -> ASTConfig:
+    """The config of an adapter's whole model: its own, or else its base model's.
+
+    Raises:
+        OSError, ValueError: The base model is not there, or another kind of model.
+    """
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(adapter.base, **_elsewhere(hub))
+    except OSError as error:
+        raise OSError(
+            f"it is an adapter whose base model {adapter.base!r} cannot be loaded: "
+            f"{one_line(error)}"
+        ) from error
+    if fields.get("model_type") != ASTConfig.model_type:
+        raise ValueError(
+            f"it is an adapter of another kind of model: the model_type of its base model "
+            f"{adapter.base!r} is {fields.get('model_type')!r}, not {ASTConfig.model_type!r}"
+        )
+    if file_of(adapter.source, CONFIG_NAME, **hub) is not None:
+        return ASTConfig.from_pretrained(adapter.source, **hub)
+    return ASTConfig.from_pretrained(adapter.base, **_elsewhere(hub))
+
+
+def _elsewhere(hub: dict) -> dict:
+    """Arguments about the Hub that hold for another model there too."""
+    return {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Without transformers' table of the weights that are fresh, and our word about the grid."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _check_size(stored: ASTConfig | None, name_or_path, kwargs: dict) -> None:

@@ -20,7 +20,7 @@ from transformers.modeling_utils import AttentionInterface
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .checks import checked_input, checked_labels
+from .checks import are_shares, checked_input, checked_labels
 from .configuration_ast import ASTConfig
 from .devices import sent
 from .fast_layers import (
@@ -44,6 +44,7 @@ from .position import (
     token_mask,
     token_positions,
 )
+from .stochastic_depth import drop_branches, drop_rates
 
 # transformers' functions, but for sdpa, which here takes padding-free batches too. The name is
 # theirs: set_attn_implementation looks for it in this file.
@@ -193,10 +194,15 @@ class ASTMLP(nn.Module):
 
 
 class ASTLayer(GradientCheckpointingLayer):
-    """One pre-norm encoder layer, as in ViT and DeiT."""
+    """One pre-norm encoder layer, as in ViT and DeiT.
 
-    def __init__(self, config: ASTConfig):
+    Args:
+        drop_rate: Of stochastic depth, see `drop_rates`.
+    """
+
+    def __init__(self, config: ASTConfig, drop_rate: float = 0.0):
         super().__init__()
+        self.drop_rate = drop_rate
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = ASTAttention(config)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -214,8 +220,14 @@ class ASTLayer(GradientCheckpointingLayer):
         if may_use_blocks(x, self.attention.config, self.training):
             parts = (self._attended, self._fed_forward)
             return in_blocks(*parts, x, attention_mask, queries, **kwargs)
-        x = chosen_tokens(x, queries) + self._attended(x, attention_mask, queries, **kwargs)
-        return x + self._fed_forward(x)
+        # Packed clips come with where each begins.
+        ends = kwargs.get("cu_seq_lens_q")
+        attended = self._attended(x, attention_mask, queries, **kwargs)
+        x = chosen_tokens(x, queries) + self._kept(attended, ends)
+        return x + self._kept(self._fed_forward(x), ends)
+
+    def _kept(self, x: Tensor, ends: Tensor | None) -> Tensor:
+        return drop_branches(x, self.drop_rate, ends) if self.training and self.drop_rate else x
 
     def _attended(
         self, x: Tensor, attention_mask: Tensor | None, queries: slice | Tensor | None, **kwargs
@@ -277,7 +289,8 @@ class ASTModel(ASTPreTrainedModel):
     def __init__(self, config: ASTConfig):
         super().__init__(config)
         self.embeddings = ASTEmbeddings(config)
-        self.layers = nn.ModuleList([ASTLayer(config) for _ in range(config.num_hidden_layers)])
+        rates = drop_rates(config.drop_path_rate, config.num_hidden_layers)
+        self.layers = nn.ModuleList([ASTLayer(config, rate) for rate in rates])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -380,9 +393,9 @@ class ASTForAudioClassification(ASTPreTrainedModel):
 
         Args:
             labels: (B,) class indices, (B, C) zeros and ones (or shares, after mixup), or (B,)
-                numbers; `config.problem_type` says which: "single_label_classification",
-                "multi_label_classification", "regression". Unset, it is taken from the labels
-                and written into the config.
+                numbers; `config.problem_type` says which: "single_label_classification" (indices,
+                or shares that sum to 1), "multi_label_classification", "regression". Unset, it is
+                taken from the labels and written into the config.
 
         Returns:
             `loss` (with labels) and `logits` (B, C).
@@ -397,7 +410,11 @@ class ASTForAudioClassification(ASTPreTrainedModel):
         loss = None
         if labels is not None:
             labels = checked_labels(labels, logits, self.config)
-            loss = self.loss_function(labels, logits, self.config, **kwargs)
+            if are_shares(labels, logits, self.config.problem_type):
+                # transformers' loss takes class indices only.
+                loss = F.cross_entropy(logits, labels.to(logits.device))
+            else:
+                loss = self.loss_function(labels, logits, self.config, **kwargs)
         return SequenceClassifierOutput(
             loss=loss,
             logits=logits,

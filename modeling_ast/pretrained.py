@@ -19,6 +19,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from .adapters import HEAD, HUB_NAME, holder_of
 from .configuration_ast import ASTConfig
 from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
@@ -26,24 +27,23 @@ from .modeling_ast import ASTForAudioClassification
 
 CONFIG_FILE, EXTRACTOR_FILE = "config.json", "preprocessor_config.json"
 EXTRACTOR_TYPE = "ASTFeatureExtractor"
-HEAD = "classifier."
 LFS_POINTER = b"version https://git-lfs"
 # Weights that a message names; the others are counted.
 NAMED = 3
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def load_config(name: str | Path, **changes) -> ASTConfig:
     """The config of an AST.
 
     Args:
-        name: A directory, or a name on the Hub.
+        name: A directory, or a name on the Hub. An adapter has the config of its whole model.
         changes: Fields that are to differ from the checkpoint's.
     Raises:
         OSError: There is no such checkpoint, or the Hub cannot be reached.
         ValueError: It is that of another model, damaged, or describes no possible network.
     """
     with _named(name):
+        name = holder_of(name, CONFIG_FILE)
         kind = _fields(name, CONFIG_FILE, ASTConfig.get_config_dict).get("model_type")
         if kind != ASTConfig.model_type:
             raise ValueError(
@@ -62,6 +62,7 @@ def load_extractor(name: str | Path) -> ASTFeatureExtractor:
         OSError, ValueError: As `load_config`.
     """
     with _named(name):
+        name = holder_of(name, EXTRACTOR_FILE)
         read = ASTFeatureExtractor.get_feature_extractor_dict
         fields = _fields(name, EXTRACTOR_FILE, read)
         kind = fields.get("feature_extractor_type", EXTRACTOR_TYPE)
@@ -74,7 +75,7 @@ def load_extractor(name: str | Path) -> ASTFeatureExtractor:
 
 
 def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAudioClassification:
-    """A classifier with all its weights, in evaluation mode.
+    """A classifier with all its weights, in evaluation mode; an adapter merged with its base model.
 
     Args:
         name: A directory, or a name on the Hub.
@@ -82,6 +83,7 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
             of another size. The encoder's weights must be there all the same.
         kwargs: Of `from_pretrained`: fields of the config, `dtype`.
     Raises:
+        MissingExtra: It is an adapter, and peft is not installed.
         OSError: There is no such checkpoint, or the Hub cannot be reached.
         ValueError: It is that of another model, damaged, or lacks weights.
     """
@@ -112,7 +114,7 @@ def _fields(name: str | Path, file: str, read: Callable) -> Mapping[str, Any]:
         raise ValueError("it is a file; give the model's directory, before all other names")
     if folder.is_dir():
         fields = _local_json(folder, file)
-    elif _HUB_ID.fullmatch(str(name)):
+    elif HUB_NAME.fullmatch(str(name)):
         fields, _ = read(name)
     else:
         raise ValueError("there is no such directory; give one, or a name on the Hub")
@@ -128,11 +130,6 @@ def _local_json(folder: Path, file: str) -> Any:
             return json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise ValueError(f"its {file} is no JSON ({one_line(error)}); get it again") from error
-    if (folder / "adapter_config.json").is_file():
-        raise ValueError(
-            "it is an adapter, not a model; merge it into its base model first "
-            "(merge_and_unload() of peft) and save that"
-        )
     if file == EXTRACTOR_FILE and (folder / CONFIG_FILE).is_file():
         raise ValueError(
             f"it has no {file}; save ASTFeatureExtractor.from_config(model.config) there"

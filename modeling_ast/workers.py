@@ -35,6 +35,9 @@ from .errors import one_line
 # FLAC of silence takes more, which shows only once it is decoded: so few clips may be undecoded.
 LEAST_AHEAD, MOST_AHEAD, BYTES_AHEAD = 2, 64, 2**27
 GUESSED_GROWTH, MOST_UNDECODED = 8, 3
+# A file with more samples than that, 8.7 minutes at 16 kHz, is decoded part by part beside the
+# model, so that memory does not grow with its length.
+LONG_FILE_BYTES = 2**25
 # On Linux a worker gives samples to its parent in a file in memory. Through the pipe between them
 # each clip of 10 s would cost the parent 0.7 ms.
 SHARED_MEMORY = Path("/dev/shm")
@@ -429,4 +432,4 @@ def undecoded(clips: Iterable[Any]) -> Iterable[Any]:
     return clips
 
 
-__all__ = ["Clip", "decode_clips", "undecoded"]
+__all__ = ["LONG_FILE_BYTES", "Clip", "decode_clips", "undecoded"]

@@ -30,6 +30,11 @@ def test_wrong_shapes_are_refused(tiny_model, x, mask, words):
     [
         (None, torch.tensor([1, 4]), torch.nn.functional.cross_entropy),
         ("single_label_classification", torch.tensor([1, 4]), torch.nn.functional.cross_entropy),
+        (
+            "single_label_classification",
+            torch.tensor([[0.3, 0.7, 0, 0, 0], [0, 0, 0.1, 0.1, 0.8]]),
+            lambda logits, y: -(y * logits.log_softmax(1)).sum(1).mean(),
+        ),
         (None, torch.eye(5)[[1, 4]], torch.nn.functional.binary_cross_entropy_with_logits),
         (
             "multi_label_classification",
@@ -68,7 +73,7 @@ def test_one_number_is_regression():
         (
             "single_label_classification",
             5,
-            torch.eye(5)[:2],
+            torch.eye(5)[:2].long(),
             r"\(2, 5\) .* 5 labels needs \(2,\); set",
         ),
         ("multi_label_classification", 5, torch.tensor([1, 4]), r"\(2,\) .* needs \(2, 5\); set"),

@@ -16,8 +16,8 @@ def test_fields_and_defaults_are_those_of_transformers():
     ours = ASTConfig().to_dict()
     assert {name: ours[name] for name in theirs} == theirs
     front_end = {"sampling_rate", "do_normalize", "mean", "std"}
-    patchout = {"patchout_frequency", "patchout_time"}
-    assert set(ours) - set(theirs) == front_end | patchout
+    training = {"patchout_frequency", "patchout_time", "drop_path_rate"}
+    assert set(ours) - set(theirs) == front_end | training
 
 
 def test_front_end_defaults_are_those_of_transformers_extractor():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -67,7 +68,15 @@ def test_lists_and_patterns(tmp_path, monkeypatch):
     assert (source.kind, source.names) == ("tar", ["three.tar", "two.tar"])
     assert source.root == str(tmp_path / "deep")
     assert find_source("one.tar").names == ["one.tar"]
+    write_folder(tmp_path / "clips", 2)
+    source = find_source("clips/*/*1.flac", whole_keys=True)
+    assert (source.kind, source.names) == ("files", ["000/000001.flac"])
+    assert source.key(source.names[0]) == "clips/000/000001.flac"
+    assert find_source("clips", whole_keys=True).key("a.wav") == "clips/a.wav"
+    assert find_source("clips").key("a.wav") == "a.wav"
+    assert find_source("clips/000/000001.flac").names == ["000001.flac"]
     assert find_source(f"file://{tmp_path}/*/*.tar").names == ["deep/three.tar", "deep/two.tar"]
+    shutil.rmtree("clips")
     assert sorted(find_source(tmp_path).names) == ["deep/three.tar", "deep/two.tar", "one.tar"]
 
 
@@ -276,11 +285,14 @@ def test_shards_are_whole_named_by_their_bytes_and_counted_once(tmp_path):
     (bad,) = write_shard(some_rows(["x", "y"], "a reason"), str(tmp_path)).to_pylist()
     manifest.add(bad)
     # A writer that was killed, and one whose report never came.
-    (tmp_path / "part-0.parquet.12.partial").write_bytes(b"half")
+    (tmp_path / f"shard-{'0' * 24}.parquet.{'1' * 32}.partial").write_bytes(b"half")
     write_shard(some_rows(["lost"]), str(tmp_path))
+    # No file of this run, nor of any.
+    (tmp_path / "part-00000.snappy.parquet").write_bytes(b"somebody's")
     manifest.remove_others()
-    there = sorted(path.name for path in tmp_path.iterdir())
-    assert there == sorted(["manifest.jsonl", report["shard"], bad["shard"]])
+    there = {path.name for path in tmp_path.iterdir()} - {"part-00000.snappy.parquet"}
+    assert there == {"manifest.jsonl", report["shard"], bad["shard"]}
+    assert (tmp_path / "part-00000.snappy.parquet").exists()
     assert manifest.keys().missing(["a", "b", "c", "x", "y", "z"]) == ["z"]
     assert (manifest.num_rows, manifest.num_bad) == (5, 2)
     lines = manifest.write_bad_list().read_text().splitlines()
@@ -300,7 +312,7 @@ def test_a_manifest_is_resumed_and_guards_what_it_counts(tmp_path):
     manifest.file.close()
     manifest.lines.close()
     whole = path.read_bytes()
-    path.write_bytes(whole + b'{"shard": "part-')  # killed in the middle of a line
+    path.write_bytes(whole + b'{"shard": "shard-')  # killed in the middle of a line
     again = manifest_of(tmp_path)
     assert again.done == {report["shard"]} and path.read_bytes() == whole
     with pytest.raises(ValueError, match="padding 'longest', not 'max_length'"):

@@ -39,7 +39,7 @@ def test_events_are_drawn_as_bars(tmp_path, figures):
     events = [Event(5.0, 7.0, "Dog $5", 0.8), Event(100.0, 120.0, "Siren", 0.9)]
     stretches = [BadStretch(200.0, 210.0, "NaN"), BadStretch(390.0, None, "damaged")]
     detection = Detection(str(tmp_path / "$a$.wav"), 400.0, events, stretches)
-    draw_events(detection, columns, ASTFeatureExtractor(), tmp_path / "a.png", 1.0)
+    draw_events(detection, columns, ASTFeatureExtractor(), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     (figure,) = figures
     _, middle, bottom = figure.axes
@@ -60,9 +60,9 @@ def test_events_are_drawn_as_bars(tmp_path, figures):
 
 def test_no_events(tmp_path):
     soundfile.write(tmp_path / "a.flac", np.zeros(16_000), 16_000)
-    detection = Detection(str(tmp_path / "a.flac"), 1.0)
+    detection = Detection(str(tmp_path / "a.flac"))
     draw_events(
-        detection, ScoreColumns(0.1, ["a"], [0.5]), ASTFeatureExtractor(), tmp_path / "a.svg", 1.0
+        detection, ScoreColumns(0.1, ["a"], [0.5]), ASTFeatureExtractor(), tmp_path / "a.svg"
     )
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()
 
@@ -72,7 +72,7 @@ def test_each_label_has_its_threshold(tmp_path, figures):
     columns = ScoreColumns(0.1, LABELS, [0.5, 0.3, 0.9])
     columns.add(ScoreBlock(0, some_scores(1300)))
     detection = Detection(str(tmp_path / "a.wav"), 130.0)
-    draw_events(detection, columns, ASTFeatureExtractor(), tmp_path / "a.png", 1.0)
+    draw_events(detection, columns, ASTFeatureExtractor(), tmp_path / "a.png")
     lines = figures[0].axes[2].lines
     levels = {lines[i].get_label(): lines[i + 1].get_ydata()[0] for i in (0, 2, 4)}
     assert levels == {"Siren": 0.5, r"Dog \$5": 0.3, "never": 0.9}
@@ -91,7 +91,7 @@ def test_a_page_for_each_minute(size, tmp_path, figures):
         pages.add(ScoreBlock(start, scores[start : start + size]))
     events = [Event(5.0, 7.0, "Dog $5", 0.8), Event(100.0, 120.0, "Siren", 0.9)]
     detection = Detection(str(name), 150.0, events)
-    draw_events(detection, pages, ASTFeatureExtractor(), tmp_path / "a.pdf", 1.0)
+    draw_events(detection, pages, ASTFeatureExtractor(), tmp_path / "a.pdf")
     content = (tmp_path / "a.pdf").read_bytes()
     assert len(re.findall(rb"/Type /Page\b(?!s)", content)) == 3
     assert [figure.axes[0].get_xlim() for figure in figures] == [(0, 60), (60, 120), (120, 150)]
@@ -117,5 +117,5 @@ def test_a_damaged_recording_is_drawn(tmp_path):
     for kind, suffix in ((ScoreColumns, "png"), (ScorePages, "pdf")):
         scores = kind(0.1, LABELS, HALVES)
         scores.add(ScoreBlock(0, some_scores(700)))
-        draw_events(detection, scores, ASTFeatureExtractor(), tmp_path / f"a.{suffix}", 1.0)
+        draw_events(detection, scores, ASTFeatureExtractor(), tmp_path / f"a.{suffix}")
         assert (tmp_path / f"a.{suffix}").stat().st_size > 1000

@@ -233,6 +233,23 @@ def test_packed_logits_are_those_of_the_padded_batch(packed_model, lengths, stri
     torch.testing.assert_close(packed.logits, padded.logits, **CLOSE)
 
 
+def test_packed_clips_skip_the_branches_that_padded_ones_skip(packed_model):
+    """Stochastic depth, with the same draws."""
+    x, mask = padded_batch([97, 60, 16, 40, 80])
+    packed_model.train()
+    for layer in packed_model.base_model.layers:
+        layer.drop_rate = 0.5
+    logits = []
+    for options in ({}, {"output_hidden_states": True}):
+        torch.manual_seed(0)
+        logits.append(packed_model(x, attention_mask=mask, **options).logits)
+    assert len(packed_model.packed) == 1
+    torch.testing.assert_close(*logits, **CLOSE)
+    packed_model.eval()
+    with torch.no_grad():
+        assert not torch.allclose(packed_model(x, attention_mask=mask).logits, logits[0], rtol=0.1)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_a_packed_prefix_is_that_of_the_padded_batch(packed_model, dtype):
     x, mask = padded_batch([97, 60, 16])

@@ -37,6 +37,8 @@ FLAT_FILES = [
     "audio",
     "feature_extraction_ast",
     "fast_layers",
+    "stochastic_depth",
+    "adapters",
     "loading",
     "modeling_ast",
     "registration",

@@ -71,10 +71,6 @@ def shard_missing(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def adapter(folder):
-    (folder / "config.json").rename(folder / "adapter_config.json")
-
-
 DAMAGES = {
     "truncated": (cut_weights, "its weights are truncated or no safetensors file"),
     "empty": (write("model.safetensors", b""), "its weights are truncated or no safetensors"),
@@ -96,7 +92,6 @@ DAMAGES = {
     "cut config": (write("config.json", b'{"hidden'), "its config.json is no JSON"),
     "null config": (write("config.json", b"null"), "its config.json holds no object"),
     "binary config": (write("config.json", b"\xff\xfe\0"), "its config.json is no JSON"),
-    "adapter": (adapter, "it is an adapter, not a model; merge it"),
     "other model": (config(model_type="wav2vec2"), "its model_type is 'wav2vec2'"),
     "list of labels": (config(id2label=["a"] * 5), "id2label is ['a', 'a'"),
     "dtype": (config(dtype="float99"), "dtype is 'float99'"),

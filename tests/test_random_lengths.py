@@ -19,11 +19,11 @@ from modeling_ast.training.random_lengths import (
 HOP = 160
 
 
-def test_half_of_the_clips_stay_whole_and_the_others_are_uniform_in_the_logarithm():
+def test_most_clips_stay_whole_and_the_others_are_uniform_in_the_logarithm():
     generator = torch.Generator().manual_seed(0)
     clip = torch.arange(200 * HOP + 37).float()
     lengths, starts = [], []
-    for _ in range(4000):
+    for _ in range(8000):
         part = shortened(clip, 25, HOP, generator)
         if len(part) < len(clip):
             frames, rest = divmod(len(part), HOP)
@@ -33,7 +33,7 @@ def test_half_of_the_clips_stay_whole_and_the_others_are_uniform_in_the_logarith
             starts.append(int(part[0]))
         else:
             assert torch.equal(part, clip)
-    assert scipy.stats.binomtest(len(lengths), 4000, 1 - WHOLE_SHARE).pvalue > 1e-3
+    assert scipy.stats.binomtest(len(lengths), 8000, 1 - WHOLE_SHARE).pvalue > 1e-3
     # Blurred by what rounding to whole frames took away.
     blurred = np.array(lengths) + np.random.default_rng(0).uniform(-0.5, 0.5, len(lengths))
     wanted = scipy.stats.loguniform(25, 200)
@@ -49,24 +49,25 @@ def test_places_are_uniform_in_a_steady_sound():
         part = shortened(steady, 50, HOP, torch.Generator().manual_seed(seed))
         if len(part) == 50 * HOP:
             counts[round((float(part[0]) - 1) / 0.01 * 53 / HOP * HOP)] += 1
-    assert counts.sum() > 500 and scipy.stats.chisquare(counts).pvalue > 1e-3
+    assert counts.sum() > 150 and scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_no_part_is_of_a_pause():
-    """Half a second of sound in five seconds of hiss 60 dB below it."""
+def test_parts_are_loud():
+    """Half a second of sound in five seconds of hiss 60 dB below it; part of it is softer."""
     rng = np.random.default_rng(0)
     clip = 1e-3 * rng.standard_normal(5 * 16000)
-    clip[32000:40000] += rng.standard_normal(8000)
-    clip = torch.from_numpy(clip.astype(np.float32))
-    starts = set()
-    for seed in range(400):
-        part = shortened(clip, 10, HOP, torch.Generator().manual_seed(seed))
+    clip[32000:40000] += rng.standard_normal(8000) * np.linspace(0.5, 1.5, 8000)
+    clip = clip.astype(np.float32)
+    sums = np.concatenate(([0.0], np.square(clip.astype(np.float64)).cumsum()))
+    lengths, starts = set(), set()
+    for seed in range(600):
+        part = shortened(torch.from_numpy(clip), 10, HOP, torch.Generator().manual_seed(seed))
         if len(part) < len(clip):
-            # 20 dB below the loudest: at least a hundredth of the part is sound.
-            loudest = min(len(part), 8000) / len(part)
-            assert part.square().mean() > 0.009 * loudest
-            starts.add(len(part))
-    assert len(starts) > 100
+            loudest = (sums[len(part) :] - sums[: -len(part)])[::HOP].max()
+            assert part.square().sum() >= 0.499 * loudest
+            lengths.add(len(part))
+            starts.add(float(part[0]))
+    assert len(lengths) > 50 and len(starts) > 50
 
 
 def test_silence_and_short_clips():

@@ -31,10 +31,11 @@ from tests.hub_stand_in import HubStandIn
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Compiles a network with AOTInductor and starts Ray, traces graphs for ONNX, or downloads recorded
 # sounds and trains dozens of models for two steps each: minutes.
-SLOW_DOCUMENTS = {"other_libraries.md", "export.md", "what_we_measured.md"}
+SLOW_DOCUMENTS = {"other_libraries.md", "export.md", "many_machines.md", "what_we_measured.md"}
 NEEDED = {
     "other_libraries.md": ("peft", "ray"),
     "export.md": ("onnx", "onnxscript", "onnxruntime"),
+    "many_machines.md": ("ray", "pandas", "pyarrow"),
     "what_we_measured.md": ("peft",),
 }
 INSTALLS = ("python3 -m venv", "pip install")
@@ -42,6 +43,7 @@ INSTALLS = ("python3 -m venv", "pip install")
 SHORTER = {
     "embedded_data.py": "--num-train 32 --num-test 28 --seconds 1",
     "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
+    "calibrate": "--min-positives 1",
     "finetune my_folder": "--num_train_epochs 1 --average_from 1",
     "tests.benchmarks.claims": "--quick --seeds 2",
     "tests.benchmarks.real_claims": "--quick",

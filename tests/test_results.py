@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from modeling_ast import ASTFeatureExtractor
 from modeling_ast.labels import Label
 from modeling_ast.training.clips import ClipReader
 from modeling_ast.training.held_out import held_out_clips
-from modeling_ast.training.results import Judge, answers_of, save_results, scores_of
+from modeling_ast.training.results import Judge, answers_of, name_below, save_results, scores_of
 
 NAMES = ["a, b", "$x$", "c", "never"]
 CLASSES = [Label(f"/m/{name}", name) for name in NAMES]
@@ -58,6 +60,18 @@ def test_the_judge(judged, multi_hot):
     )
     assert answers.headline.value == metrics["accuracy"]
     assert answers.files[3].endswith("/3.wav")
+
+
+def test_names_start_at_the_folder_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path / "data", Path("data")):
+        assert name_below(root, str(tmp_path / "data" / "a" / "b.wav")) == os.path.join(
+            "a", "b.wav"
+        )
+        assert name_below(root, "data/a/b.wav") == os.path.join("a", "b.wav")
+        assert name_below(root, "a/b.wav") == "a/b.wav"
+        assert name_below(root, str(tmp_path / "database" / "b.wav")).startswith(str(tmp_path))
+    assert name_below(None, "/x/y.wav") == "/x/y.wav"
 
 
 def test_several_labels_have_no_accuracy(judged):

@@ -21,6 +21,8 @@ def answers_of(num_classes=4, clips=40, exclusive=True, names=None):
     rng = np.random.default_rng(0)
     truth = np.eye(num_classes)[rng.integers(0, num_classes, clips)]
     scores = rng.dirichlet(np.ones(num_classes), clips) + 0.4 * truth
+    if not exclusive:
+        scores = rng.random((clips, num_classes))
     names = names or [f"class {index}" for index in range(num_classes)]
     return Answers(scores, truth, names, exclusive, [f"{i}.wav" for i in range(clips)])
 
@@ -35,6 +37,7 @@ def trainer_of(folder, decay=None, hub=None, **arguments):
         train_dataset=list(range(191)),
         eval_dataset=list(range(40)),
         epoch_decay=decay,
+        model=None,  # no adapter
     )
 
 
@@ -81,11 +84,15 @@ def test_what_is_not_there_is_not_shown(tmp_path):
 
 
 def test_how_to_use_it(tmp_path):
-    assert "model='path/to/mine')  # this folder, or its name on the Hub" in card_of(
-        tmp_path / "mine", answers_of()
-    )
+    card = card_of(tmp_path / "mine", answers_of())
+    assert 'name on the Hub.\nname = "path/to/mine"\n' in card
+    assert 'pipeline("audio-classification", model=name, feature_extractor=name)\n' in card
     card = card_of(tmp_path / "mine", answers_of(), hub="me/mine")
-    assert "model='me/mine')\n" in card and "modeling-ast classify me/mine clip.wav" in card
+    assert (
+        'name = "me/mine"\n' in card
+        and "name on the Hub" not in card
+        and "modeling-ast classify me/mine clip.wav" in card
+    )
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,7 @@ class Follower:
             self.writer.close()
         if self.columns is not None and detection.error is None:
             path = self.outputs.path(self.options.plot, detection.name, self.outputs.picture_suffix)
-            extractor, window = self.detector.tagger.extractor, self.detector.window
-            draw_events(detection, self.columns, extractor, path, window)
+            draw_events(detection, self.columns, self.detector.tagger.extractor, path)
         complain(detection)
         self.bar.update()
 

@@ -55,9 +55,10 @@ def main(arguments: list[str]) -> int:
             draw_lengths(result.lengths, result.metric, Path(rest.length_plot))
         if folder is not None:
             save_evaluation(folder, rest.models, str(data.data), result, results.worst_clips)
+        result.data.save_missing(options.missing_clips)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    print_report(result.data.lines())
+    print_report(result.data.lines(listed_in=options.missing_clips))
     if rest.json:
         print_json(
             {

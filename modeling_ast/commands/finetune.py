@@ -2,15 +2,20 @@
 
     modeling-ast finetune --model MODEL --data DATA --output-dir OUT [Trainer's arguments]
     modeling-ast finetune --recipe esc50 [flags that win over the recipe]
+    modeling-ast finetune ... --folds 5 [--group-by COLUMN]
 
-The work is in `training/finetuning.py`.
+The work is in `training/finetuning.py`, that of --folds in `training/folds.py`.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+
+from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from ..errors import one_line
 from ..training.answers import summary_lines
@@ -20,11 +25,12 @@ from ..training.arguments import (
     contradiction,
     defaults,
     prepare,
-    read_recipe,
-    recipe_names,
 )
 from ..training.finetuning import Outcome, finetune
-from .dataclass_parser import DataclassParser
+from ..training.folds import CrossValidation, cross_validate, is_cross_validation
+from ..training.recipe_files import read_recipe, recipe_names
+from ..training.search import SearchResult, search
+from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
 
 DESCRIPTION = f"""
@@ -32,8 +38,20 @@ Fine-tune an AST on any data set, with one or several labels to a clip. MODEL is
 or a directory; DATA is a data set on the Hub, a directory with one folder of audio files per label,
 or a CSV, JSON lines or parquet file. A recipe sets many flags at once: the path of a YAML file, or
 one of {", ".join(recipe_names())}. If a run is interrupted, run the same command again: it resumes
-from the last checkpoint. All flags of transformers' TrainingArguments can be given too.
+from the last checkpoint. All flags of transformers' TrainingArguments can be given too;
+--help-all shows them.
 """
+# Of TrainingArguments, those that --help shows.
+USUAL = frozenset(
+    (
+        *("output_dir", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type"),
+        *("warmup_steps", "weight_decay", "per_device_train_batch_size", "seed", "bf16"),
+        *("per_device_eval_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
+        *("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit"),
+        *("logging_steps", "report_to", "dataloader_num_workers", "use_cpu"),
+        *("resume_from_checkpoint", "push_to_hub", "hub_model_id"),
+    )
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -46,14 +64,34 @@ def main(arguments: list[str]) -> int:
     """
     try:
         chosen, as_json = parse_arguments(arguments)
+        transformers_logging.disable_progress_bar()  # of files that are read or written in no time
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            outcome = finetune(chosen, announce=lambda data: print_report(data.lines()))
+            result = run(chosen)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    if outcome.trainer.is_world_process_zero():
-        report(outcome, as_json)
+    if chosen.training.process_index == 0:
+        report(result, str(chosen.training.output_dir), as_json)
     return 0
+
+
+def run(arguments: Arguments) -> Outcome | CrossValidation | SearchResult:
+    """One fine-tuning, one for each fold, or one for each trial of a search."""
+    if arguments.search.search_trials is not None:
+        return search(arguments, announce=print_report)
+    if is_cross_validation(arguments.data):
+        return cross_validate(arguments, announce=print_report)
+    return finetune(arguments, announce=print_report)
+
+
+def report(result: Outcome | CrossValidation | SearchResult, folder: str, as_json: bool) -> None:
+    """Prints what came out of it."""
+    if isinstance(result, SearchResult):
+        report_search(result, as_json)
+    elif isinstance(result, CrossValidation):
+        report_folds(folder, result, as_json)
+    else:
+        report_outcome(result, as_json)
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
@@ -65,6 +103,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
     parser = DataclassParser(
         "finetune",
         KINDS,
+        help_groups(),
         usage="modeling-ast finetune --model MODEL --data DATA --output-dir OUT [flags]\n"
         "       modeling-ast finetune --recipe RECIPE [flags]",
         description=DESCRIPTION,
@@ -73,11 +112,14 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
     parser.add_argument("--recipe", help="path of a YAML file of arguments, or a known name")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     recipe = parser.parse_known_args(arguments)[0].recipe
+    names = parser.given_names(arguments)
     if recipe:
         try:
-            parser.set_defaults(**read_recipe(recipe))
+            settings = read_recipe(recipe)
         except ValueError as error:
             parser.error(str(error))
+        parser.set_defaults(**settings)
+        names |= settings.keys()
     given = parser.parse_known_args(arguments)[0]
     for name in ("model", "data", "output_dir"):
         if not getattr(given, name):
@@ -88,15 +130,47 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
     # A value of a recipe, of a kind that its flag does not take.
     except (AttributeError, OverflowError, TypeError) as error:
         parser.error(f"a value has the wrong type: {one_line(error)}")
-    chosen = Arguments(*kinds)
+    chosen = Arguments(*kinds, given=names)
     if mistake := contradiction(chosen):
         parser.error(mistake)
     prepare(chosen.training)
     return chosen, rest.json
 
 
-def report(outcome: Outcome, as_json: bool) -> None:
-    """Prints what became of the data, what the run is judged by, and where the model is."""
+def help_groups() -> dict[type, Group]:
+    """A part of --help for each kind of arguments, with the first line of its docstring."""
+    groups = {
+        kind: Group(kind.__name__.removesuffix("Arguments").lower(), summary(kind))
+        for kind in KINDS
+    }
+    sentence = "The usual ones of transformers' TrainingArguments; --help-all shows all."
+    groups[TrainingArguments] = Group("training", sentence, USUAL)
+    return groups
+
+
+def summary(kind: type) -> str:
+    """The first line of a class's docstring."""
+    return (kind.__doc__ or "").strip().partition("\n")[0]
+
+
+def report_search(found: SearchResult, as_json: bool) -> None:
+    """Prints the best trial of a search, and how to train with its numbers."""
+    if as_json:
+        print_json({**found._asdict(), "recipe": str(found.recipe)})
+        return
+    values = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found.values.items()
+    )
+    sys.stdout.write(
+        f"best of {found.num_trials} trials: {values}; {found.metric} {found.score:.4f} of "
+        f"{found.num_clips} validation clips\n"
+        f"train with it: modeling-ast finetune --recipe {shlex.quote(str(found.recipe))}\n"
+    )
+
+
+def report_outcome(outcome: Outcome, as_json: bool) -> None:
+    """Prints what became of the data, the weights that were kept, the score and the place."""
     # Again: clips that turned out bad are skipped by now.
     print_report(outcome.data.lines()[:1])
     folder, metric = outcome.trainer.args.output_dir, outcome.metric
@@ -106,7 +180,34 @@ def report(outcome: Outcome, as_json: bool) -> None:
     score = outcome.metrics[f"eval_{metric}"]
     if outcome.answers is not None:
         sys.stdout.writelines(f"{line}\n" for line in summary_lines(outcome.answers))
+    print_report([str(outcome.choices[-1]), f"pictures and card: {folder}/README.md"])
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
+
+
+def report_folds(folder: str, folds: CrossValidation, as_json: bool) -> None:
+    """Prints the scores of each fold, then their mean and standard deviation."""
+    metric = folds.metric
+    if as_json:
+        results = {name: value for name, value in folds._asdict().items() if name != "division"}
+        print_json({"output_dir": folder, **results})
+        return
+    width = max(map(len, folds.mean))
+    heads = "".join(f"{f'fold {number}':>10}" for number in folds.results)
+    lines = [f"{'':<{width}}{heads}{'mean':>10}{'std':>10}"]
+    for name, mean in folds.mean.items():
+        values = [*(own.get(name) for own in folds.results.values()), mean, folds.std[name]]
+        lines.append(f"{name:<{width}}" + "".join(map(cell, values)))
+    lines.append(
+        f"{metric} {cell(folds.mean[f'eval_{metric}']).strip()} +- "
+        f"{cell(folds.std[f'eval_{metric}']).strip()} over {len(folds.results)} folds; the models "
+        f"are in {folder}/fold_*"
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def cell(value: float | None) -> str:
+    """A number of the table; a dash where it is undefined."""
+    return f"{'-':>10}" if value is None else f"{value:>10.4f}"
 
 
 __all__ = ["main", "parse_arguments"]

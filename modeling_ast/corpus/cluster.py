@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -29,13 +30,10 @@ def connected(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Its core writes warnings to standard error that a user can do nothing about.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    own: dict[str, Any] = {} if address else {"include_dashboard": False}
+    level = logging.ERROR
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if address else {"include_dashboard": False}),
-        )
+        ray.init(address=address or "local", log_to_driver=False, logging_level=level, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"cannot connect to Ray at {address or 'this machine'} ({one_line(error)}); start a "

@@ -15,9 +15,8 @@ import fsspec
 import pyarrow as pa
 from torch import Tensor
 
-from ..tag_rows import valid_unicode
-from ..tagging import LONG_FILE_BYTES
-from ..workers import Clip, decode_clips
+from ..labels import valid_unicode
+from ..workers import LONG_FILE_BYTES, Clip, decode_clips
 from .sources import AUDIO, ERROR, KEY, PATH, is_address
 
 # Of a row: the waveform (float32), or the reason, or of a file that is too long for one waveform

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..tag_rows import valid_unicode
+from ..labels import valid_unicode
 
 FIELDS = frozenset({"file", "seconds", "events", "bad_stretches", "error", "model"})
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from ..tag_rows import valid_unicode
+from ..labels import valid_unicode
 
 # Two hashes of 64 bits, of different seeds of 16 characters, as pandas wants them: that two of a
 # billion keys get the same 128 bits is as likely as 1 in 10^21.

@@ -1,29 +1,25 @@
-"""What can be set for a fine-tuning, and the recipes: files that set many of these at once."""
+"""What can be set for a fine-tuning, by its kind; `recipe_files.py` reads many of these at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+import os
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-import yaml
 from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ..errors import one_line
 from ..padding import PADDINGS
 from .augmentation import Augmentation
+from .cheap_tuning import CheapArguments
 from .data_arguments import DataArguments
 
 # In the output directory of a run: the arguments that decide what it learns.
 RUN_FILE = "run.json"
-RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")
-# Types of arguments, also as HfArgumentParser leaves them, that take no list and no mapping. Those
-# of TrainingArguments that take a mapping, written as JSON, have the type str there.
-OF_ONE_VALUE = (int, float, bool, "int", "float", "bool", "int | None", "float | None")
+KEPT = ("auto", "last", "best", "average")
 
 
 @dataclass
@@ -46,6 +42,10 @@ class ModelArguments:
             "help": "frames of 10 ms; also train on parts of clips, of random lengths from this "
             "on, with and without a mask of the padding, for a model that knows short clips"
         },
+    )
+    drop_path_rate: float | None = field(
+        default=None,
+        metadata={"help": "stochastic depth: how often a clip skips the last layer while training"},
     )
     frequency_stride: int | None = field(default=None, metadata={"help": "in mel bins"})
     time_stride: int | None = field(default=None, metadata={"help": "in frames"})
@@ -96,7 +96,7 @@ class ModelArguments:
 
 @dataclass
 class OptimizerArguments:
-    """The published optimiser and schedule; without them, those of TrainingArguments."""
+    """Rates by layer, and the published optimiser and schedule."""
 
     published_adam: bool = field(
         default=False, metadata={"help": "Adam, betas (0.95, 0.999), the decay in the gradient"}
@@ -130,6 +130,35 @@ class SamplingArguments:
 
 
 @dataclass
+class AutoArguments:
+    """What the run chooses itself, and which of its weights it keeps."""
+
+    auto: bool = field(
+        default=False,
+        metadata={
+            "help": "choose the numbers that are not given from the clips to train on and the "
+            "model, and print each with its reason"
+        },
+    )
+    keep_weights: str = field(
+        default="auto",
+        metadata={
+            "help": "which weights the run ends with: those of the last epoch, of the best one, or "
+            "the average of --average-from; auto: those that do best on the validation clips, and "
+            "without such clips the last",
+            "choices": KEPT,
+        },
+    )
+
+    def __post_init__(self):
+        # A recipe's values do not pass argparse's check of the choices.
+        if self.keep_weights not in KEPT:
+            raise ValueError(
+                f"--keep-weights is {self.keep_weights!r}; it must be one of {', '.join(KEPT)}"
+            )
+
+
+@dataclass
 class LengthArguments:
     """How the scores of shorter clips are measured."""
 
@@ -159,8 +188,34 @@ class ResultArguments:
 
 
 @dataclass
+class SearchArguments:
+    """A search for good numbers instead of one run; see `search.py`."""
+
+    search_trials: int | None = field(
+        default=None,
+        metadata={
+            "help": "train this many times with other numbers, judged by clips set aside from the "
+            "training set, and write the best as a recipe"
+        },
+    )
+    search_space: str | None = field(
+        default=None,
+        metadata={"help": "YAML file of what to search (default: rates, mixup, rank)"},
+    )
+
+    def __post_init__(self):
+        if self.search_trials is not None and self.search_trials < 1:
+            raise ValueError(f"--search-trials is {self.search_trials}; it must be at least 1")
+        if self.search_space is not None and self.search_trials is None:
+            raise ValueError("--search-space is for a search; give --search-trials too")
+
+
+@dataclass
 class Arguments:
-    """All that can be set, by its kind."""
+    """All that can be set, by its kind.
+
+    `given` names what a user has set, which `--auto` leaves as it is.
+    """
 
     model: ModelArguments
     data: DataArguments
@@ -170,6 +225,30 @@ class Arguments:
     training: TrainingArguments
     lengths: LengthArguments = field(default_factory=LengthArguments)
     results: ResultArguments = field(default_factory=ResultArguments)
+    auto: AutoArguments = field(default_factory=AutoArguments)
+    cheap: CheapArguments = field(default_factory=CheapArguments)
+    search: SearchArguments = field(default_factory=SearchArguments)
+    given: frozenset[str] = frozenset()
+
+    def value(self, name: str) -> Any:
+        """What is set for an argument of any kind, by its name."""
+        return getattr(self._kind_of(name)[1], name)
+
+    def change(self, name: str, value: Any) -> None:
+        """Sets an argument of any kind, by its name."""
+        place, kind = self._kind_of(name)
+        if isinstance(kind, TrainingArguments):
+            # Its __post_init__ is for values of a command line.
+            setattr(kind, name, value)
+        else:
+            setattr(self, place, replace(kind, **{name: value}))
+
+    def _kind_of(self, name: str) -> tuple[str, Any]:
+        for entry in fields(self):
+            kind = getattr(self, entry.name)
+            if isinstance(kind, KINDS) and name in {own.name for own in fields(kind)}:
+                return entry.name, kind
+        raise ValueError(f"there is no argument {name!r}; see --help for all")
 
 
 KINDS = (
@@ -181,6 +260,9 @@ KINDS = (
     TrainingArguments,
     LengthArguments,
     ResultArguments,
+    AutoArguments,
+    CheapArguments,
+    SearchArguments,
 )
 
 
@@ -192,7 +274,35 @@ def defaults() -> dict[str, Any]:
         "frequency_mask": 0,
         "time_mask": 0,
         "report_to": "tensorboard" if is_tensorboard_available() else "none",
+        "dataloader_num_workers": loading_workers(usable_cores(), torch.cuda.is_available()),
+        # Shares of the run: however short it is, its learning curve has some points.
+        "logging_steps": 0.05,
+        "eval_strategy": "steps",
+        "eval_steps": 0.1,
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, its share of those of the machine."""
+    if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def loading_workers(cores: int, has_gpu: bool) -> int:
+    """Processes that decode clips beside the training, which itself uses a CPU's cores.
+
+    On two cores without a GPU there is no core to spare: one worker makes the demo recipe slower.
+
+    Args:
+        cores: That this process may use.
+        has_gpu: Whether a GPU trains.
+    Returns:
+        At most 8.
+    """
+    return min(8, cores - 1 if has_gpu else cores // 4)
 
 
 def prepare(training: TrainingArguments) -> None:
@@ -209,8 +319,6 @@ def prepare(training: TrainingArguments) -> None:
 def contradiction(arguments: Arguments) -> str | None:
     """One sentence on arguments that exclude each other, or None."""
     optimizer, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
-    if not optimizer.published_adam and (optimizer.layer_decay, optimizer.head_rate) != (1, 1):
-        return "--layer-decay and --head-rate are for --published-adam; give that too"
     if sampling.average_to is not None and sampling.average_from is None:
         return "--average-to is given without --average-from; give the first epoch too"
     if training.max_steps < 1 and (sampling.average_from or 0) > training.num_train_epochs:
@@ -220,8 +328,13 @@ def contradiction(arguments: Arguments) -> str | None:
         )
     if arguments.model.patch_size and not arguments.model.from_scratch:
         return "--patch-size is for --from-scratch; trained patches keep their size"
+    if arguments.model.from_scratch and (arguments.cheap.freeze or arguments.cheap.lora_rank):
+        return "--freeze and --lora-rank keep trained weights; leave --from-scratch out"
     if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
         return "--mix-whole-set is for a mixup; give --mixup-rate too"
+    auto = arguments.auto
+    if auto.keep_weights == "average" and sampling.average_from is None and not auto.auto:
+        return "--keep-weights average needs --average-from, the first epoch that counts"
     if arguments.lengths.length_clips < 0:
         return f"--length-clips is {arguments.lengths.length_clips}; give 0 or more"
     if mistake := contradiction_of_stream(arguments):
@@ -235,6 +348,8 @@ def contradiction_of_stream(arguments: Arguments) -> str | None:
     """The same for a stream, which is read once from its start to its end."""
     if not arguments.data.streaming:
         return None
+    if arguments.auto.auto:
+        return "--auto measures all clips first; train without --streaming"
     if arguments.sampling.balanced_sampling:
         return "--balanced-sampling counts all labels first; train without --streaming"
     if arguments.sampling.mix_whole_set:
@@ -247,70 +362,11 @@ def contradiction_of_stream(arguments: Arguments) -> str | None:
     return None
 
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that the package has."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe.
-
-    Args:
-        name: The path of a file, or the name of a recipe of the package: "esc50", "esc50.yaml" or
-            "recipes/esc50.yaml".
-    Raises:
-        ValueError: It is neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    if path.stem in recipe_names() and path.parent.name in ("", RECIPES.name):
-        return RECIPES / f"{path.stem}.yaml"
-    raise ValueError(
-        f"there is no recipe {name!r}; give the path of a YAML file, or one of these names: "
-        f"{', '.join(recipe_names())}"
-    )
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """The arguments in a recipe.
-
-    Args:
-        name: See `find_recipe`.
-    Returns:
-        Each single value as a text, since YAML reads 1e-3 as one: the parser of the command line
-        gives it its type. Lists, mappings and null stay what they are.
-    Raises:
-        ValueError: There is no such recipe, it cannot be read, or it has unknown arguments.
-    """
-    path = find_recipe(name)
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the recipe {path}: {one_line(str(error))}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"the recipe {path} has no lines such as 'learning_rate: 1e-5'; add some")
-    known = {entry.name: entry for kind in KINDS for entry in fields(kind) if entry.init}
-    if unknown := sorted(map(str, recipe.keys() - known.keys())):
-        raise ValueError(f"the recipe {path} has unknown arguments {unknown}; see --help for all")
-    for name, value in recipe.items():
-        if value is None and known[name].default is not None:
-            raise ValueError(
-                f"the recipe {path} has {name}: null, but it must have a value; leave the line out "
-                f"for its default"
-            )
-        if isinstance(value, list | dict) and known[name].type in OF_ONE_VALUE:
-            raise ValueError(f"the recipe {path} has {name}: {value!r}, but it must be one value")
-    return {
-        name: value if value is None or isinstance(value, list | dict) else str(value)
-        for name, value in recipe.items()
-    }
-
-
 __all__ = [
     "KINDS",
     "RUN_FILE",
     "Arguments",
+    "AutoArguments",
     "LengthArguments",
     "ModelArguments",
     "OptimizerArguments",
@@ -318,8 +374,6 @@ __all__ = [
     "SamplingArguments",
     "contradiction",
     "defaults",
-    "find_recipe",
+    "loading_workers",
     "prepare",
-    "read_recipe",
-    "recipe_names",
 ]

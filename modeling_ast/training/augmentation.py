@@ -9,7 +9,7 @@ draws whatever device trains. Without one, torch's global generator draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -70,8 +70,8 @@ def mixup(
     if labels.ndim != 2 or not labels.is_floating_point():
         raise ValueError(
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; mixup needs floats "
-            f"(clips, classes), so use multi-hot labels and the multi-label loss (the authors do "
-            f"for single labels too)"
+            f"(clips, classes): shares of the one label, or multi-hot labels and the multi-label "
+            f"loss (the authors' way for one label, too)"
         )
     if not len(waveforms) == len(labels) == len(partners) == len(partner_labels) == len(shares):
         raise ValueError(
@@ -231,7 +231,9 @@ def smooth_labels(labels: Tensor, amount: float, exclusive: bool = False) -> Ten
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A recipe's augmentation as numbers; those of the paper's AudioSet recipe by default.
+    """What is changed of the clips while training: mixup, masks, gain, noise, roll, labels.
+
+    The defaults are those of the paper's AudioSet recipe.
 
     Args:
         mixup_rate: Probability that a clip is mixed with another.
@@ -244,14 +246,31 @@ class Augmentation:
         label_smoothing: Of `smooth_labels`, for labels (B, C).
     """
 
-    mixup_rate: float = 0.5
-    mixup_alpha: int = 10
-    max_gain_db: float = 0.0
-    frequency_mask: int = 48
-    time_mask: int = 192
-    max_noise: float = 0.0
-    max_roll: int = 0
-    label_smoothing: float = 0.0
+    mixup_rate: float = field(
+        default=0.5, metadata={"help": "how often a clip is mixed with another, from 0 to 1"}
+    )
+    mixup_alpha: int = field(
+        default=10,
+        metadata={"help": "of the Beta distribution of their shares: the larger, the more equal"},
+    )
+    max_gain_db: float = field(
+        default=0.0, metadata={"help": "make clips louder or softer by up to so many decibels"}
+    )
+    frequency_mask: int = field(
+        default=48, metadata={"help": "hide a band of up to so many mel bins of each clip"}
+    )
+    time_mask: int = field(
+        default=192, metadata={"help": "hide a span of up to so many frames of each clip"}
+    )
+    max_noise: float = field(
+        default=0.0, metadata={"help": "add noise of up to this level to the features"}
+    )
+    max_roll: int = field(
+        default=0, metadata={"help": "shift the features in time by up to so many frames"}
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "move labels towards chance by this share, from 0 to 1"}
+    )
 
     def shares(self, count: int, generator: Generator | None = None) -> Tensor:
         """`mixup_shares` (B,) at this recipe's rate."""
@@ -287,16 +306,21 @@ class Augmentation:
             x = add_noise(x, self.max_noise, generator)
         return roll_time(x, self.max_roll, generator, num_frames)
 
-    def labels(self, labels: Tensor) -> Tensor:
-        """Smooths multi-hot labels (B, C); class indices are the loss function's matter."""
+    def labels(self, labels: Tensor, exclusive: bool = False) -> Tensor:
+        """Smooths labels (B, C); class indices are the loss function's matter.
+
+        Args:
+            exclusive: See `smooth_labels`.
+        """
         if self.label_smoothing == 0.0:
             return labels
         if labels.ndim != 2:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}; smoothing needs (clips, classes), so "
-                f"use multi-hot labels, or TrainingArguments(label_smoothing_factor=...)"
+                f"give LabelEncoder(..., shares=True), or label_smoothing_factor of "
+                f"TrainingArguments"
             )
-        return smooth_labels(labels, self.label_smoothing)
+        return smooth_labels(labels, self.label_smoothing, exclusive)
 
 
 def _uniform(shape: Sequence[int], generator: Generator | None) -> Tensor:

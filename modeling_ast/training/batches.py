@@ -45,16 +45,23 @@ class LabelEncoder:
             display name.
         multi_label: Whether a clip has any number of labels; else it has exactly one.
         num_labels: Classes C; by default one more than the highest index of `label2id`.
+        shares: Whether the one label, too, is a vector: how much of each class a clip is. A mixup
+            and label smoothing need it, and the cross entropy takes it.
     """
 
     def __init__(
-        self, label2id: Mapping[str, int], multi_label: bool, num_labels: int | None = None
+        self,
+        label2id: Mapping[str, int],
+        multi_label: bool,
+        num_labels: int | None = None,
+        shares: bool = False,
     ):
         if not label2id:
             raise ValueError("label2id is empty; give the class index of each label")
         self.label2id = {name: int(index) for name, index in label2id.items()}
         self.multi_label = multi_label
         self.num_labels = num_labels or 1 + max(self.label2id.values())
+        self.shares = shares
 
     def __call__(self, labels: Any) -> Tensor:
         """Encodes the labels of one row.
@@ -62,21 +69,21 @@ class LabelEncoder:
         Args:
             labels: A name or a class index, or a list of them.
         Returns:
-            (C,), float32, zeros and ones, if `multi_label`; else (), int64.
+            (C,), float32, zeros and ones, if `multi_label` or `shares`; else (), int64.
         Raises:
             ValueError: A label is unknown, or the clip has not exactly one where it must.
         """
         indices = [self._index(label) for label in _as_list(labels)]
-        if self.multi_label:
-            vector = torch.zeros(self.num_labels)
-            vector[indices] = 1.0
-            return vector  # (C,)
-        if len(indices) != 1:
+        if not self.multi_label and len(indices) != 1:
             raise ValueError(
                 f"a clip has the labels {labels!r}; it must have exactly one, unless "
                 f"multi_label=True"
             )
-        return torch.tensor(indices[0])  # ()
+        if not (self.multi_label or self.shares):
+            return torch.tensor(indices[0])  # ()
+        vector = torch.zeros(self.num_labels)
+        vector[indices] = 1.0
+        return vector  # (C,)
 
     def _index(self, label: Any) -> int:
         if isinstance(label, str):
@@ -121,7 +128,7 @@ class AudioCollator:
             whose scores the trainer averages, as every tool does.
         bad_clips: Where clips that cannot be decoded are listed, and replaced by others of their
             batch; without it, such a clip is an error. See `clips.py` for evaluations.
-        augmentation: For training; mixup needs multi-hot labels.
+        augmentation: For training; mixup needs labels that are vectors.
         min_length: For training on short clips too: each clip is cut, after a mixup, to a random
             length of this many frames or more, and padded to `extractor.max_length` frames, with or
             without a mask that hides the padding, see `random_lengths.py`; None: clips stay whole.
@@ -163,10 +170,12 @@ class AudioCollator:
                 f"{extractor.sampling_rate} Hz; build ClipReader with that rate"
             )
         mixup_rate = 0.0 if augmentation is None else augmentation.mixup_rate
-        if mixup_rate > 0 and not (encode_labels is not None and encode_labels.multi_label):
+        encoder = encode_labels
+        if mixup_rate > 0 and not (encoder and (encoder.multi_label or encoder.shares)):
             raise ValueError(
-                f"mixup_rate is {mixup_rate} but labels are not multi-hot; give "
-                f"LabelEncoder(..., multi_label=True) and the multi-label loss, or mixup_rate=0"
+                f"mixup_rate is {mixup_rate} but labels are class indices; give "
+                f"LabelEncoder(..., shares=True), or multi_label=True and the multi-label loss, or "
+                f"mixup_rate=0"
             )
         self.extractor = extractor
         self.encode_labels = encode_labels
@@ -281,7 +290,8 @@ class AudioCollator:
             others, other_labels = self._partners(waveforms, labels, shares, generator)
             waveforms, labels = mixup(waveforms, labels, others, other_labels, shares)
         if labels is not None:
-            labels = augmentation.labels(labels)
+            assert self.encode_labels is not None  # it made them
+            labels = augmentation.labels(labels, exclusive=not self.encode_labels.multi_label)
         return augmentation.waveforms(waveforms, generator), labels
 
     def _partners(

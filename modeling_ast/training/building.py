@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, IterableDataset
 from transformers import TrainingArguments
+from transformers.utils import logging
 
+from .. import loading
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
 from ..modeling_ast import ASTForAudioClassification
@@ -19,15 +22,19 @@ from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
 from .classes import Clips, label_column
 from .clips import BadClips, ClipReader, drop_bad_clips
-from .optimizer import EpochDecay, published_adam
+from .optimizer import EpochDecay, layered_adamw, published_adam
 from .results import Judge
 from .sampling import BalancedSampler, balanced_weights
 from .streams import TrainingStream
 from .trainer import ASTTrainer, output_folder
 
+if TYPE_CHECKING:
+    from .adapted_model import AdaptedAST
+
 # Of ModelArguments, those that from_pretrained takes as they are.
 CONFIG_FIELDS = (
     "max_length",
+    "drop_path_rate",
     "frequency_stride",
     "time_stride",
     "patchout_frequency",
@@ -62,7 +69,9 @@ def load_model(
             changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
         model = ASTForAudioClassification(load_config(arguments.source, **changes))
     else:
-        model = load_pretrained(arguments.source, fresh_head=True, **changes)
+        # A new head and a refitted grid are what a fine-tuning is for: no warning.
+        with quiet_loading():
+            model = load_pretrained(arguments.source, fresh_head=True, **changes)
     stored = load_extractor(arguments.source)
     for name in ("mean", "std", "do_normalize"):
         # A checkpoint of transformers has these in its extractor's file only.
@@ -74,36 +83,74 @@ def load_model(
     return model, ASTFeatureExtractor.from_config(model.config, padding=padding)
 
 
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keeps warnings about weights that a fine-tuning replaces off the screen; errors stay."""
+    names = ("transformers.modeling_utils", loading.__name__)
+    loggers = [logging.get_logger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    bars = logging.is_progress_bar_enabled()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        logging.disable_progress_bar()
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def start_line(arguments: ModelArguments, model: ASTForAudioClassification) -> str:
+    """One sentence on what the run starts from, and what of it is new."""
+    config, stored = model.config, load_config(arguments.source)
+    size = f"{model.num_parameters() / 1e6:.1f} million weights"
+    if arguments.from_scratch:
+        return f"starts from random weights, {size}, in the architecture of {arguments.source}"
+    new = []
+    if list(stored.id2label.values()) != list(config.id2label.values()):
+        new.append(f"a new head for {config.num_labels} labels")
+    if stored.patch_grid() != config.patch_grid():
+        (rows, columns), (old_rows, old_columns) = config.patch_grid(), stored.patch_grid()
+        old = f"{old_rows} x {old_columns}"
+        new.append(f"positions fitted from {old} to {rows} x {columns} patches")
+    return f"starts from {arguments.source}, {size}" + "".join(f"; {part}" for part in new)
+
+
 def build_trainer(
-    model: ASTForAudioClassification,
+    model: ASTForAudioClassification | AdaptedAST,
     extractor: ASTFeatureExtractor,
     classes: Sequence[Label],
     splits: tuple[Clips, Dataset],
     arguments: Arguments,
     compute_metrics: Judge,
+    validation: Dataset | None = None,
 ) -> ASTTrainer:
     """A Trainer whose workers decode, crop and mix the clips.
 
     Workers also extract features and augment them, unless the training device does.
 
     Args:
-        model, extractor: From `load_model`.
+        model, extractor: From `load_model`; the model may have gone through `train_a_part`.
         classes: From `read_classes`.
         splits: The clips to train on and those held out, from `load_data`.
         arguments: Of the run.
         compute_metrics: Judges the held-out clips.
+        validation: Clips of the training set that choose between weights.
     Raises:
         TooManyBadClips: More of the held-out clips than allowed cannot be decoded.
     """
     (train, held_out), data, training = splits, arguments.data, arguments.training
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
     bad_list = output_folder(training) / BAD_LIST
-    num_clips = clips_of_training(train, arguments) + len(held_out)
+    num_clips = clips_of_training(train, arguments) + len(held_out) + len(validation or ())
     bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
+    augmentation = arguments.augmentation
+    mixes_labels = bool(augmentation.mixup_rate or augmentation.label_smoothing)
     collate = partial(
         AudioCollator,
         extractor,
-        label_encoder(classes, model.config.problem_type),
         label_column=label_column(data, train),
         reader=reader,
         features=not features_on_device(arguments),
@@ -114,20 +161,22 @@ def build_trainer(
         model,
         training,
         data_collator=collate(
+            label_encoder(classes, model.config.problem_type, shares=mixes_labels),
             crop="random",
             bad_clips=bad_clips,
-            augmentation=arguments.augmentation,
+            augmentation=augmentation,
             min_length=arguments.model.min_length,
             partners=train if arguments.sampling.mix_whole_set else None,
             seed=training.seed,
         ),
-        eval_collator=collate(crop="parts"),
+        eval_collator=collate(label_encoder(classes, model.config.problem_type), crop="parts"),
         train_dataset=train,
         eval_dataset=good_clips(held_out, reader, bad_clips, training),
+        validation_dataset=validation and good_clips(validation, reader, bad_clips, training),
         compute_metrics=compute_metrics,
         processing_class=extractor,
         extractor=extractor,
-        augmentation=arguments.augmentation,
+        augmentation=augmentation,
         **published_parts(arguments, train),
     )
 
@@ -160,11 +209,13 @@ def good_clips(
         return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
 
 
-def label_encoder(classes: Sequence[Label], problem_type: str | None) -> LabelEncoder:
-    """MIDs, names or indices -> the labels that the loss takes."""
+def label_encoder(
+    classes: Sequence[Label], problem_type: str | None, shares: bool = False
+) -> LabelEncoder:
+    """MIDs, names or indices -> the labels that the loss takes; see `LabelEncoder` for `shares`."""
     label2id = {key: index for index, label in enumerate(classes) for key in label}
     multi_label = problem_type == "multi_label_classification"
-    return LabelEncoder(label2id, multi_label, num_labels=len(classes))
+    return LabelEncoder(label2id, multi_label, num_labels=len(classes), shares=shares)
 
 
 def published_parts(arguments: Arguments, train: Clips) -> dict[str, Any]:
@@ -178,6 +229,16 @@ def published_parts(arguments: Arguments, train: Clips) -> dict[str, Any]:
             layer_decay=chosen.layer_decay,
             head_rate=chosen.head_rate,
             weight_decay=training.weight_decay,
+        )
+    elif (chosen.layer_decay, chosen.head_rate) != (1, 1):
+        parts["make_optimizer"] = partial(
+            layered_adamw,
+            learning_rate=training.learning_rate,
+            layer_decay=chosen.layer_decay,
+            head_rate=chosen.head_rate,
+            weight_decay=training.weight_decay,
+            betas=(training.adam_beta1, training.adam_beta2),
+            epsilon=training.adam_epsilon,
         )
     if chosen.decay_first is not None:
         parts["epoch_decay"] = EpochDecay(
@@ -193,4 +254,12 @@ def published_parts(arguments: Arguments, train: Clips) -> dict[str, Any]:
     return parts
 
 
-__all__ = ["BAD_LIST", "build_trainer", "clips_of_training", "load_model", "published_parts"]
+__all__ = [
+    "BAD_LIST",
+    "build_trainer",
+    "clips_of_training",
+    "good_clips",
+    "load_model",
+    "published_parts",
+    "start_line",
+]

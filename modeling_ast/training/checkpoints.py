@@ -11,6 +11,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,9 @@ from transformers.utils import logging
 
 from ..errors import one_line
 from ..loading import LoadableModel
+
+if TYPE_CHECKING:
+    from .adapted_model import AdaptedAST
 
 logger = logging.get_logger(__name__)
 
@@ -35,7 +39,7 @@ def last_whole_checkpoint(
     folder: str | Path,
     num_processes: int = 1,
     only_model: bool = False,
-    model: LoadableModel | None = None,
+    model: LoadableModel | AdaptedAST | None = None,
 ) -> str | None:
     """The newest checkpoint that a run can go on from, for `resume_from_checkpoint`.
 
@@ -68,7 +72,7 @@ def find_damage(
     checkpoint: Path,
     num_processes: int = 1,
     only_model: bool = False,
-    model: LoadableModel | None = None,
+    model: LoadableModel | AdaptedAST | None = None,
 ) -> str | None:
     """Why a run cannot go on from a checkpoint, or None if it can.
 
@@ -83,7 +87,7 @@ def find_damage(
 
 
 def _damages(
-    checkpoint: Path, num_processes: int, only_model: bool, model: LoadableModel | None
+    checkpoint: Path, num_processes: int, only_model: bool, model: LoadableModel | AdaptedAST | None
 ) -> Iterator[str]:
     yield from _damages_of_state(checkpoint / STATE_FILE)
     parts = {} if only_model else dict(OPTIMIZER_PARTS)
@@ -115,7 +119,9 @@ def _damages_of_state(file: Path) -> Iterator[str]:
         yield f"{file.name} is damaged (global_step or log_history)"
 
 
-def _damages_of_weights(checkpoint: Path, model: LoadableModel | None) -> Iterator[str]:
+def _damages_of_weights(
+    checkpoint: Path, model: LoadableModel | AdaptedAST | None
+) -> Iterator[str]:
     names: dict[str, set[str]] = {}
     for path in checkpoint.glob("*.safetensors"):
         try:
@@ -123,7 +129,8 @@ def _damages_of_weights(checkpoint: Path, model: LoadableModel | None) -> Iterat
                 names[path.name] = set(content.keys())
         except SafetensorError as error:
             yield f"{path.name} is cut or damaged ({one_line(error)})"
-    stored = set().union(*(names[file] for file in names if file.startswith("model")))
+    starts = ("model", "adapter_model")
+    stored = set().union(*(names[file] for file in names if file.startswith(starts)))
     pickles = list(checkpoint.glob("pytorch_model*.bin"))
     for path in pickles:
         yield from _damages_of_pickle(path, ())
@@ -131,7 +138,11 @@ def _damages_of_weights(checkpoint: Path, model: LoadableModel | None) -> Iterat
         yield "it has no weights"
     if model is None or not stored:
         return
-    if lost := model.state_dict().keys() - model.own_names(stored).values():
+    if isinstance(model, LoadableModel):
+        lost = model.state_dict().keys() - model.own_names(stored).values()
+    else:
+        lost = model.saved_names() - stored
+    if lost:
         yield f"its weights lack {min(lost)}"
 
 

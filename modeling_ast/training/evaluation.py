@@ -28,7 +28,7 @@ from .answers import DEFAULT_THRESHOLD, Answers
 from .arguments import LengthArguments, ResultArguments
 from .clips import BadClips
 from .data_arguments import DataArguments
-from .data_report import DataReport
+from .data_report import MISSING_FILE, DataReport
 from .held_out import HeldOut, columns_of, judge, load_held_out
 from .length_report import LENGTH_PICTURE, draw_lengths
 from .lengths import Lengths, judge_lengths, spread
@@ -38,8 +38,8 @@ from .run_card import evaluation_text
 
 
 @dataclass
-class EvaluationArguments:
-    """How the models are run."""
+class RunningArguments:
+    """How a model is run."""
 
     scores: str = field(
         default="auto",
@@ -56,9 +56,6 @@ class EvaluationArguments:
             "choices": PADDINGS,
         },
     )
-    calibration: bool = field(
-        default=True, metadata={"help": "use a model's calibration.json, where it has one"}
-    )
     batch_size: int | None = field(
         default=None,
         metadata={"help": "clips of the model's length in a batch (1 on a CPU, 32 on a GPU)"},
@@ -69,6 +66,18 @@ class EvaluationArguments:
     )
     bad_clips: str = field(
         default="bad_clips.txt", metadata={"help": "list of clips that cannot be decoded"}
+    )
+    missing_clips: str = field(
+        default=MISSING_FILE, metadata={"help": "list of a table's clips whose file is missing"}
+    )
+
+
+@dataclass
+class EvaluationArguments(RunningArguments):
+    """How the models are run that are judged."""
+
+    calibration: bool = field(
+        default=True, metadata={"help": "use a model's calibration.json, where it has one"}
     )
 
 
@@ -89,8 +98,8 @@ class Evaluation(NamedTuple):
         return list(self.models[0])[1]
 
 
-def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
-    """A model with its extractor, as the arguments want it.
+def load_tagger(name: str, options: RunningArguments, calibration: bool = True) -> AudioTagger:
+    """A model with its extractor, as the arguments want it, and its calibration.json if it has one.
 
     Raises:
         OSError, ValueError: As `AudioTagger.from_pretrained`.
@@ -98,7 +107,7 @@ def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
     tagger = AudioTagger.from_pretrained(
         name,
         options.device,
-        calibration=options.calibration,
+        calibration=calibration,
         num_workers=options.num_workers,
         scores=options.scores,
         padding=options.padding,
@@ -161,7 +170,7 @@ def evaluate_models(
     few = spread(held_out, length_clips)
     scores, thresholds, lengths, extractors = [], [], {}, []
     for name in names:
-        tagger = load_tagger(name, options)
+        tagger = load_tagger(name, options, options.calibration)
         extractors.append(tagger.extractor)
         scores.append(probabilities(tagger, held_out, bad_clips))
         thresholds.append(thresholds_of(tagger, held_out))
@@ -210,7 +219,7 @@ def save_evaluation(
     figures.pop("eval_model")
     figures["eval_chance"] = answers.headline.chance
     (folder / "metrics.json").write_text(to_json(figures) + "\n", encoding="utf-8")
-    title = names[0] if len(names) == 1 else f"the ensemble of {len(names)}"
+    title = Path(names[0]).name if len(names) == 1 else f"the ensemble of {len(names)}"
     save_results(folder, answers, evaluation.clips, evaluation.extractor, title, page_clips)
     (folder / LENGTH_PICTURE).unlink(missing_ok=True)
     if evaluation.lengths:
@@ -222,6 +231,7 @@ def save_evaluation(
 __all__ = [
     "Evaluation",
     "EvaluationArguments",
+    "RunningArguments",
     "evaluate_models",
     "load_tagger",
     "probabilities",

@@ -10,31 +10,42 @@ a run is interrupted, run it again: it resumes from the last checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from torch import nn
 from transformers import set_seed
 
 from ..outputs import one_run_at_a_time
-from ..pretrained import load_model as load_pretrained
 from ..strict_json import to_json
 from ..tagging import AudioTagger
 from .answers import Answers
 from .arguments import RUN_FILE, Arguments
 from .batches import AudioCollator
-from .building import BAD_LIST, build_trainer, load_model
+from .building import BAD_LIST, build_trainer, load_model, start_line
+from .cheap_tuning import as_saved, how_trained, train_a_part
 from .classes import check_labels, is_exclusive, read_classes
-from .clips import BadClips
+from .clips import BadClips, ClipReader
 from .data_report import DataReport
 from .data_sources import Loaded, load
 from .held_out import HeldOut
+from .kept_weights import (
+    VALIDATION,
+    Weights,
+    all_weights,
+    choose_weights,
+    judged_by,
+    prepare_choice,
+    using,
+    validation_scores,
+)
 from .lengths import Lengths, judge_lengths, spread
 from .results import Judge
+from .run_card import CHOSEN_FILE
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
 from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
+from .small_data import Choice, choose, measure, validation_share
 from .trainer import ASTTrainer, output_folder
 
 
@@ -42,35 +53,29 @@ class Outcome(NamedTuple):
     """What a fine-tuning gives, beside the files in its output directory."""
 
     trainer: ASTTrainer
-    # `eval_*` of the model, `training_*` of clips that it has learned, `average_*` of the averaged
-    # weights and, in the first process, `lengths`, the scores of shorter clips.
+    # `eval_*` of the weights that were kept, `last_*`, `best_*` and `average_*` of the others,
+    # `training_*` of clips that the model has learned and, in the first process, `lengths`, the
+    # scores of shorter clips.
     metrics: dict[str, Any]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
     data: DataReport  # what became of each file
+    choices: list[Choice]  # the weights that were kept and, with --auto, all numbers
     answers: Answers | None  # to the held-out clips, in the first process
 
 
-def smooth_in_loss(arguments: Arguments) -> None:
-    """Leaves label smoothing to Trainer's loss, which can smooth class indices."""
-    amount = arguments.augmentation.label_smoothing
-    arguments.training.label_smoothing_factor = amount or arguments.training.label_smoothing_factor
-    arguments.augmentation = replace(arguments.augmentation, label_smoothing=0.0)
+class Kept(NamedTuple):
+    """The weights that a run ends with."""
+
+    metrics: dict[str, float]  # of the held-out clips; of the validation clips `validation_*`
+    weights: Weights
+    choice: Choice  # why these
 
 
-def evaluate_average(trainer: ASTTrainer) -> dict[str, float]:
-    """The metrics of the averaged weights, as `average_*`."""
-    trainer.accelerator.wait_for_everyone()
-    trained, wrapped = trainer.model, trainer.model_wrapped
-    folder = output_folder(trainer.args) / "average"
-    average = load_pretrained(folder)
-    # transformers wraps `to` without its types.
-    module: nn.Module = average
-    module.to(trainer.args.device)
-    trainer.model = trainer.model_wrapped = average
-    try:
-        return trainer.evaluate(metric_key_prefix="average")
-    finally:
-        trainer.model, trainer.model_wrapped = trained, wrapped
+def smooth_in_batches(arguments: Arguments) -> None:
+    """Takes label smoothing from Trainer's loss, which cannot smooth the labels of a mixup."""
+    amount = arguments.augmentation.label_smoothing or arguments.training.label_smoothing_factor
+    arguments.augmentation = replace(arguments.augmentation, label_smoothing=amount)
+    arguments.training.label_smoothing_factor = 0.0
 
 
 def judge_saved_model(trainer: ASTTrainer, held_out: HeldOut, num_clips: int) -> Lengths:
@@ -81,55 +86,112 @@ def judge_saved_model(trainer: ASTTrainer, held_out: HeldOut, num_clips: int) ->
     return judge_lengths(tagger, spread(held_out, num_clips))
 
 
+def load_divided(arguments: Arguments) -> tuple[Loaded, list[Choice]]:
+    """The data, of which `--auto` sets a part of the clips to train on aside if there are enough.
+
+    Returns:
+        The data, and what was chosen for it.
+    """
+    loaded = load(arguments.data)
+    is_divided = loaded.validation is not None or "validation_share" in arguments.given
+    if not arguments.auto.auto or is_divided:
+        return loaded, []
+    choice = validation_share(len(loaded.train))
+    if choice.value is not None:
+        arguments.change(choice.name, choice.value)
+        loaded = load(arguments.data)
+    return loaded, [choice]
+
+
 def train(
-    arguments: Arguments, announce: Callable[[DataReport], None] = lambda report: None
-) -> tuple[ASTTrainer, Judge, Loaded]:
+    arguments: Arguments, announce: Callable[[Iterable[str]], None] = lambda lines: None
+) -> tuple[ASTTrainer, Judge, Loaded, list[Choice]]:
     """Trains the model that the arguments describe, from its last checkpoint if there is one.
 
     Args:
-        arguments: Of the run.
-        announce: Is given what became of each file, in the first process, before the training.
+        arguments: Of the run. With `auto`, those that are not given are set here.
+        announce: Is given lines for the user, in the first process, before the training: what
+            became of each file, what the run starts from and what was chosen.
     Returns:
-        The trainer, the judge of the held-out clips, and the data.
+        The trainer, the judge of the held-out clips, the data, and what was chosen.
     Raises:
         OSError, ValueError: As `finetune`.
     """
     training = arguments.training
-    deciding = deciding_arguments(arguments)
+    say = announce if training.process_index == 0 else lambda lines: None
     set_seed(training.seed)
-    loaded = load(arguments.data)
+    loaded, choices = load_divided(arguments)
     splits = (loaded.train, loaded.held_out)
     classes = read_classes(arguments.data, *splits)
     check_labels(loaded.report, classes, loaded.train_name, loaded.held_out_name)
-    if training.process_index == 0:
-        announce(loaded.report)
+    say(loaded.report.lines())
     exclusive = is_exclusive(arguments.data, splits[0])
     with_softmax = arguments.data.loss == "cross_entropy"
     if with_softmax and not exclusive:
         raise ValueError("--loss cross_entropy needs exactly one label to a clip; use bce")
     with_softmax |= arguments.data.loss == "auto" and exclusive
-    if with_softmax:
-        smooth_in_loss(arguments)
+    judge = Judge(classes, exclusive)
+    prepare_choice(arguments, judge.metric, loaded.validation is not None)
+    if arguments.auto.auto:
+        choices += choose(arguments, measure(arguments, loaded.train, exclusive))
+    deciding = deciding_arguments(arguments)
+    smooth_in_batches(arguments)
     model, extractor = load_model(arguments.model, classes, with_softmax)
-    resumed = find_resumed(training, model)
+    say([start_line(arguments.model, model), *map(str, choices)])
+    to_train = train_a_part(model, arguments.cheap)
+    resumed = find_resumed(training, to_train)
     if resumed:
         check_same_run(output_folder(training), deciding)
     elif training.process_index == 0:
         # The clips that an earlier run listed may have been mended or removed since.
         (output_folder(training) / BAD_LIST).unlink(missing_ok=True)
-    judge = Judge(classes, exclusive)
-    trainer = build_trainer(model, extractor, classes, splits, arguments, judge)
+    trainer = build_trainer(
+        to_train, extractor, classes, splits, arguments, judge, loaded.validation
+    )
     if trainer.is_world_process_zero():
         file = output_folder(training) / RUN_FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(to_json(deciding) + "\n", encoding="utf-8")
         loaded.report.save(output_folder(training))
-    trainer.train(resume_from_checkpoint=resumed)
-    return trainer, judge, loaded
+    with judged_by(trainer, trainer.validation_dataset):
+        trainer.train(resume_from_checkpoint=resumed)
+    return trainer, judge, loaded, choices
+
+
+def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -> Kept:
+    """Judges all weights that the run could end with, and puts those to keep into the trainer.
+
+    The validation clips choose. Of the held-out clips the kept weights give `eval_*`, in the last
+    of the evaluations, and the others `last_*`, `best_*` and `average_*`, for the record.
+    """
+    candidates = all_weights(trainer, arguments.sampling)
+    validation, metric = trainer.validation_dataset, judge.metric
+    scores = {}
+    if validation is not None and len(candidates) > 1:
+        scores = validation_scores(trainer, candidates, validation, metric)
+    num_clips = len(validation or ())
+    kept, choice = choose_weights(arguments, candidates, scores, metric, num_clips)
+    metrics = {f"{VALIDATION}_{name}_{metric}": score for name, score in scores.items()}
+    for weights in candidates:
+        if weights is not kept:
+            with using(trainer, weights):
+                metrics |= trainer.evaluate(metric_key_prefix=weights.name)
+    with using(trainer, kept):
+        judged = trainer.evaluate()
+        # Not pushed yet: what follows belongs to it, and reads it.
+        with as_saved(trainer, arguments.cheap):
+            trainer.save_model(_internal_call=True)
+    if kept.name == "average":
+        metrics |= {
+            name.replace("eval_", "average_", 1): value
+            for name, value in judged.items()
+            if name.startswith("eval_")
+        }
+    return Kept(judged | metrics, kept, choice)
 
 
 def finetune(
-    arguments: Arguments, announce: Callable[[DataReport], None] = lambda report: None
+    arguments: Arguments, announce: Callable[[Iterable[str]], None] = lambda lines: None
 ) -> Outcome:
     """Trains, evaluates and saves.
 
@@ -151,35 +213,66 @@ def finetune(
         return _finetune(arguments, announce)
 
 
-def _finetune(arguments: Arguments, announce: Callable[[DataReport], None]) -> Outcome:
-    trainer, judge, loaded = train(arguments, announce)
-    first = trainer.is_world_process_zero()
-    metrics: dict[str, Any] = trainer.evaluate()
+def _finetune(arguments: Arguments, announce: Callable[[Iterable[str]], None]) -> Outcome:
+    trainer, judge, loaded, choices = train(arguments, announce)
+    trained = how_trained(trainer.model, arguments.cheap)
+    metrics, weights, choice = keep_best_weights(arguments, trainer, judge)
+    choices.append(choice)
     answers = None
-    if first:
+    # From now on the run's model is that.
+    with using(trainer, weights), as_saved(trainer, arguments.cheap):
         held_out = judged_clips(trainer, judge)
-        answers = judged_answers(trainer, judge, held_out)
-    if arguments.sampling.average_from is not None:
-        metrics |= evaluate_average(trainer)
-    metrics |= evaluate_training_clips(trainer)
-    # Not pushed yet: what follows belongs to it, and reads it.
-    trainer.save_model(_internal_call=True)
-    if first:
-        data = arguments.data.data
-        assert data is not None  # it has been read
-        sources = (arguments.model.source, data)
-        lengths = judge_saved_model(trainer, held_out, arguments.lengths.length_clips)
-        metrics |= {"lengths": lengths.as_json(judge.metric)} if lengths.results else {}
-        page_clips = arguments.results.worst_clips
-        save_run(trainer, answers, held_out, sources, metrics, lengths, page_clips)
-        folder, collate = output_folder(trainer.args), trainer.eval_collator
-        assert isinstance(collate, AudioCollator)  # from `build_trainer`
-        bad = BadClips(folder / BAD_LIST, num_clips=1).read()
-        loaded.skip_bad_clips(bad, collate.reader, arguments.data)
-        loaded.report.save(folder)
-    # With --push-to-hub this uploads the whole folder, but for the checkpoints.
-    trainer.save_model()
-    return Outcome(trainer, metrics, judge.metric, loaded.report, answers)
+        if trainer.is_world_process_zero():
+            answers = judged_answers(trainer, judge, held_out)
+        metrics |= evaluate_training_clips(trainer)
+        if answers is not None:
+            told = (choices, trained)
+            metrics |= write_results(arguments, trainer, answers, held_out, metrics, *told)
+            loaded.skip_bad_clips(*listed_bad_clips(trainer), arguments.data)
+            loaded.report.save(output_folder(trainer.args))
+        # With --push-to-hub this uploads the whole folder, but for the checkpoints.
+        trainer.save_model()
+    return Outcome(trainer, metrics, judge.metric, loaded.report, choices, answers)
 
 
-__all__ = ["Outcome", "evaluate_average", "finetune", "train"]
+def write_results(
+    arguments: Arguments,
+    trainer: ASTTrainer,
+    answers: Answers,
+    held_out: HeldOut,
+    metrics: dict[str, Any],
+    choices: list[Choice],
+    trained: str,
+) -> dict[str, Any]:
+    """Writes what a run leaves beside the weights.
+
+    Args:
+        answers: Of the weights that are kept, to the clips `held_out`.
+        choices: What the run chose itself.
+        trained: One sentence on which weights were trained.
+    Returns:
+        The metrics of shorter clips.
+    """
+    data = arguments.data.data
+    assert data is not None  # it has been read
+    lengths = judge_saved_model(trainer, held_out, arguments.lengths.length_clips)
+    more = {"lengths": lengths.as_json(answers.metric)} if lengths.results else {}
+    if len(choices) > 1 or trainer.validation_dataset is not None:
+        rows = [choice._asdict() for choice in choices]
+        chosen = output_folder(trainer.args) / CHOSEN_FILE
+        chosen.write_text(to_json(rows) + "\n", encoding="utf-8")
+    sources = (arguments.model.source, data)
+    page_clips = arguments.results.worst_clips
+    save_run(trainer, answers, held_out, sources, metrics | more, lengths, page_clips, trained)
+    return more
+
+
+def listed_bad_clips(trainer: ASTTrainer) -> tuple[dict[str, str], ClipReader]:
+    """The clips that could not be decoded, name -> reason, and the reader that named them."""
+    collate = trainer.eval_collator
+    assert isinstance(collate, AudioCollator)  # from `build_trainer`
+    bad = BadClips(output_folder(trainer.args) / BAD_LIST, num_clips=1).read()
+    return bad, collate.reader
+
+
+__all__ = ["Kept", "Outcome", "finetune", "keep_best_weights", "train"]

@@ -171,7 +171,8 @@ def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
 
 def spread(held_out: HeldOut, count: int) -> HeldOut:
     """At most `count` of the clips, evenly over the set, which may be sorted by class."""
-    return held_out.select(spread_numbers(len(held_out.clips), count))
+    total = len(held_out.clips)
+    return held_out if total <= count else held_out.select(spread_numbers(total, count))
 
 
 def spread_numbers(total: int, count: int) -> list[int]:

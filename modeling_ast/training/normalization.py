@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 from torch import Tensor
@@ -58,7 +58,19 @@ class Moments:
         return math.sqrt(self.squares / self.count) if self.count else math.nan
 
 
-def normalization_stats(
+class Measures(NamedTuple):
+    """What is measured of the clips of a data set."""
+
+    moments: Moments  # of their log-mel values
+    num_frames: list[int]  # of each clip, whole
+
+
+def normalization_stats(dataset: Dataset | IterableDataset, *args, **kwargs) -> Moments:
+    """Moments of the log-mel values of a data set; arguments and errors as `measure_clips`."""
+    return measure_clips(dataset, *args, **kwargs).moments
+
+
+def measure_clips(
     dataset: Dataset | IterableDataset,
     extractor: ASTFeatureExtractor,
     reader: ClipReader | None = None,
@@ -66,11 +78,11 @@ def normalization_stats(
     batch_size: int = 16,
     num_workers: int = 0,
     progress: bool = True,
-) -> Moments:
-    """Moments of the log-mel values of a data set, as the model will see its clips.
+) -> Measures:
+    """Lengths of the clips, and moments of their log-mel values as the model will see them.
 
-    Clips are cut to `extractor.max_length` frames; padding does not count. Write the result into
-    the config and the extractor: `mean=stats.mean, std=stats.std`.
+    For the moments clips are cut to `extractor.max_length` frames; padding does not count. Write
+    them into the config and the extractor: `mean=moments.mean, std=moments.std`.
 
     Args:
         dataset: Read once, in order.
@@ -94,14 +106,16 @@ def normalization_stats(
     )
     num_clips = len(dataset) if isinstance(dataset, Dataset) else None
     total = Moments()
-    with tqdm(total=num_clips, unit="clip", disable=not progress) as bar:
-        for moments, count in loader:
+    num_frames: list[int] = []
+    with tqdm(total=num_clips, unit="clip", disable=not progress, leave=False) as bar:
+        for moments, lengths, count in loader:
             total = total.merge(moments)
+            num_frames += lengths
             bar.update(count)
             bar.set_postfix(mean=f"{total.mean:.4f}", std=f"{total.std:.4f}", refresh=False)
     if total.count == 0:
         raise ValueError("the data set has no clip that can be decoded; give one that has some")
-    return total
+    return Measures(total, num_frames)
 
 
 def _batch_moments(
@@ -109,16 +123,20 @@ def _batch_moments(
     extractor: ASTFeatureExtractor,
     reader: ClipReader,
     bad: BadClips | None,
-) -> tuple[Moments, int]:
-    """Runs in a worker, so that three numbers, not the frames, come back."""
+) -> tuple[Moments, list[int], int]:
+    """Runs in a worker, so that a few numbers, not the frames, come back."""
     total = Moments()
+    num_frames = []
     for row in rows:
         waveform = read_or_list(row, reader, bad)
         if waveform is not None:
             heard = waveform[: extractor.max_samples]  # (S,)
             frames = extractor.log_mel(heard)  # (T, F)
             total = total.merge(Moments.of(frames))
-    return total, len(rows)
+            num_frames.append(
+                1 + (len(waveform) - extractor.window_samples) // extractor.hop_samples
+            )
+    return total, num_frames, len(rows)
 
 
-__all__ = ["Moments", "normalization_stats"]
+__all__ = ["Measures", "Moments", "measure_clips", "normalization_stats"]

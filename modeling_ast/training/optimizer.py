@@ -98,6 +98,34 @@ def published_adam(
     return torch.optim.Adam(groups, lr=learning_rate, betas=ADAM_BETAS, weight_decay=weight_decay)
 
 
+def layered_adamw(
+    model: nn.Module,
+    learning_rate: float,
+    layer_decay: float = 1.0,
+    head_rate: float = 1.0,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> torch.optim.AdamW:
+    """AdamW with rates that differ by layer; only matrices and kernels decay.
+
+    Biases, layer norms, the prefix tokens and the positions do not: to shrink them makes the model
+    no simpler.
+
+    Args, Raises: as `parameter_groups`; `betas` and `epsilon` as torch's AdamW.
+    Source: Bao et al. 2021 (BEiT) and He et al. 2022 (MAE), whose fine-tuning does so.
+    """
+    groups = []
+    for group in parameter_groups(model, learning_rate, layer_decay, head_rate, weight_decay):
+        is_matrix = [p.ndim >= 2 and p.shape[0] > 1 for p in group["params"]]
+        for decays in (True, False):
+            chosen = [p for p, matrix in zip(group["params"], is_matrix) if matrix == decays]
+            if chosen:
+                own = {"params": chosen, "weight_decay": weight_decay if decays else 0.0}
+                groups.append({**group, **own})
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon)
+
+
 def _check_positive(**numbers: float) -> None:
     for name, value in numbers.items():
         if not value > 0:
@@ -163,6 +191,7 @@ __all__ = [
     "WARMUP_STEPS",
     "WEIGHT_DECAY",
     "EpochDecay",
+    "layered_adamw",
     "parameter_groups",
     "published_adam",
 ]

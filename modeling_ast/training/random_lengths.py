@@ -11,13 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-# Shares of the training clips: those that stay whole, so that nothing is lost at full length, and
+# Shares of the training clips: those that stay whole, so that little is lost at full length, and
 # those whose padding is hidden by the attention mask.
-WHOLE_SHARE = 0.5
+WHOLE_SHARE = 0.75
 MASKED_SHARE = 0.5
-# A part has at least this power, as a share of that of the loudest part: 20 dB below it. A pause of
-# a clip would be trained on with the label of a sound that is not in it.
-LEAST_POWER = 0.01
+# A part has at least this power, as a share of that of the loudest part of its length: it has the
+# labels of the whole clip, and where the clip is loud most of its sounds are. Of the labels of the
+# embedded scenes .95 sound in such a part of 0.25 s; with a hundredth it is .87, with no rule .80.
+# The loudest part alone (.99) would be the same place in each epoch.
+LEAST_POWER = 0.5
 
 
 def shortened(
@@ -26,7 +28,7 @@ def shortened(
     """A random part of a clip, or with probability `WHOLE_SHARE` all of it.
 
     Its length is uniform in the logarithm between `shortest` and the whole clip; its place is
-    uniform among those that are not much softer than the loudest one, see `LEAST_POWER`.
+    uniform among those that are nearly as loud as the loudest one, see `LEAST_POWER`.
 
     Args:
         waveform: (S,).

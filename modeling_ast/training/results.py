@@ -10,6 +10,7 @@ its checkpoints and the TensorBoard log (`runs/`, for `tensorboard --logdir`).
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,20 @@ def answers_of(held_out: HeldOut, scores: np.ndarray, **more: Any) -> Answers:
     """
     names = [label.name for label in held_out.classes]
     columns = held_out.clips.select_columns(held_out.reader.audio_column)
-    files = [held_out.reader.name(row) for row in columns]
+    root = held_out.reader.root
+    files = [name_below(root, held_out.reader.name(row)) for row in columns]
     return Answers(scores, held_out.targets, names, held_out.exclusive, files, **more)
+
+
+def name_below(root: Path | None, name: str) -> str:
+    """The name of a clip from the folder of the data on, if it is a file below it.
+
+    Results are pushed with the model: they need not show where its data was.
+    """
+    if root is None:
+        return name
+    path, folder = os.path.abspath(name), os.path.abspath(root)
+    return os.path.relpath(path, folder) if path.startswith(folder + os.sep) else name
 
 
 def save_results(
@@ -179,6 +192,7 @@ __all__ = [
     "WORST_TABLE",
     "Judge",
     "answers_of",
+    "name_below",
     "results_json",
     "save_results",
     "scores_of",

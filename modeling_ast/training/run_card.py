@@ -15,6 +15,7 @@ from transformers.trainer_utils import has_length
 from ..conversion.card import markdown_text, write_card
 from ..labels import printable
 from .answers import Answers, interval_text
+from .cheap_tuning import is_adapted
 from .length_report import LENGTH_PICTURE, length_section
 from .lengths import Lengths
 from .metrics import ClassResult
@@ -28,17 +29,27 @@ CONFUSION_ROWS = 10
 NAMED_LABELS = 30
 # What a run decided by itself, with the reasons: [{"name", "value", "reason"}, ...].
 CHOSEN_FILE = "chosen.json"
+ADAPTER_NOTE = """
+These are the weights of an adapter, which are added to those of the base model while it loads:
+`pip install "modeling-ast[lora]"`.
+"""
 METRICS = {
     "accuracy": "accuracy",
     "mAP": "mean average precision (mAP)",
     "mAUC": "mean area under the ROC curve",
     "d_prime": "d'",
+    "F1": "F1, mean over the labels",
+    "ECE": "expected calibration error",
     "loss": "loss",
 }
 # What the beginning of a metric's name says, where it is not the main figure.
 WHICH = {
-    "validation": "validation clips",
+    "last": "weights of the last step",
+    "best": "weights of the best evaluation",
     "average": "averaged weights, in `average/`",
+    "validation_last": "validation clips, by the weights of the last step",
+    "validation_best": "validation clips, by those of the best evaluation",
+    "validation_average": "validation clips, by the averaged weights",
     "training": "training clips",
 }
 
@@ -50,6 +61,7 @@ def run_card(
     answers: Answers,
     trainer: ASTTrainer,
     lengths: Lengths,
+    how_trained: str = "",
 ) -> str:
     """The model card of a fine-tuning.
 
@@ -60,7 +72,9 @@ def run_card(
         answers: To the held-out clips.
         trainer: Of the run.
         lengths: From `lengths.judge_lengths`.
+        how_trained: One sentence on which weights were trained.
     """
+    adapted = is_adapted(trainer.model)
     base_model, data = sources
     local_model, local_data = Path(base_model).exists(), Path(data).exists()
     hub_name = trainer.hub_model_id or trainer.args.hub_model_id
@@ -76,6 +90,7 @@ def run_card(
     metadata = {
         "model_name": folder.name,
         "base_model": None if local_model else base_model,
+        "base_model_relation": None if local_model else "adapter" if adapted else "finetune",
         "datasets": None if local_data else [data],
         # An undefined value (NaN) is no result.
         "eval_results": [result] if math.isfinite(headline.value) else None,
@@ -86,11 +101,12 @@ def run_card(
         introduction(answers.names, base_model, data, local_model, local_data),
         "## How to use it",
         usage(folder.name, hub_name),
+        ADAPTER_NOTE if adapted else "",
         "## Results",
-        *result_sections(folder, answers, metrics),
+        *result_sections(folder, answers, metrics, "which the model was not trained on"),
         length_section(lengths, headline.metric, trainer.extractor.padding),
         "## Training",
-        training_section(trainer),
+        training_section(trainer, how_trained),
         chosen_section(folder),
         "![learning curve](learning_curve.png)",
     ]
@@ -151,13 +167,14 @@ def introduction(
 def usage(name: str, hub_name: str | None) -> str:
     """A snippet and a command."""
     model = hub_name or f"path/to/{name}"
-    where = "" if hub_name else "  # this folder, or its name on the Hub"
+    where = "" if hub_name else "# The path of this folder, or its name on the Hub.\n"
     return f"""
 ```python
 import modeling_ast
 from transformers import pipeline
 
-classify = pipeline("audio-classification", model={model!r}){where}
+{where}name = "{model}"
+classify = pipeline("audio-classification", model=name, feature_extractor=name)
 classify(modeling_ast.read_audio("clip.wav"))
 ```
 
@@ -165,12 +182,18 @@ On the command line: `modeling-ast classify {plain_code(model)} clip.wav`
 """
 
 
-def result_sections(folder: Path, answers: Answers, metrics: Mapping[str, Any]) -> Iterable[str]:
-    """Figures, labels, confusions and mistakes; pictures and the page if they are in `folder`."""
+def result_sections(
+    folder: Path, answers: Answers, metrics: Mapping[str, Any], known: str = ""
+) -> Iterable[str]:
+    """Figures, labels, confusions and mistakes; pictures and the page if they are in `folder`.
+
+    Args:
+        known: What is known of the clips, a clause.
+    """
     headline = answers.headline
     groups = f" of {headline.num_groups} groups" if headline.num_groups else ""
     yield (
-        f"Of {headline.num_clips} held-out clips{groups}, which the model was not trained on:\n\n"
+        f"On {headline.num_clips} held-out clips{groups}{', ' if known else ''}{known}:\n\n"
         f"{figure_table(answers, metrics)}\n\n"
         f"{interval_note(answers)}"
     )
@@ -210,8 +233,7 @@ def interval_note(answers: Answers) -> str:
         return ""
     drawn = "clips" if answers.groups is None else "groups of clips"
     return (
-        f"The interval is a bootstrap over {drawn}: with other clips of the same kind the figure "
-        f"would be expected in it."
+        f"The interval says how much the figure depends on which {drawn} were held out (bootstrap)."
     )
 
 
@@ -280,7 +302,7 @@ def mistake_section(folder: Path, answers: Answers) -> str:
     return "\n\n".join(lines)
 
 
-def training_section(trainer: ASTTrainer) -> str:
+def training_section(trainer: ASTTrainer, how_trained: str) -> str:
     """The clips, and the numbers of the run that decide most."""
     arguments = trainer.args
     clips, held_out = trainer.train_dataset, trainer.eval_dataset
@@ -302,7 +324,7 @@ def training_section(trainer: ASTTrainer) -> str:
 - learning rate: {arguments.learning_rate:g}; {schedule}
 - seed: {arguments.seed}
 
-`run.json` has the other arguments.
+{how_trained} `run.json` has the other arguments.
 """
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from transformers import TrainingArguments
@@ -20,16 +20,25 @@ from .arguments import RUN_FILE, Arguments
 from .checkpoints import find_damage, last_whole_checkpoint
 from .trainer import output_folder
 
+if TYPE_CHECKING:
+    from .adapted_model import AdaptedAST
+
 # What torch's errors about files that it cannot write say; they are RuntimeErrors like all others.
 _WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
 # Of the arguments in RUN_FILE, those that may change when a run resumes: how clips are read, where
-# features are computed.
-MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features")
+# features are computed, in which form the result is saved.
+MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features", "merge")
 
 
 def deciding_arguments(arguments: Arguments) -> dict[str, Any]:
     """The arguments that decide what a run learns, as JSON holds them."""
-    chosen = (arguments.model, arguments.data, arguments.augmentation, arguments.optimizer)
+    chosen = (
+        arguments.model,
+        arguments.data,
+        arguments.augmentation,
+        arguments.optimizer,
+        arguments.cheap,
+    )
     given = {name: value for kind in chosen for name, value in asdict(kind).items()}
     given |= asdict(arguments.sampling)
     given |= {name: getattr(arguments.training, name) for name in ("learning_rate", "seed")}
@@ -58,7 +67,9 @@ def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
             )
 
 
-def find_resumed(training: TrainingArguments, model: ASTForAudioClassification) -> str | None:
+def find_resumed(
+    training: TrainingArguments, model: ASTForAudioClassification | AdaptedAST
+) -> str | None:
     """The checkpoint to go on from: the one that is asked for, or else the newest whole one.
 
     Raises:

@@ -48,7 +48,9 @@ def evaluate_training_clips(trainer: ASTTrainer) -> dict[str, float]:
     clips, collate = trainer.train_dataset, trainer.data_collator
     if not isinstance(clips, Dataset) or not isinstance(collate, AudioCollator):
         return {}
-    count = min(len(trainer.eval_dataset), MOST_TRAINING_CLIPS)
+    held_out = trainer.eval_dataset
+    assert isinstance(held_out, Dataset)  # from `build_trainer`
+    count = min(len(held_out), MOST_TRAINING_CLIPS)
     few = clips.select(spread_numbers(len(clips), count))
     if collate.bad_clips is not None:
         few = drop_bad_clips(few, collate.reader, collate.bad_clips)
@@ -63,6 +65,7 @@ def save_run(
     metrics: dict[str, Any],
     lengths: Lengths,
     page_clips: int = ResultArguments.worst_clips,
+    how_trained: str = "",
 ) -> None:
     """Writes everything but the weights into the output directory.
 
@@ -74,6 +77,7 @@ def save_run(
         metrics: `eval_*`, `training_*`, `average_*` if weights were averaged, and `lengths`.
         lengths: From `lengths.judge_lengths`.
         page_clips: Of the page of the worst mistakes; 0: no page.
+        how_trained: One sentence on which weights were trained.
     """
     folder = output_folder(trainer.args)
     assert trainer.extractor is not None  # from `build_trainer`
@@ -85,7 +89,7 @@ def save_run(
     if lengths.results:
         draw_lengths({folder.name: lengths}, answers.metric, folder / LENGTH_PICTURE)
     save_results(folder, answers, held_out, trainer.extractor, folder.name, page_clips)
-    card = run_card(folder, sources, metrics, answers, trainer, lengths)
+    card = run_card(folder, sources, metrics, answers, trainer, lengths, how_trained)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

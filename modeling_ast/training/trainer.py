@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Sampler
@@ -24,6 +25,7 @@ from ..modeling_ast import ASTForAudioClassification
 from .augmentation import Augmentation
 from .batches import add_features
 from .optimizer import EpochDecay
+from .progress import replaced_callbacks
 from .sampling import EpochCallback
 
 
@@ -38,6 +40,8 @@ class ASTTrainer(Trainer):
     """Trainer for audio; all arguments of Trainer, and these:
 
     Args:
+        validation_dataset: Clips of the training set that are not trained on and choose between
+            weights; see `kept_weights.py`.
         eval_collator: Collates evaluation batches; by default `data_collator` does, with its
             augmentation.
         train_sampler: Chooses the training clips, e.g. `BalancedSampler`.
@@ -56,6 +60,7 @@ class ASTTrainer(Trainer):
     def __init__(
         self,
         *args,
+        validation_dataset: Dataset | None = None,
         eval_collator: Callable | None = None,
         train_sampler: Sampler | None = None,
         make_optimizer: Callable[[nn.Module], Optimizer] | None = None,
@@ -64,6 +69,7 @@ class ASTTrainer(Trainer):
         augmentation: Augmentation | None = None,
         **kwargs,
     ):
+        self.validation_dataset = validation_dataset
         self.eval_collator = eval_collator
         self.train_sampler = train_sampler
         self.make_optimizer = make_optimizer
@@ -73,6 +79,9 @@ class ASTTrainer(Trainer):
         super().__init__(*args, **kwargs)
         drawing = [x for x in (train_sampler, self.data_collator) if hasattr(x, "set_epoch")]
         self.add_callback(EpochCallback(*drawing))
+        for theirs, ours in replaced_callbacks().items():
+            if self.pop_callback(theirs) is not None:
+                self.add_callback(ours)
 
     def create_accelerator_and_postprocess(self) -> None:
         if self.args.fsdp:

@@ -27,7 +27,7 @@ from modeling_ast.training.held_out import HeldOut, columns_of, judge, read_held
 from modeling_ast.training.random_lengths import loudest_part
 
 # The arguments of a run beside the recipe's.
-WAYS = {"whole": [], "short": ["--min-length", "25"]}
+WAYS = {"whole": [], "short": ["--min-length", "50"]}
 SECONDS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0)
 # The recipe's model is that of the last epoch; `average` has the mean of the last six.
 MODELS = {"last": ".", "average": "average"}

@@ -1,0 +1,355 @@
+"""The numbers of a fine-tuning on 10 to 2,000 clips, chosen from the clips and the model.
+
+Each rule below is a plain function of a few measured numbers and gives a value with its reason in
+one sentence. `choose` applies them all, except where a value was given. None of them looks at the
+clips that are held out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+
+from ..pretrained import load_config, load_extractor
+from .arguments import Arguments
+from .classes import label_column, label_names
+from .clips import BadClips, ClipReader
+from .normalization import Moments, measure_clips
+
+# Clips that are measured at most.
+MEASURED = 2000
+# With fewer clips than this none is set aside to choose between weights: they would be too few to
+# tell them apart, and are worth more in the training.
+FEWEST_TO_DIVIDE = 60
+VALIDATION_SHARE = 0.15
+# The published input of AudioSet: longer ones cost more than they gain.
+LONGEST_INPUT = 1024
+# Of clips and mel bins that the widest mask hides: the published 96 of ESC-50's 512 frames, and 24
+# of 128 mel bins.
+MASKED_SHARE = 3 / 16
+# Learning rates (AdamW, batches of 16) of a pretrained model by its width. Of the small one it was
+# measured; that of the base size is usual.
+RATES = {128: 1e-3, 768: 5e-5}
+# The new matrices of an adapter take larger steps (Hu et al. 2021, appendix D).
+ADAPTER_FACTOR = 10
+# From random weights, at the width 128; it falls with the width (Yang et al. 2021, muP).
+SCRATCH_RATE = 1e-3
+# How often clips are drawn in a run, over all epochs.
+DRAWS, SCRATCH_DRAWS = 8000, 16000
+EPOCHS, SCRATCH_EPOCHS = (10, 60), (20, 120)
+WARMUP_SHARE = 0.1
+# Clips of the commonest class for each of the rarest from which on classes are balanced.
+IMBALANCE = 5
+# Evaluations of a run, and values of its training loss.
+EVALUATIONS, LOSSES = 12, 40
+
+
+class Choice(NamedTuple):
+    """A number of a run: an argument, its value, and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        value = getattr(self.value, "value", self.value)  # of an enumeration
+        value = f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f"{self.name:<27} {value:<8} {self.reason}"
+
+
+GIVEN = "given"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the numbers are chosen from.
+
+    Args:
+        num_clips: To train on.
+        class_counts: Clips of each class that has any.
+        exclusive: Whether a clip has exactly one label.
+        num_frames: Of the clips that were measured, at the frame shift of the model.
+        moments: Of their log-mel values.
+        max_length, num_mel_bins, patch_frames, time_stride: Of the model's input.
+        width, num_layers: Of the model.
+        pretrained: Whether it starts from trained weights.
+        adapted: Whether an adapter is trained in their place.
+        num_processes: That share a batch.
+    """
+
+    num_clips: int
+    class_counts: Sequence[int]
+    exclusive: bool
+    num_frames: Sequence[int]
+    moments: Moments
+    max_length: int
+    num_mel_bins: int
+    patch_frames: int
+    time_stride: int
+    width: int
+    num_layers: int
+    pretrained: bool
+    adapted: bool = False
+    num_processes: int = 1
+
+
+def measure(arguments: Arguments, train: Dataset, exclusive: bool) -> Facts:
+    """Reads the clips to train on, at most `MEASURED` of them, and the model's config.
+
+    Args:
+        arguments: Of the run; what they change of the model's input counts.
+        train: The clips to train on.
+        exclusive: Whether a clip has exactly one label.
+    Raises:
+        OSError, ValueError: The model or all clips cannot be read.
+    """
+    given, training, data = arguments.model, arguments.training, arguments.data
+    config, extractor = load_config(given.source), load_extractor(given.source)
+    patch_frames = given.patch_size[-1] if given.patch_size else config.patch_shape[1]
+    spread = np.linspace(0, len(train) - 1, min(len(train), MEASURED)).round().astype(int)
+    reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
+    with TemporaryDirectory() as folder:
+        # Bad clips are left out here; the training lists and counts them.
+        bad = BadClips(Path(folder) / "bad_clips.txt", len(train), max_share=1.0)
+        measures = measure_clips(
+            train.select(spread),
+            extractor,
+            reader,
+            bad,
+            num_workers=training.dataloader_num_workers,
+        )
+    labels = label_names(train, label_column(data, train))
+    return Facts(
+        num_clips=len(train),
+        class_counts=list(Counter(label for row in labels for label in row).values()),
+        exclusive=exclusive,
+        num_frames=measures.num_frames,
+        moments=measures.moments,
+        max_length=config.max_length,
+        num_mel_bins=config.num_mel_bins,
+        patch_frames=patch_frames,
+        time_stride=given.time_stride or config.time_stride,
+        width=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        pretrained=not given.from_scratch,
+        adapted=arguments.cheap.lora_rank is not None,
+        num_processes=training.world_size,
+    )
+
+
+def validation_share(num_clips: int) -> Choice:
+    """The part of the clips to train on that chooses between the weights of the epochs."""
+    if num_clips < FEWEST_TO_DIVIDE:
+        return Choice(
+            "validation_share", None, f"all {num_clips} clips train: too few to set some aside"
+        )
+    reason = f"{num_clips} clips to train on are enough that these choose which weights are kept"
+    return Choice("validation_share", VALIDATION_SHARE, reason)
+
+
+def max_length(facts: Facts) -> Choice:
+    """Nine of ten clips fit whole; the patches end where the input ends."""
+    fitting = math.ceil(float(np.percentile(facts.num_frames, 90)))
+    longest = max(facts.num_frames)
+    # A few frames more, where the longest clip then fits too.
+    wanted = longest if longest <= 1.25 * fitting else fitting
+    wanted = min(wanted, max(LONGEST_INPUT, facts.max_length))
+    beyond = max(0, wanted - facts.patch_frames)
+    frames = facts.patch_frames + math.ceil(beyond / facts.time_stride) * facts.time_stride
+    if wanted <= facts.max_length <= 1.1 * frames:
+        return Choice("max_length", facts.max_length, "the model's own, which fits the clips")
+    share = np.mean(np.asarray(facts.num_frames) <= frames)
+    return Choice(
+        "max_length", frames, f"frames of 10 ms: {share:.0%} of the clips to train on fit whole"
+    )
+
+
+def statistics(facts: Facts) -> list[Choice]:
+    """Mean and deviation of the clips to train on."""
+    count = len(facts.num_frames)
+    reason = f"measured, of the log-mel values of {count} clips to train on"
+    return [
+        Choice("mean", round(facts.moments.mean, 4), reason),
+        Choice("std", round(facts.moments.std, 4), reason),
+    ]
+
+
+def masks(facts: Facts, frames: int) -> list[Choice]:
+    """SpecAugment's masks, in proportion to mel bins and to the usual clip.
+
+    Args:
+        frames: `max_length` of the run.
+    """
+    usual = min(frames, int(np.median(facts.num_frames)))
+    share = f"{MASKED_SHARE:.3g}"
+    return [
+        Choice(
+            "frequency_mask",
+            round(MASKED_SHARE * facts.num_mel_bins),
+            f"{share} of the {facts.num_mel_bins} mel bins, as published for ESC-50",
+        ),
+        Choice(
+            "time_mask",
+            round(MASKED_SHARE * usual),
+            f"{share} of the usual clip's {usual} frames, as published for ESC-50",
+        ),
+    ]
+
+
+def rates(facts: Facts) -> list[Choice]:
+    """Learning rates: of the last layer, from layer to layer, and of the head."""
+    width = facts.width
+    if not facts.pretrained:
+        rate = min(SCRATCH_RATE, SCRATCH_RATE * min(RATES) / width)
+        reason = f"random weights of width {width} take larger steps; the wider, the smaller"
+        return [
+            Choice("learning_rate", float(f"{rate:.2g}"), reason),
+            Choice("layer_decay", 1.0, "all layers start from random weights"),
+            Choice("head_rate", 1.0, "so does the head"),
+        ]
+    (small, large), (high, low) = RATES.keys(), RATES.values()
+    slope = math.log(low / high) / math.log(large / small)
+    rate = high * (width / small) ** slope
+    reason = f"between {high:g} for trained weights of width {small} and {low:g} for {large}"
+    if facts.adapted:
+        rate *= ADAPTER_FACTOR
+        reason += f", times {ADAPTER_FACTOR} for an adapter, up to {high:g}"
+    rate = float(f"{min(high, rate):.2g}")
+    head_rate = float(f"{min(10.0, high / rate):.2g}")
+    return [
+        Choice("learning_rate", rate, reason),
+        Choice("layer_decay", 0.75, "lower layers hear general things and change less"),
+        Choice("head_rate", head_rate, f"the head is new: up to ten times, at most {high:g}"),
+    ]
+
+
+def batch_size(num_clips: int, num_processes: int = 1) -> Choice:
+    """Small for few clips, so that an epoch has some steps."""
+    size = 16 if num_clips >= FEWEST_TO_DIVIDE else 8
+    reason = f"{num_clips} clips to train on"
+    if num_processes > 1:
+        reason += f": {size} clips over {num_processes} processes"
+    return Choice("per_device_train_batch_size", max(1, size // num_processes), reason)
+
+
+def epochs(num_clips: int, pretrained: bool) -> Choice:
+    """As many as draw a clip so and so often in all, within bounds."""
+    draws = DRAWS if pretrained else SCRATCH_DRAWS
+    fewest, most = EPOCHS if pretrained else SCRATCH_EPOCHS
+    count = min(most, max(fewest, round(draws / num_clips)))
+    start = "trained" if pretrained else "random"
+    reason = f"about {draws} clips in all from {start} weights, in {fewest} to {most} epochs"
+    return Choice("num_train_epochs", float(count), reason)
+
+
+def regularisers(facts: Facts) -> list[Choice]:
+    """What keeps a model from learning its few clips by heart."""
+    depth = 0.1 if facts.num_layers >= 6 else 0.0
+    return [
+        Choice("mixup_rate", 0.5, "as published; of one label to a clip both count by their share"),
+        Choice("max_gain_db", 6.0, "recordings differ in level"),
+        Choice("drop_path_rate", depth, f"{facts.num_layers} layers; from 6 on some are skipped"),
+        Choice("weight_decay", 0.05, "few clips: weights stay small"),
+    ]
+
+
+def balance(class_counts: Sequence[int]) -> Choice:
+    """Whether clips of rare classes are drawn more often."""
+    most, fewest = max(class_counts), min(class_counts)
+    ratio = most / fewest
+    reason = f"the commonest class has {most} clips to train on, the rarest {fewest}"
+    return Choice("balanced_sampling", ratio >= IMBALANCE, reason)
+
+
+def schedule(total_steps: int, steps_of_epoch: int) -> list[Choice]:
+    """The course of the learning rate, and when the run is looked at.
+
+    Args:
+        total_steps, steps_of_epoch: Optimiser steps.
+    """
+    between = max(1, round(total_steps / EVALUATIONS))
+    looks = f"{total_steps} steps, judged about {EVALUATIONS} times"
+    num_epochs = math.ceil(total_steps / steps_of_epoch)
+    chosen = [
+        Choice("warmup_steps", WARMUP_SHARE, "of the run: a new head must not disturb the rest"),
+        Choice("lr_scheduler_type", SchedulerType.COSINE, "ends at 0: the last epochs agree"),
+        Choice("eval_strategy", IntervalStrategy.STEPS, looks),
+        Choice("eval_steps", between, looks),
+        Choice("save_strategy", SaveStrategy.STEPS, "each judged state can be kept"),
+        Choice("save_steps", between, "each judged state can be kept"),
+        Choice("logging_steps", max(1, total_steps // LOSSES), "for the learning curve"),
+    ]
+    if num_epochs >= 4:
+        first = num_epochs - num_epochs // 4 + 1
+        reason = f"the last quarter of {num_epochs} epochs, as an alternative to the last one"
+        chosen.append(Choice("average_from", first, reason))
+    return chosen
+
+
+def choose(arguments: Arguments, facts: Facts) -> list[Choice]:
+    """Sets all numbers that were not given.
+
+    Args:
+        arguments: Are changed; those that `arguments.given` names are not.
+        facts: Of the clips to train on and of the model.
+    Returns:
+        Every number that is chosen here, also those that were given.
+    """
+    done: list[Choice] = []
+
+    def take(*choices: Choice) -> None:
+        for choice in choices:
+            if choice.name in arguments.given:
+                done.append(Choice(choice.name, arguments.value(choice.name), GIVEN))
+            else:
+                arguments.change(choice.name, choice.value)
+                done.append(choice)
+
+    take(max_length(facts), *statistics(facts))
+    take(*masks(facts, arguments.value("max_length") or facts.max_length))
+    take(*rates(facts), batch_size(facts.num_clips, facts.num_processes))
+    take(epochs(facts.num_clips, facts.pretrained))
+    take(*regularisers(facts), balance(facts.class_counts))
+    take(*schedule(*steps(arguments, facts.num_clips)))
+    return done
+
+
+def steps(arguments: Arguments, num_clips: int) -> tuple[int, int]:
+    """Optimiser steps of the run, and of an epoch."""
+    training = arguments.training
+    batch = training.train_batch_size * training.world_size
+    batches = math.ceil(num_clips / batch)
+    of_epoch = math.ceil(batches / training.gradient_accumulation_steps)
+    total = training.max_steps
+    if total < 1:
+        total = math.ceil(training.num_train_epochs * of_epoch)
+    return total, of_epoch
+
+
+__all__ = [
+    "GIVEN",
+    "MEASURED",
+    "Choice",
+    "Facts",
+    "balance",
+    "batch_size",
+    "choose",
+    "epochs",
+    "masks",
+    "max_length",
+    "measure",
+    "rates",
+    "regularisers",
+    "schedule",
+    "statistics",
+    "validation_share",
+]
