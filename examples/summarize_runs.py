@@ -33,8 +33,11 @@ def read_metrics(run: Path) -> dict[str, float]:
             f"no {file}; the run has not ended, or is none: finish it with finetune.py"
         )
     metrics = json.loads(file.read_text(encoding="utf-8"))
+    # Without the curves of `lengths`, and numbers that are undefined (null).
     return {
-        name: value for name, value in metrics.items() if not any(word in name for word in LEFT_OUT)
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and not any(word in name for word in LEFT_OUT)
     }
 
 

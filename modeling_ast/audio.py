@@ -34,7 +34,7 @@ from .samples import as_tensor, check_samples, mixed_down, scale_samples
 
 # An array (S, channels) with more channels than these counts as a batch of short clips.
 MOST_CHANNELS_OF_AN_ARRAY = 8
-# Of samples that `read_audio` gives, in bytes: 4.6 hours at 16 kHz.
+# The most bytes of samples that `read_audio` returns: 4.6 hours at 16 kHz.
 MOST_BYTES = 2**30
 
 
@@ -44,7 +44,7 @@ class ClipSource:
 
     name: str  # what errors call it
     content: str | Path | bytes | np.ndarray | Tensor | list | tuple  # a file, or samples
-    # Of samples, in Hz; None if the caller gave none, and for files, which state their own.
+    # The rate of samples, in Hz. None if the caller gave none, and for files: they state their own.
     sampling_rate: int | None = None
     channel_axis: int | None = None  # of samples (2-D); None if it must be found by their shape
 

@@ -22,9 +22,11 @@ CONVERTED_FIRST = frozenset(f".{name}" for name in f"{OTHER_AUDIO_NAMES} {VIDEO_
 
 RESOURCE_FILE = "resource file of macOS (its name begins with ._), which has no sound"
 HIDDEN = "hidden: its name begins with a dot"
+HIDDEN_FOLDER = "hidden folder: its name begins with a dot"
 DANGLING = "link to a file that is not there"
 LINKED_FOLDER = "link to a folder, which is not followed"
 EMPTY_FOLDER = "empty folder"
+UNLISTED_FOLDER = "folder that cannot be listed"
 NO_FILE = "neither a file nor a folder"
 OTHER_SUFFIX = "no audio file, by its suffix"
 # A printed line names so many of the files that one reason leaves out.
@@ -36,6 +38,13 @@ class Skipped(NamedTuple):
 
     file: str
     reason: str
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, of which no file is counted."""
+        return self.reason in (HIDDEN_FOLDER, LINKED_FOLDER, EMPTY_FOLDER) or (
+            self.reason.startswith(UNLISTED_FOLDER)
+        )
 
 
 class Listing(NamedTuple):
@@ -60,7 +69,7 @@ def audio_files(folder: str | Path) -> Listing:
                 inside = list(entries)
         except OSError as error:
             errors.append(error)
-            reason = f"folder that cannot be listed: {error.strerror}"
+            reason = f"{UNLISTED_FOLDER}: {error.strerror}"
             skipped.append(Skipped(prefix.rstrip("/") or ".", reason))
             continue
         if not inside and prefix:
@@ -79,16 +88,24 @@ def audio_files(folder: str | Path) -> Listing:
 def _reason_to_skip(entry: os.DirEntry) -> str | None:
     """Why an entry of a folder is no audio file; None if it is one."""
     if entry.name.startswith("."):
-        return RESOURCE_FILE if entry.name.startswith("._") else HIDDEN
+        if entry.is_dir(follow_symlinks=False):
+            return HIDDEN_FOLDER
+        return skipped_by_name(entry.name)
     # os.path's answers are False for a link that leads round in a circle; those of `entry` raise.
     if entry.is_symlink() and os.path.isdir(entry.path):
         return LINKED_FOLDER
     if not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
         return NO_FILE if os.path.exists(entry.path) else DANGLING
-    suffix = suffix_of(entry.name)
-    if suffix in AUDIO_SUFFIXES:
+    return skipped_by_name(entry.name)
+
+
+def skipped_by_name(name: str) -> str | None:
+    """Why a file is no audio file as far as its name says it; None if it is one."""
+    if name.startswith("."):
+        return RESOURCE_FILE if name.startswith("._") else HIDDEN
+    if suffix_of(name) in AUDIO_SUFFIXES:
         return None
-    return unusable_by_name(entry.name) or OTHER_SUFFIX
+    return unusable_by_name(name) or OTHER_SUFFIX
 
 
 def unusable_by_name(name: str) -> str | None:
@@ -123,10 +140,12 @@ def by_reason(skipped: Iterable[Skipped]) -> list[str]:
 __all__ = [
     "AUDIO_NAMES",
     "AUDIO_SUFFIXES",
+    "HIDDEN_FOLDER",
     "Listing",
     "Skipped",
     "audio_files",
     "by_reason",
+    "skipped_by_name",
     "suffix_of",
     "unusable_by_name",
 ]

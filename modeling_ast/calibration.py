@@ -27,7 +27,8 @@ from .strict_json import to_json
 
 CALIBRATION_FILE = "calibration.json"
 METHODS = ("temperature", "platt")
-# What journals of results say instead of a fingerprint, and how one comes to the same scores.
+# What a journal of results states instead of a fingerprint of the calibration, and the flag that
+# gives the same scores.
 NO_CALIBRATION = "none"
 SAME_CALIBRATION = "the same calibration.json, or the same --no-calibration"
 # Scores of 0 and 1 have no logit; float64's sigmoids come as near to 1 as this.

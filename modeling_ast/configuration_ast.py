@@ -339,7 +339,7 @@ def _require_dtype(field: str, dtype: Any) -> None:
 
 
 def _refuse(field: str, value: object, wanted: str) -> None:
-    # Of a long value only its beginning is shown.
+    # Only the beginning of a long value is shown.
     shown = reprlib.repr(value)
     error = ValueError(f"{field} is {shown}, which is impossible; it must be {wanted}")
     raise StrictDataclassFieldValidationError(field, error) from error

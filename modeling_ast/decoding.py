@@ -99,7 +99,7 @@ class AudioFile:
         elif isinstance(self.source, bytes):
             opened = io.BytesIO(self.source)
         else:
-            # As bytes, except on Windows: soundfile takes text only where it is valid Unicode.
+            # A path is given as bytes, except on Windows: as text it must be valid Unicode.
             opened = self.source if os.name == "nt" else os.fsencode(self.source)
         try:
             file = soundfile.SoundFile(opened)
@@ -192,7 +192,7 @@ def mean_of_columns(samples: np.ndarray) -> np.ndarray:
     """(S, channels) -> (S,): the mean of the channels; of one channel a view."""
     if samples.shape[1] == 1:
         return samples[:, 0]
-    # Not samples.mean(1), which is slow over an axis of two.
+    # samples.mean(1) would be slow: numpy's mean over an axis of two is.
     mono = samples[:, 0] + samples[:, 1]  # (S,)
     for channel in range(2, samples.shape[1]):
         mono += samples[:, channel]

@@ -194,10 +194,10 @@ def sdpa_attention(
         )
         return x.transpose(1, 2), None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (Q or S, H, Dh)
-    # Not torch.nn.attention.varlen, which from torch 2.14 on may choose cuDNN.
+    # torch.nn.attention.varlen is not used: from torch 2.14 on it may choose cuDNN.
     attend = torch.ops.aten._flash_attention_forward
     ends = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
-    # Not causal, no weights.
+    # False, False: the attention is not causal, and no weights are returned.
     x = attend(q, k, v, *ends, dropout, False, False, scale=scaling)[0]  # (Q, H, Dh)
     return x.unsqueeze(0), None
 

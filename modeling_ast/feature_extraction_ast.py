@@ -25,7 +25,7 @@ try:
 except (ImportError, OSError, RuntimeError):
     # transformers imports torchaudio, which fails beside a torch it was not built for (CPU-only
     # ones among them). Nothing here needs it: make transformers treat it as not installed.
-    # With None, Python refuses the import; typeshed wants a module there.
+    # With None, Python refuses the import; typeshed declares that only modules may stand there.
     sys.modules["torchaudio"] = None  # type: ignore[assignment]
     is_torchaudio_available.cache_clear()
     from transformers import BatchFeature, SequenceFeatureExtractor
@@ -483,7 +483,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         samples = torch.tensor([len(waveform) for waveform in waveforms])  # (B,)
         padded = sent_together(waveforms, device)  # (B, S)
         values, _ = self._together(padded, sent(samples, device), num_frames)
-        # What was on a GPU is checked once for all, and last: the host waits for the answer.
+        # Samples on a GPU are checked all at once, and last: the host waits for the answer.
         if not come_from_cpu and not are_samples_usable(padded):
             for index, waveform in enumerate(waveforms):
                 check_samples(waveform, f"clip {index}")

@@ -6,7 +6,7 @@ import os
 import re
 from typing import BinaryIO
 
-# What a file begins with -> what it is, as the end of "it is ...".
+# The first bytes of a file -> its kind, worded as the end of a sentence "it is ...".
 UNKNOWN_TO_LIBSNDFILE = "which libsndfile cannot decode"
 KINDS = [
     (rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", "an HTML page"),
@@ -32,7 +32,7 @@ KINDS = [
     (rb"DSD |FRM8", f"DSD, {UNKNOWN_TO_LIBSNDFILE}"),
     (rb"MThd", "MIDI, which holds notes and no sound"),
 ]
-# Of an MP4 file, by the name of its codec, which stands at its beginning or at its end.
+# The name of an MP4 file's codec -> its kind. The name stands near the file's beginning or end.
 MP4_CODECS = [(b"alac", "ALAC"), (b"mp4a", "AAC"), (b"ac-3", "AC-3"), (b"Opus", "Opus")]
 HEAD_BYTES, MP4_BYTES = 4096, 2**18
 

@@ -20,7 +20,7 @@ MOST_TAG_BYTES = 2**22
 # What a FLAC file begins with: its name, and the header of the first block, which has 34 bytes and
 # is the last one or not.
 FLAC_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
-# Of joined WAV files, those that are looked at.
+# At most so many chunks behind the samples of a WAV file are searched for a joined file.
 MOST_CHUNKS = 10_000
 # MPEG audio, layer III: kbit/s by the 4 bits of a frame's header, of version 1, and of 2 and 2.5.
 KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)

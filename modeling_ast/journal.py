@@ -25,9 +25,10 @@ class Journal:
     Args:
         path: Of the file, which may be that of an earlier run.
         model: Name of the model, which is written into each row.
-        fields: What each row has beside its settings, "file", "seconds", "error", "model" among it.
+        fields: What each row has beside its settings, "seconds", "model" and `key` among it.
         settings: What else decides a result, and the flag that sets it, such as "--padding {}".
         defaults: Settings of earlier rows that do not say them.
+        key: The field that names what a row stands for, which each line begins with.
     Raises:
         ValueError: Another process is writing the file, it holds something else, or rows of
             another model.
@@ -41,10 +42,12 @@ class Journal:
         fields: Collection[str],
         settings: Mapping[str, str],
         defaults: Mapping[str, str] | None = None,
+        key: str = "file",
     ):
         self.path = path
         self.model = model
         self.fields = frozenset(fields)
+        self.key = key
         self.flags = settings
         self.defaults = dict(defaults or {})
         # What else decides the result of a row, as the rows that are there say it.
@@ -77,7 +80,7 @@ class Journal:
         """Takes the finished files over; returns where the last whole line ends."""
         end = 0
         for number, line in enumerate(self.lines, 1):
-            if not line.endswith(b"\n") and _is_torn_row(line):
+            if not line.endswith(b"\n") and self._is_torn_row(line):
                 break
             row = self._row(line)
             if row is None:
@@ -89,7 +92,7 @@ class Journal:
                 )
             said = {name: row[name] for name in self.flags if row.get(name) is not None}
             self.settings = {**self.defaults, **said}
-            self._count(row)
+            self.count(row)
             end += len(line)
         return end
 
@@ -122,7 +125,7 @@ class Journal:
             )
         if self.file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        self._count(row)
+        self.count(row)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The finished rows, in the order in which they were written."""
@@ -137,16 +140,16 @@ class Journal:
             return None
         return row if isinstance(row, dict) and row.keys() >= self.fields else None
 
-    def _count(self, row: Mapping[str, Any]) -> None:
-        self.done.add(row["file"])
+    def count(self, row: Mapping[str, Any]) -> None:
+        """Takes a row into the numbers of the run."""
+        self.done.add(row[self.key])
         self.num_bad += row["error"] is not None
         self.seconds += row["seconds"] or 0.0
 
-
-def _is_torn_row(line: bytes) -> bool:
-    """Whether a last line may be cut off: what is not ours must not be."""
-    begin = b'{"file": "'
-    return line[: len(begin)] == begin[: len(line)]
+    def _is_torn_row(self, line: bytes) -> bool:
+        """Whether a last line may be cut off: what is not ours must not be."""
+        begin = f'{{"{self.key}": "'.encode()
+        return line[: len(begin)] == begin[: len(line)]
 
 
 __all__ = ["Journal"]

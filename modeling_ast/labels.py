@@ -18,7 +18,7 @@ from .text_tables import read_text_table
 # Hub checkpoints of AudioSet do not say that their labels are independent; their number does.
 NUM_AUDIOSET_LABELS = 527
 SCORES = ("auto", "sigmoid", "softmax")
-# What moves the cursor, reverses or hides text or is no character: control characters, direction
+# Characters that move the cursor, or reverse or hide text: control characters, direction
 # marks, separators of lines, invisible ones, halves of characters, tags.
 HARMFUL = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
@@ -153,6 +153,11 @@ def activation(choice: str, config: ASTConfig) -> str:
     return "sigmoid" if several or unstated else "softmax"
 
 
+def valid_unicode(text: str | None) -> str | None:
+    """A text with a replacement character for each odd byte of a file's name."""
+    return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 __all__ = [
     "HARMFUL",
     "NUM_AUDIOSET_LABELS",
@@ -162,4 +167,5 @@ __all__ = [
     "distinct_names",
     "printable",
     "read_label_file",
+    "valid_unicode",
 ]

@@ -37,7 +37,7 @@ from .position import NUM_PREFIX_TOKENS, resize_position_grid
 
 logger = logging.get_logger(__name__)
 
-# What from_pretrained may change: the grid then differs and its position table is refitted.
+# Fields that from_pretrained may change. The grid then differs, and the position table is refitted.
 GRID_FIELDS = ("max_length", "num_mel_bins", "frequency_stride", "time_stride")
 # A config of fewer weights than this is believed: its network takes 400 MB at most.
 FEW_WEIGHTS = 10**8

@@ -281,7 +281,7 @@ class ASTPreTrainedModel(LoadableModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, ASTEmbeddings):
-            # Not zeros, as in transformers: the two prefix tokens would always stay equal.
+            # transformers begins with zeros: the two prefix tokens would then always stay equal.
             for parameter in (
                 module.cls_token,
                 module.distillation_token,

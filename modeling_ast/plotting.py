@@ -1,4 +1,4 @@
-"""Pictures of what a model hears; matplotlib is imported when one is drawn.
+"""Pictures of spectrograms and labels; matplotlib is imported when one is drawn.
 
 A recording of any length becomes a picture of the same width: `PeakColumns` keeps the highest value
 of each column, so that a short sound is seen in an hour too, and the audio is read block by block.
@@ -6,27 +6,25 @@ of each column, so that a short sound is seen in an hour too, and the audio is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .audio import stream_audio
+from .audio import open_clip
 from .errors import need_extra
-from .events import Detection, ScoreBlock
 from .fbank import LOW_HZ, mel_of_hz
 from .feature_extraction_ast import ASTFeatureExtractor
 from .labels import printable
 from .outputs import check_output_file
+from .recordings import Recording
 from .tagging import ClipTags
 
 # A picture cannot show more columns than these; up to twice as many are kept.
 COLUMNS = 1000
-BLOCK_SECONDS = 30.0
 TICKS_KHZ = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16)
-MOST_BARS, MOST_CURVES = 20, 5
 # From this length the axis of time shows minutes.
 MINUTES_FROM = 180.0
 
@@ -64,33 +62,6 @@ class PeakColumns:
         return np.concatenate([self._columns, *last])
 
 
-class ScoreColumns:
-    """The curves of a recording, for a picture: what `EventDetector.detect` calls with scores.
-
-    Args:
-        hop: Seconds of a step.
-        labels: In the order of the scores.
-    """
-
-    def __init__(self, hop: float, labels: Sequence[str]):
-        self.hop = hop
-        self.labels = labels
-        self.peaks = PeakColumns()
-
-    def add(self, block: ScoreBlock) -> None:
-        """Takes the scores of the next steps."""
-        self.peaks.add(block.scores)
-
-    def curves(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The middle of each column in seconds, and the curves (N,) with the highest peaks."""
-        columns = self.peaks.columns()  # (N, C)
-        seconds = (np.arange(len(columns)) + 0.5) * self.peaks.rows_per_column * self.hop
-        if not len(columns):
-            return seconds, {}
-        top = np.argsort(-columns.max(0), kind="stable")[:MOST_CURVES]
-        return seconds, {self.labels[index]: columns[:, index] for index in top}
-
-
 def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str | Path) -> None:
     """Draws a row for each file: its spectrogram, whole, and its labels.
 
@@ -101,7 +72,7 @@ def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str
         MissingExtra: matplotlib is not installed.
         OSError, ValueError: A file is gone, or the picture cannot be written.
     """
-    pyplot = _pyplot()
+    pyplot = load_pyplot()
     figure, axes = pyplot.subplots(
         len(results),
         2,
@@ -121,83 +92,48 @@ def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str
     pyplot.close(figure)
 
 
-def draw_events(
-    detection: Detection, scores: ScoreColumns, extractor: ASTFeatureExtractor, path: str | Path
-) -> None:
-    """Draws a recording: its spectrogram, its events as bars, and the curves of the top classes.
-
-    Args:
-        detection: Of a file, which is read again.
-        scores: Those of its steps.
-        path: Of the picture; its suffix says the format.
-    Raises:
-        MissingExtra: matplotlib is not installed.
-        OSError, ValueError: The file is gone, or the picture cannot be written.
-    """
-    pyplot = _pyplot()
-    spans: dict[str, list[tuple[float, float]]] = {}
-    for event in detection.events:
-        length = event.offset - event.onset
-        spans.setdefault(event.label, []).append((event.onset, length))
-    # Those that are heard longest.
-    names = sorted(spans, key=lambda name: -sum(length for _, length in spans[name]))[:MOST_BARS]
-    figure, (top, middle, bottom) = pyplot.subplots(
-        3,
-        1,
-        figsize=(14, 7 + 0.25 * len(names)),
-        height_ratios=(3, 0.6 + 0.25 * len(names), 2),
-        sharex=True,
-        layout="constrained",
-    )
-    draw_spectrogram(top, detection.name, extractor)
-    top.set(title=plain_text(Path(detection.name).name), xlabel="")
-    for row, name in enumerate(names):
-        middle.broken_barh(spans[name], (row - 0.4, 0.8), color=f"C{row % 10}")
-    middle.set_yticks(range(len(names)), [plain_text(name) for name in names])
-    middle.set(ylim=(max(len(names), 1) - 0.5, -0.5), ylabel="events")
-    seconds, curves = scores.curves()
-    for label, curve in curves.items():
-        color = f"C{names.index(label) % 10}" if label in names else "0.6"
-        bottom.plot(seconds, curve, label=plain_text(label), color=color, linewidth=1)
-    for axis in (top, middle, bottom):
-        for stretch in detection.bad_stretches:
-            stop = detection.seconds if stretch.offset is None else stretch.offset
-            axis.axvspan(stretch.onset, stop, color="0.5", alpha=0.5)
-    bottom.set(ylim=(0, 1.02), ylabel="score")
-    # Above the curves, not over them.
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": MOST_CURVES}
-    bottom.legend(**place, frameon=False, fontsize="small")
-    _time_axis(bottom, detection.seconds or 0.0)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
 def draw_spectrogram(axis: Any, source: str | Path, extractor: ASTFeatureExtractor) -> None:
     """Draws the log-mel spectrogram of a whole file, of any length, over kHz and time.
 
     Args:
         axis: Of matplotlib.
+    Raises:
+        OSError, ValueError: Nothing of the file can be decoded.
+    """
+    recording = Recording(open_clip(source), extractor.sampling_rate)
+    draw_blocks(axis, recording.blocks(), extractor)
+
+
+def draw_blocks(
+    axis: Any, blocks: Iterable[np.ndarray], extractor: ASTFeatureExtractor, begin: float = 0.0
+) -> None:
+    """The same for samples that come block by block, (S,) each.
+
+    Args:
+        begin: Of the first of them, in seconds.
     """
     rate, hop, window = extractor.sampling_rate, extractor.hop_samples, extractor.window_samples
     peaks, waiting, num_samples = PeakColumns(), np.empty(0, np.float32), 0
-    for block in stream_audio(source, rate, BLOCK_SECONDS):
+    for block in blocks:
         num_samples += len(block)
-        waiting = np.concatenate([waiting, np.nan_to_num(block, posinf=0.0, neginf=0.0)])
+        waiting = np.concatenate([waiting, block])
         if len(waiting) >= window:
             frames = extractor.log_mel(torch.from_numpy(waiting)).numpy()  # (T, F)
             peaks.add(frames)
             waiting = waiting[len(frames) * hop :]
+    end = begin + num_samples / rate
     image = peaks.columns().T  # (F, N)
-    seconds = image.shape[1] * peaks.rows_per_column * hop / rate
-    extent = (0, seconds, 0, len(image))
-    axis.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="magma")
+    if image.size:
+        stop = begin + image.shape[1] * peaks.rows_per_column * hop / rate
+        extent = (begin, stop, 0, len(image))
+        axis.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="magma")
     # The last samples are less than a window: no bright edge there.
-    axis.set(xlim=(0, num_samples / rate), ylabel="kHz", facecolor="black")
+    axis.set(xlim=(begin, end), ylabel="kHz", facecolor="black")
     ticks = [khz for khz in TICKS_KHZ if khz <= rate / 2000]
     axis.set_yticks(
         [mel_bin(1000 * khz, extractor) for khz in ticks], [f"{khz:g}" for khz in ticks]
     )
-    _time_axis(axis, num_samples / rate)
+    time_axis(axis, end)
 
 
 def mel_bin(hz: float, extractor: ASTFeatureExtractor) -> float:
@@ -208,7 +144,8 @@ def mel_bin(hz: float, extractor: ASTFeatureExtractor) -> float:
     return (mel_of_hz(hz) - low) / step - 0.5
 
 
-def _time_axis(axis: Any, seconds: float) -> None:
+def time_axis(axis: Any, seconds: float) -> None:
+    """Labels an axis of time that ends at so many seconds: seconds, or minutes:seconds."""
     if seconds < MINUTES_FROM:
         axis.set_xlabel("seconds")
         return
@@ -241,7 +178,12 @@ def plain_text(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def _pyplot() -> Any:
+def load_pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     need_extra("matplotlib", "train", "a picture").use("Agg")
     from matplotlib import pyplot
 
@@ -250,11 +192,12 @@ def _pyplot() -> Any:
 
 __all__ = [
     "PeakColumns",
-    "ScoreColumns",
     "check_picture",
-    "draw_events",
+    "draw_blocks",
     "draw_spectrogram",
     "draw_tags",
+    "load_pyplot",
     "mel_bin",
     "plain_text",
+    "time_axis",
 ]

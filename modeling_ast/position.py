@@ -125,7 +125,7 @@ def time_positions(table: Tensor, grid: tuple[int, int], columns: Tensor, width:
     weight = (source - low).unsqueeze(-1).to(table.dtype)  # (B, width, 1)
     table = table.view(rows, learned, -1)  # (Gf, Gt, D)
     positions = torch.lerp(table[:, low], table[:, high], weight)  # (Gf, B, width, D)
-    # Not flatten: torch.export cannot prove that it is right for every width.
+    # flatten is not used: torch.export cannot prove that it is right for every width.
     return torch.cat(positions.unbind(0), dim=1)  # (B, Gf * width, D)
 
 
@@ -169,7 +169,7 @@ def drop_patches(
     no_padding = patches.new_zeros((patches.shape[0], rows), dtype=torch.bool)  # (B, Gf)
     kept_rows = draw_kept(no_padding, dropped[0])
     index = (kept_rows.unsqueeze(2) * width + kept_columns.unsqueeze(1)).flatten(1)  # (B, N)
-    # Not take_along_dim: it compares sizes, so that a compiled graph would serve one length only.
+    # Not by take_along_dim: it compares sizes, and a compiled graph would serve one length only.
     patches = patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
     if columns is not None:
         columns = columns.gather(1, kept_columns)
@@ -211,7 +211,7 @@ def resize_position_grid(table: Tensor, old: tuple[int, int], new: tuple[int, in
 def _fit_axis(image: Tensor, axis: int, target: int) -> Tensor:
     source = image.shape[axis]
     if target <= source:
-        # Not (source - target) // 2: the authors halve each first, so 14 -> 9 starts at 3.
+        # It is not (source - target) // 2: the authors halve each first, so 14 -> 9 starts at 3.
         return image.narrow(axis, source // 2 - target // 2, target)
     size = list(image.shape[2:])
     size[axis - 2] = target

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What a sampling rate can be. A header with flipped bits may say anything, and 60 kB at 1 Hz would
-# become gigabytes at 16 kHz.
+# The lowest and highest sampling rates that are accepted. A damaged header may state any rate, and
+# 60 kB at 1 Hz would become gigabytes at 16 kHz.
 LOWEST_HZ, HIGHEST_HZ = 100, 1_000_000
 # torchaudio's table of filters has numerator x denominator entries: 47999 -> 16000 Hz would take
 # gigabytes. The usual rates have denominators of at most 640.

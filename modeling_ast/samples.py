@@ -136,7 +136,7 @@ def mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor:
     channels = x.unbind(channel_axis)
     if not channels:
         return x.flatten()  # (0,)
-    # Not x.mean(axis), which is slow over an axis of two.
+    # x.mean(axis) would be slow: a mean over an axis of two is.
     if len(channels) == 1:
         return channels[0]
     return sum(channels, x.new_zeros(())) / len(channels)

@@ -88,8 +88,15 @@ class EdgeFinder:
     def add(self, frames: Tensor) -> Edges:
         """The edges that are known with the next frames (K, F), log-mel energies in nats."""
         self.num_frames += len(frames)
-        if len(frames) == 0:
+        return self._next(frames) if len(frames) else NO_EDGES
+
+    def finish(self) -> Edges:
+        """The edges that are not known before the recording has ended."""
+        if self._context is None:
             return NO_EDGES
+        return self._next(self._context[-1:].expand(CONTEXT + BETWEEN + RIVALS, -1))
+
+    def _next(self, frames: Tensor) -> Edges:
         if self._context is None:
             self._context = frames[:1].expand(CONTEXT + RIVALS, -1)
         frames = torch.cat([self._context, frames])
@@ -109,12 +116,6 @@ class EdgeFinder:
             found.append(np.stack([seconds, strength[columns]], axis=1))
         self._column += strengths.shape[1]
         return Edges(*found)
-
-    def finish(self) -> Edges:
-        """The edges that are not known before the recording has ended."""
-        if self._context is None:
-            return NO_EDGES
-        return self.add(self._context[-1:].expand(CONTEXT + BETWEEN + RIVALS, -1))
 
 
 def without_stretches(edges: Edges, stretches: np.ndarray) -> Edges:

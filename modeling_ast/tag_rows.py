@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .calibration import SAME_CALIBRATION, fingerprint_of
+from .labels import valid_unicode
 from .tagging import AudioTagger, ClipTags
 
 if TYPE_CHECKING:
@@ -99,11 +100,6 @@ def _valid(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, **texts, "labels": labels}
 
 
-def valid_unicode(text: str | None) -> str | None:
-    """A text with a replacement character for each odd byte of a file's name."""
-    return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 __all__ = [
     "NO_EMBEDDINGS",
     "POOLED",
@@ -115,5 +111,4 @@ __all__ = [
     "tag_row",
     "tag_schema",
     "tag_table",
-    "valid_unicode",
 ]

@@ -35,7 +35,7 @@ from .modeling_ast import ASTForAudioClassification
 from .padding import padding_name
 from .pretrained import load_extractor, load_model
 from .quantization import is_quantized
-from .workers import decode_clips
+from .workers import LONG_FILE_BYTES, decode_clips
 
 logger = logging.get_logger(__name__)
 
@@ -46,9 +46,6 @@ CPU_WINDOW_BATCHES, DEVICE_WINDOW_BATCHES = 32, 8
 # Decoding keeps up with a model on a CPU in one process or two: half the CPUs, at most so many.
 # Beside a GPU all CPUs but one decode: sixteen decode about as fast as it tags.
 MOST_WORKERS_ON_CPU = 8
-# A file with more samples than that, 8.7 minutes at 16 kHz, is decoded in this process, part by
-# part as the model takes them, so that memory does not grow with its length.
-LONG_FILE_BYTES = 2**25
 # Clips after which a run that pads most of what it computes says so.
 CLIPS_BEFORE_HINT = 100
 DEFAULT_TOP_K = 5

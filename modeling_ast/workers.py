@@ -29,14 +29,17 @@ from torch import Tensor
 from .audio import MOST_BYTES, ClipSource, TooLargeError, decode_clip, open_clip
 from .errors import one_line
 
-# Clips that a worker has in hand, ahead of the model: at least, and at most if they are small. The
-# bytes are those of the samples, all together; of a file that is not decoded yet they are guessed:
-# MP3 becomes eight times as much. That a FLAC of silence becomes more shows when it is decoded, so
-# few clips of a worker may be undecoded.
+# How far workers read ahead of the model. Each worker may have LEAST_AHEAD clips in any case, and
+# MOST_AHEAD while the samples of all clips together take less than BYTES_AHEAD. The samples of a
+# file that is not decoded yet are guessed to take GUESSED_GROWTH times its size, as with MP3. A
+# FLAC of silence takes more, which shows only once it is decoded: so few clips may be undecoded.
 LEAST_AHEAD, MOST_AHEAD, BYTES_AHEAD = 2, 64, 2**27
 GUESSED_GROWTH, MOST_UNDECODED = 8, 3
-# Where a worker leaves samples for its parent, on Linux: a file in memory. Through the pipe between
-# them each clip of 10 s would take the parent 0.7 ms.
+# A file with more samples than that, 8.7 minutes at 16 kHz, is decoded part by part beside the
+# model, so that memory does not grow with its length.
+LONG_FILE_BYTES = 2**25
+# On Linux a worker gives samples to its parent in a file in memory. Through the pipe between them
+# each clip of 10 s would cost the parent 0.7 ms.
 SHARED_MEMORY = Path("/dev/shm")
 ORPHAN_SECONDS = 2.0
 
@@ -253,7 +256,7 @@ class _Workers:
             return clip, self._submit(self.pool, clip)
 
     def _submit(self, pool: ProcessPoolExecutor, clip: Clip) -> Future:
-        # What a worker decodes comes from another process, in memory that is not pinned.
+        # A worker's samples come from another process, in memory that is not pinned.
         wanted = replace(self.wanted, pin_memory=False)
         return pool.submit(_decode_in_worker, clip, wanted, self.folder)
 
@@ -387,7 +390,7 @@ def _decode(clip: Clip, wanted: _Wanted) -> Clip:
 
 def _waveform(source: ClipSource, wanted: _Wanted) -> Tensor:
     if isinstance(source.content, Tensor):
-        # So that it is resampled as an array is.
+        # On the CPU and without a gradient, it is resampled in the same way as an array.
         source = replace(source, content=source.content.detach().cpu())
     max_bytes = MOST_BYTES
     if source.is_file and wanted.max_bytes is not None:
@@ -396,7 +399,7 @@ def _waveform(source: ClipSource, wanted: _Wanted) -> Tensor:
     waveform = decode_clip(
         source, wanted.sampling_rate, wanted.min_samples, not pin_memory, max_bytes
     )
-    # Not Tensor.pin_memory, which copies nothing that its owner has pinned already.
+    # Tensor.pin_memory is not used: it does not copy memory that its owner has pinned already.
     return torch.empty_like(waveform, pin_memory=True).copy_(waveform) if pin_memory else waveform
 
 
@@ -429,4 +432,4 @@ def undecoded(clips: Iterable[Any]) -> Iterable[Any]:
     return clips
 
 
-__all__ = ["Clip", "decode_clips", "undecoded"]
+__all__ = ["LONG_FILE_BYTES", "Clip", "decode_clips", "undecoded"]

@@ -1,5 +1,6 @@
 """Recipes and flags of a fine-tuning, as `modeling-ast finetune` reads them."""
 
+import os
 from dataclasses import fields, replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import TrainingArguments
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands.finetune import parse_arguments
@@ -14,12 +16,11 @@ from modeling_ast.training.arguments import (
     KINDS,
     ModelArguments,
     SamplingArguments,
-    find_recipe,
-    read_recipe,
-    recipe_names,
+    loading_workers,
 )
 from modeling_ast.training.building import load_model, published_parts
 from modeling_ast.training.optimizer import SCHEDULES
+from modeling_ast.training.recipe_files import find_recipe, read_recipe, recipe_names
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "modeling_ast" / "training" / "recipes").glob("*.yaml"))
@@ -118,7 +119,7 @@ def test_an_unknown_recipe_lists_the_known_ones(name, capsys):
     line = usage_error(capsys, "--recipe", name)
     assert f"there is no recipe {name!r}; give the path of a YAML file" in line
     assert ", ".join(recipe_names()) in line
-    assert recipe_names() == [path.stem for path in RECIPES] and len(RECIPES) == 10
+    assert recipe_names() == [path.stem for path in RECIPES] and len(RECIPES) == 11
 
 
 def test_flags_have_hyphens_or_underscores():
@@ -133,6 +134,47 @@ def test_what_must_be_given(missing, capsys):
     index = PATHS.index(missing)
     line = usage_error(capsys, *PATHS[:index], *PATHS[index + 2 :])
     assert f"{missing.replace('_', '-')} is missing; give it here or in the recipe" in line
+
+
+def shown_help(capsys, flag):
+    with pytest.raises(SystemExit) as end:
+        parse_arguments([flag])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_what_is_usual_and_help_all_everything(capsys):
+    """Each flag of ours has a sentence; of Trainer's a few are shown."""
+    short, whole = shown_help(capsys, "--help"), shown_help(capsys, "--help-all")
+    ours = [name for name, entry in ARGUMENTS.items() if name not in TRAINERS]
+    for name in ours:
+        assert f"--{name.replace('_', '-')}" in short, name
+        assert ARGUMENTS[name].metadata["help"], name
+    assert "--learning-rate" in short and "--adafactor" not in short
+    for name in ARGUMENTS:
+        assert f"--{name.replace('_', '-')}" in whole, name
+    assert len(short.splitlines()) < 260 < len(whole.splitlines())
+    for kind in KINDS:
+        assert kind.__doc__.strip().splitlines()[0][:40] in short or kind is TrainingArguments
+    assert "default: None" not in short and "default: False" not in short
+
+
+@pytest.mark.parametrize(
+    ("cores", "has_gpu", "workers"),
+    [(1, False, 0), (2, False, 0), (8, False, 2), (64, False, 8), (2, True, 1), (16, True, 8)],
+)
+def test_workers_follow_the_cores(cores, has_gpu, workers):
+    assert loading_workers(cores, has_gpu) == workers
+
+
+def test_recipes_leave_the_workers_to_the_machine():
+    cores = len(os.sched_getaffinity(0))
+    wanted = loading_workers(cores, torch.cuda.is_available())
+    for name in recipe_names():
+        arguments = parse("--recipe", name, "--model", "m", "--data", "d")
+        assert arguments.training.dataloader_num_workers == wanted
+    words = ["--recipe", "demo", "--model", "m", "--dataloader-num-workers", 3]
+    assert parse(*words).training.dataloader_num_workers == 3
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -198,6 +240,7 @@ def test_what_no_run_could_do_is_refused(capsys, words, message):
 
 
 ARGUMENTS = {entry.name: entry for kind in KINDS for entry in fields(kind) if entry.init}
+TRAINERS = {entry.name for entry in fields(TrainingArguments)}
 
 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))

@@ -128,6 +128,37 @@ def test_rolls_are_uniform_from_minus_ten_to_nine(shape):
     assert roll_time(x, 0) is x
 
 
+def test_short_clips_roll_in_themselves_and_their_padding_stays():
+    own = torch.tensor([1, 7, 12, 23]).repeat(300)
+    x = torch.arange(23.0).expand(len(own), 23) + 0.5
+    rolled = roll_time(x, 10, seeded(), own)
+    seen = set()
+    for clip, size in zip(rolled, own.tolist()):
+        shift = (size - int(clip[0])) % size
+        assert torch.equal(clip[:size], torch.roll(x[0, :size], shift, 0))
+        assert torch.equal(clip[size:], x[0, size:])
+        seen.add((size, shift))
+    # All shifts of the short ones, the twenty from -10 to 9 of the longest.
+    assert len(seen) == 1 + 7 + 12 + 20
+    assert torch.equal(
+        roll_time(x, 10, seeded(), torch.full((len(x),), 23)), roll_time(x, 10, seeded())
+    )
+
+
+def test_time_masks_of_short_clips_are_narrower_and_lie_in_them():
+    own = torch.tensor([0, 10, 40]).repeat_interleave(3000)
+    x = torch.zeros(len(own), 40, 2)
+    hidden = mask_time(x, 20, 1.0, seeded(), own)[:, :, 0]
+    widths = hidden.sum(1).long().view(3, 3000)
+    assert widths[0].sum() == 0
+    # A quarter of the frames, a quarter of the width.
+    assert scipy.stats.chisquare(np.bincount(widths[1], minlength=5)).pvalue > SMALLEST_P
+    assert scipy.stats.chisquare(np.bincount(widths[2], minlength=20)).pvalue > SMALLEST_P
+    assert hidden[3000:6000, 10:].sum() == 0 and hidden[3000:6000, 8].sum() > 0
+    whole = mask_time(x, 20, 1.0, seeded(), torch.full((len(x),), 40))
+    assert torch.equal(whole, mask_time(x, 20, 1.0, seeded()))
+
+
 @pytest.mark.parametrize("as_list", [True, False])
 def test_gains_are_uniform_in_decibels(as_list):
     x = torch.ones(5000, 3)

@@ -346,6 +346,64 @@ def test_features_of_a_batch_on_a_device_read_nothing_back(padding):
     assert all(x.is_meta for x in done.values())
 
 
+@pytest.mark.parametrize("padding", ["max_length", "longest"])
+def test_random_lengths_are_padded_with_a_mask_and_without(padding):
+    """What the saved padding is does not matter: each clip has one of the two at random."""
+    longest = ASTFeatureExtractor(max_length=48, num_mel_bins=32, padding=padding)
+    waves = [noise(i, 0.45) for i in range(40)]
+    rows = rows_of(waves, list(range(40)))
+    encode = LabelEncoder({str(i): i for i in range(40)}, multi_label=True)
+    cut = AudioCollator(longest, encode, min_length=16, features=False)(rows)
+    assert set(cut) == {"labels", "waveforms", "num_samples", "is_masked"}
+    assert torch.equal(cut["labels"], torch.eye(40))
+    counts = cut["num_samples"]
+    # A quarter of the clips are cut, to whole frames.
+    assert 3 < (counts < 7200).sum() < 20 and set((counts[counts < 7200] % 160).tolist()) == {0}
+    assert 2560 <= counts.min() < 4000 and 10 < cut["is_masked"].sum() < 30
+    for wave, part, count in zip(waves, cut["waveforms"], counts.tolist()):
+        wanted = np.lib.stride_tricks.sliding_window_view(wave, count)
+        assert (wanted == part[:count].numpy()).all(1).any()
+    batch = AudioCollator(longest, encode, min_length=16)(rows)
+    parts = [part[:count].numpy() for part, count in zip(cut["waveforms"], counts.tolist())]
+    wanted = longest(
+        parts,
+        sampling_rate=16000,
+        padding="max_length",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    assert torch.equal(batch["input_values"], wanted.input_values)
+    for mask, own, is_masked in zip(
+        batch["attention_mask"], wanted.attention_mask, cut["is_masked"]
+    ):
+        assert torch.equal(mask, own if is_masked else torch.ones_like(own))
+    assert (longest.padding, longest.return_attention_mask) == (padding, False)
+
+
+def test_a_short_clip_is_rolled_and_masked_in_itself():
+    features = ASTFeatureExtractor(max_length=48, num_mel_bins=32)
+    rows = rows_of([noise(i, 0.45) for i in range(40)], [0] * 40)
+    augmentation = Augmentation(mixup_rate=0, frequency_mask=0, time_mask=40, max_roll=20)
+    plain = AudioCollator(features, min_length=16)(rows)
+    changed = AudioCollator(features, min_length=16, augmentation=augmentation)(rows)
+    silence = features.padded_frame
+    is_padding = (plain["input_values"] == silence).all(2)
+    assert is_padding.any() and torch.equal(plain["attention_mask"], changed["attention_mask"])
+    still = (changed["input_values"] == silence).all(2)
+    assert still[is_padding].all() and still.sum() > is_padding.sum()
+    # No more than the share that is hidden of a whole clip.
+    own = (~is_padding).sum(1)
+    assert ((still.sum(1) - is_padding.sum(1)) <= own * 40 / 48).all()
+
+
+def test_random_lengths_that_cannot_be_meant():
+    for min_length in (15, 17):
+        with pytest.raises(ValueError, match=rf"min_length is {min_length} frames; give at least"):
+            AudioCollator(extractor(), min_length=min_length)
+    with pytest.raises(ValueError, match="give it without min_length"):
+        AudioCollator(extractor(), crop="parts", min_length=16)
+
+
 def test_each_bad_argument_is_named(tmp_path):
     rows = [{"audio": {"bytes": b"?", "path": f"{i}.flac"}, "label": 0} for i in range(2)]
     with pytest.raises(ValueError, match=r"clip 0.flac cannot be used: .*pass bad_clips="):

@@ -69,7 +69,7 @@ def test_calibration_json_is_written_and_used(model, data, tmp_path, capsys, mon
     monkeypatch.chdir(tmp_path)
     arguments = ("calibrate", model, "--data", data, "--min-positives", 8)
     status, out, _ = run(capsys, *arguments)
-    assert status == 0 and "40 clips, temperature, best F1" in out
+    assert status == 0 and f"40 clips of {data}, temperature, best F1" in out
     content = json.loads((model / "calibration.json").read_text())
     assert list(content["labels"]) == LABELS and content["num_clips"] == 40
     assert all(label["positives"] == 8 for label in content["labels"].values())
@@ -91,8 +91,18 @@ def test_calibration_json_is_written_and_used(model, data, tmp_path, capsys, mon
 
 def test_labels_with_few_clips_are_named(model, data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_table(data, "test.csv", [(f"{n}.wav", LABELS[min(n % 8, 4)]) for n in range(40)])
     status, out, _ = run(capsys, "calibrate", model, "--data", data)
-    assert status == 0 and out.count("of all labels: too few clips") == 5
+    assert status == 0 and out.count("of all labels: too few clips") == 4
+    assert "LABEL_4     20" in out
+
+
+def test_too_few_clips_of_each_label(model, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, "calibrate", model, "--data", data)
+    assert status == 1 and not out and not (model / "calibration.json").exists()
+    assert "of no label there are 10 clips with it" in err and "the most are 8, of 40 clips" in err
+    assert run(capsys, "calibrate", model, "--data", data, "--min-positives", 8)[0] == 0
 
 
 def test_clips_of_the_training_are_refused(model, data, tmp_path, capsys, monkeypatch):
@@ -110,7 +120,54 @@ def test_clips_of_the_training_are_refused(model, data, tmp_path, capsys, monkey
         status, _, err = run(capsys, "calibrate", model, *arguments, *csv_flag)
         assert status == 1 and count in err and "give others, such as --eval-split test" in err
     assert not (model / "calibration.json").exists()
-    assert run(capsys, "calibrate", model, "--data", data)[0] == 0
+    assert run(capsys, "calibrate", model, "--data", data, "--min-positives", 8)[0] == 0
+
+
+@pytest.mark.parametrize("given", [(), ("--data", "data"), ("--data", "data/../data")])
+def test_run_json_says_which_clips_are_held_out(given, model, data, tmp_path, capsys, monkeypatch):
+    """The same part of a split at random: no clip of the training is among them."""
+    monkeypatch.chdir(tmp_path)
+    (data / "test.csv").replace(data / "train.csv")
+    run_file = {"data": str(data), "eval_share": 0.6, "audio_column": "audio"}
+    (model / "run.json").write_text(to_json(run_file))
+    arguments = ("calibrate", model, *given, "--min-positives", 2)
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, err
+    assert ": 24 clips of" in out
+    # Flags win.
+    status, _, err = run(capsys, *arguments, "--eval-share", "0.9")
+    assert status == 1 and "are among those that" in err
+
+
+def test_a_damaged_run_json(model, data, capsys):
+    (model / "run.json").write_text("[]")
+    with pytest.raises(SystemExit) as ended:
+        run(capsys, "calibrate", model, "--data", data)
+    assert ended.value.code == 2
+    assert "does not hold the arguments of a run" in capsys.readouterr().err
+
+
+def test_help_has_no_flag_that_does_nothing(capsys):
+    with pytest.raises(SystemExit):
+        run(capsys, "calibrate", "--help")
+    assert "--no-calibration" not in capsys.readouterr().out
+
+
+def test_one_line_says_that_a_calibration_is_used(model, data, tmp_path, capsys):
+    make_calibration(model)
+    short = ("--window", "0.5")
+    for verb in (
+        ("classify", model, data / "0.wav"),
+        ("tag", model, data, "--output", tmp_path / "tags.jsonl", "--padding", "longest"),
+        ("detect", model, data / "0.wav", *short),
+    ):
+        status, _, err = run(capsys, *verb)
+        assert status == 0 and err.splitlines()[0] == (
+            f"calibration.json of {model} is used (platt, best F1, fitted to 40 clips); "
+            f"--no-calibration leaves it out"
+        )
+    err = run(capsys, "classify", model, data / "0.wav", "--no-calibration")[2]
+    assert "calibration" not in err
 
 
 def test_classify(model, data, capsys):
@@ -180,6 +237,9 @@ def test_one_sentence(model, data, tmp_path, capsys, monkeypatch):
     (model / "calibration.json").write_text("{}")
     status, _, err = run(capsys, "classify", model, data / "0.wav")
     assert status == 1 and "is no calibration" in err and "--no-calibration" in err
+    # It is made again, as that sentence says.
+    assert run(capsys, "calibrate", model, "--data", data, "--min-positives", 8)[0] == 0
+    assert run(capsys, "classify", model, data / "0.wav")[0] == 0
     with pytest.raises(SystemExit) as ended:
         run(capsys, "calibrate", model)
     assert ended.value.code == 2 and "--data is missing" in capsys.readouterr().err

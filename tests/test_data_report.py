@@ -117,6 +117,30 @@ def test_stats_and_evaluate_print_it(base, tmp_path, capsys):
     assert "1 skipped: resource file of macOS" in printed.err
 
 
+def test_stats_and_evaluate_list_missing_clips_and_check_labels(base, tmp_path, capsys):
+    rows = [f"{index}.wav,{'abc'[index % 3]}" for index in range(9)]
+    for index in range(8):
+        write_clip(tmp_path / f"{index}.wav")
+    table = tmp_path / "all.csv"
+    table.write_text("\n".join(["file,label", *rows]) + "\n")
+    for verb, share in (("stats", []), ("evaluate", ["--eval-share", 0.5, "--length-clips", 0])):
+        missing, bad = tmp_path / f"{verb}.csv", tmp_path / "bad.txt"
+        words = [verb, base, "--data", table, "--bad-clips", bad, "--missing-clips", missing]
+        if verb == "evaluate":
+            (tmp_path / "named.csv").write_text("index,display_name\n0,LABEL_0\n1,LABEL_1\n")
+            words += ["--label-csv", tmp_path / "named.csv"]
+            table.write_text(table.read_text().replace(",a", ",LABEL_0").replace(",b", ",LABEL_1"))
+            table.write_text(table.read_text().replace(",c", ",LABEL_1"))
+        assert main([*map(str, words), *map(str, share)]) == 0
+        assert missing.read_text().splitlines()[0] == "file,labels"
+        assert missing.read_text().splitlines()[1].startswith("8.wav,")
+        assert f"missing clips are listed in {missing}" in capsys.readouterr().err
+    (tmp_path / "names.csv").write_text("index,display_name\n0,x\n1,y\n")
+    words = ["stats", base, "--data", table, "--label-csv", tmp_path / "names.csv"]
+    assert main([*map(str, words)]) == 1
+    assert "among the labels of the clips but not among the 2" in capsys.readouterr().err
+
+
 def test_one_class_is_refused_by_the_command(base, tmp_path, capsys):
     for index in range(4):
         write_clip(tmp_path / "data" / "car" / f"{index}.wav")

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from modeling_ast import EventDetector
-from modeling_ast.commands import detect, main
+from modeling_ast.commands import detect_files, main
 from modeling_ast.event_files import read_events, read_scores
 
 RATE = 16_000
@@ -96,9 +96,12 @@ def test_scores_and_pictures(tiny_folder, sounds, tmp_path, capsys):
     assert run(capsys, tiny_folder, sounds, *outputs, *RULES)[0] == 0
     assert (pictures / "b.flac.png").exists()
     assert (pictures / "a.wav.png").stat().st_mtime_ns == before
-    single = ("--scores", tmp_path / "one.tsv", "--plot", tmp_path / "one.png")
-    assert run(capsys, tiny_folder, sounds / "a.wav", *single, *RULES)[0] == 0
-    assert (tmp_path / "one.tsv").exists() and (tmp_path / "one.png").exists()
+    assert run(capsys, tiny_folder, sounds, "--plot", pictures, "--pages", *RULES)[0] == 0
+    assert (pictures / "b.flac.pdf").read_bytes().startswith(b"%PDF")
+    for picture, scores in (("one.png", "--scores"), ("one.pdf", "--write-scores")):
+        single = (scores, tmp_path / f"{picture}.tsv", "--plot", tmp_path / picture)
+        assert run(capsys, tiny_folder, sounds / "a.wav", *single, *RULES)[0] == 0
+        assert (tmp_path / f"{picture}.tsv").exists() and (tmp_path / picture).exists()
 
 
 def test_bad_files_and_bad_parts(tiny_folder, sounds, tmp_path, capsys):
@@ -176,6 +179,8 @@ def test_rows_of_other_settings_are_not_mixed(tiny_folder, sounds, tmp_path, cap
         (("--scores", "one.tsv"), "one file for 3 recordings; name a folder"),
         (("--plot", "one.png"), "one file for 3 recordings; name a folder"),
         (("--combine", "median"), "invalid choice: 'median'"),
+        (("--edges", "sharp"), "invalid choice: 'sharp'"),
+        (("--pages",), "--pages is for --plot FOLDER; for one recording name a .pdf"),
     ],
 )
 def test_wrong_usage(flags, message, tiny_folder, sounds, tmp_path, monkeypatch, capsys):
@@ -191,6 +196,7 @@ def test_one_sentence(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
         ((tiny_folder, sounds, "--window", "60"), "at most the model's length"),
         ((tiny_folder, sounds, "--threshold", "dog=0.5"), "has no label 'dog'"),
         ((tiny_folder, tmp_path / "sounds" / "empty"), "no audio file in these folders"),
+        ((tiny_folder, sounds / "a.wav", "--plot", "a.xyz"), "cannot draw a.xyz: its name must"),
     ]:
         (tmp_path / "sounds" / "empty").mkdir(exist_ok=True)
         status, out, err = run(capsys, *arguments)
@@ -203,4 +209,4 @@ def test_one_sentence(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
 
 def test_progress_in_audio_hours_a_minute():
     begin = time.monotonic()
-    assert detect.speed(7200.0, begin - 60) == pytest.approx(2.0, rel=0.01)
+    assert detect_files.speed(7200.0, begin - 60) == pytest.approx(2.0, rel=0.01)

@@ -10,7 +10,12 @@ import pytest
 import soundfile
 import torch
 import transformers
-from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands import evaluate_models
@@ -118,34 +123,39 @@ def test_models_and_their_ensemble(sounds, models, tmp_path, run):
     assert text.startswith("18 clips\n") and str(models[0]) in text and "ensemble of" not in text
 
 
-def test_both_paddings_at_three_lengths(sounds, models, tmp_path, run):
-    """Each of the six against an evaluation of clips cut by hand, with that padding."""
+def loudest(wave, seconds):
+    """The loudest part of so many seconds that begins at a frame; a shorter clip as it is."""
+    length = round(seconds * 16000)
+    starts = range(0, max(1, len(wave) - length + 1), 160)
+    return max((wave[start : start + length] for start in starts), key=lambda x: (x**2).sum())
+
+
+def test_both_paddings_at_several_lengths(sounds, models, tmp_path, run):
+    """Against evaluations of clips cut by hand, with that padding."""
     folder, rows = sounds
     options = ("--json", "--bad-clips", tmp_path / "bad.txt")
     result = json.loads(run(models[2], "--data", folder, *options).out)
     lengths = result["lengths"][str(models[2])]
-    assert lengths["clips"] == 18
-    found = {(row["padding"], row["share"]): row["metrics"] for row in lengths["results"]}
-    assert len(found) == 6
-    for share in (1.0, 0.5, 0.25):
-        shorter = tmp_path / f"cut{share}"
+    assert (lengths["metric"], lengths["clips"]) == ("accuracy", 18)
+    seconds = [len(wave) / 16000 for _, wave, _ in rows]
+    assert lengths["seconds"] == [0.25, 0.5, 1.0, 2.0, pytest.approx(np.median(seconds))]
+    for index, cut in ((0, 0.25), (2, 1.0), (-1, 60.0)):
+        shorter = tmp_path / f"cut{cut}"
         for path, wave, _ in rows:
-            length = round(len(wave) * share)
-            start = (len(wave) - length) // 2
             target = shorter / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(target, wave[start : start + length], 16000, "FLOAT")
+            soundfile.write(target, loudest(wave, cut), 16000, "FLOAT")
         for padding in ("max_length", "longest"):
             flags = ("--padding", padding, "--length-clips", 0)
             expected = json.loads(run(models[2], "--data", shorter, *options, *flags).out)
             assert expected["lengths"] == {}
-            (judged,) = expected["models"]
-            assert judged.pop("F1") <= 1 and judged.pop("ECE") <= 1
-            metrics = {"model": str(models[2])} | found[padding, share]
-            assert metrics == pytest.approx(judged, abs=1e-6)
-    text = run(models[2], "--data", folder, *options[1:], "--length-clips", 7).out
-    assert "accuracy of 7 clips by padding and by the share of each clip" in text
-    assert "always pad to max_length" in text
+            assert lengths[padding][index] == expected["models"][0]["accuracy"]
+    picture = tmp_path / "curves.png"
+    words = (*models[:2], "--data", folder, *options[1:], "--length-clips", 7)
+    text = run(*words, "--length-plot", picture).out
+    assert "accuracy of 7 clips, cut to the loudest part of each, and whole (median 1." in text
+    assert "always pad to max_length" in text and text.count("longest ") == 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_padding_is_the_saved_one_unless_it_is_given(sounds, models, tmp_path, run):
@@ -174,7 +184,48 @@ def test_undefined_numbers_are_null(sounds, models, tmp_path, run):
         "average_precision": None,
         "auc": None,
         "positives": 0,
+        "precision": result["classes"][3]["precision"],
+        "recall": None,
+        "f1": result["classes"][3]["f1"],
     }
+
+
+def test_a_directory_of_results(sounds, models, tmp_path, run):
+    """Against scikit-learn, of an ensemble; the summary says the same."""
+    folder, rows = sounds
+    out = tmp_path / "some" / "results"
+    options = ("--data", folder, "--bad-clips", tmp_path / "bad.txt", "--length-clips", 0)
+    text = run(*models[:2], *options, "--output-dir", out, "--worst-clips", 5).out
+    truth = np.array([label for *_, label in rows])
+    mean = (expected_scores(models[0], rows) + expected_scores(models[1], rows)) / 2
+    guesses = mean.argmax(1)
+    results = json.loads((out / "results.json").read_text())
+    value = accuracy_score(truth, guesses)
+    assert results["value"] == value and results["chance"] == pytest.approx(1 / 3)
+    assert results["low"] < value < results["high"]
+    recalls = recall_score(truth, guesses, average=None, zero_division=np.nan)
+    np.testing.assert_allclose([row["recall"] for row in results["classes"]], recalls)
+    assert f"accuracy {value:.3f} on 18 held-out clips (95 % interval" in text
+    assert "weakest classes, by F1: " in text and "most often confused: " in text
+    assert json.loads((out / "metrics.json").read_text())["eval_accuracy"] == value
+    with (out / "worst_clips.csv").open(newline="") as file:
+        worst = list(csv.DictReader(file))
+    surest = sorted(np.flatnonzero(guesses != truth), key=lambda clip: -mean[clip].max())
+    assert [row["file"] for row in worst] == [
+        str(rows[clip][0].relative_to(folder)) for clip in surest
+    ]
+    assert [row["true"] for row in worst] == [WORDS[truth[clip]] for clip in surest]
+    assert (out / "worst_clips.html").read_text().count("<audio") == 5
+    readme = (out / "README.md").read_text()
+    for name in ("worst_clips.html", "worst_clips.csv", "confusion.png"):
+        assert f"({name})" in readme and (out / name).is_file()
+    # Again, into the same directory; a model's own is refused before anything is judged.
+    run(*models[:2], *options, "--output-dir", out, "--worst-clips", 0)
+    assert not (out / "worst_clips.html").exists()
+    error = run(models[0], *options, "--output-dir", models[0], status=1).err
+    assert "holds a model, whose card and figures would be replaced" in error
+    error = run(models[0], *options, "--output-dir", rows[0][0], status=1).err
+    assert "cannot make the directory" in error and "give another --output-dir" in error
 
 
 def test_mistakes_are_one_line(sounds, models, tmp_path, run):
@@ -219,6 +270,10 @@ def test_bad_clips_are_left_out_of_everything(sounds, models, tmp_path, run):
         (["model"], "--data is missing"),
         (["--data", "data"], "MODEL"),
         (["model", "--data", "data", "--streaming"], "--streaming is for modeling-ast finetune"),
+        (
+            ["model", "--data", "data", "--length-clips", "0", "--length-plot", "x.png"],
+            "--length-plot shows the scores of --length-clips, which is 0",
+        ),
         (["model", "--data", "data", "--top_z", "3"], "unrecognized arguments: --top-z 3"),
     ],
 )

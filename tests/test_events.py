@@ -83,6 +83,40 @@ def test_an_event_is_where_the_sound_is_whatever_its_place(onset, hop):
     assert event.score == 1.0
 
 
+@pytest.mark.parametrize("depth", np.linspace(0.02, 0.98, 10))
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_a_needle_is_found_where_it_is(depth, is_silent):
+    """One second in ten, at both of its ends within a frame, whatever the steps."""
+    onset = depth * 9
+    x = with_sound(onset, onset + 1)
+    if is_silent:
+        x[np.abs(x) < 1e-3] = 0
+    for hop in (0.1, 0.25):
+        (event,) = loud(detector(hop=hop)(x))
+        assert event.onset == pytest.approx(onset, abs=FRAME)
+        assert event.offset == pytest.approx(onset + 1, abs=FRAME)
+    (by_scores,) = loud(detector(edges="scores")(x))
+    for time in (by_scores.onset, by_scores.offset):
+        assert round(time / 0.1, 6) % 1 == 0
+
+
+def test_a_sound_without_an_edge_reaches_to_the_end_of_the_recording():
+    """Or to a stretch that cannot be used: it went on there."""
+    (event,) = loud(detector()(with_sound(0, 5, 5)))
+    assert (event.onset, event.offset) == (0.0, 5.0)
+    x = with_sound(0, 8, 8)
+    x[3 * RATE : 5 * RATE] = np.nan
+    events = loud(detector()(x))
+    assert [(event.onset, event.offset) for event in events] == [(0.0, 3.0), (5.0, 8.0)]
+
+
+def test_a_slow_sound_keeps_the_edges_of_its_scores():
+    x = with_sound(0, 10)
+    decibels = np.interp(np.arange(10 * RATE) / RATE, [0, 4, 6, 10], [-120, 0, 0, -120])
+    x *= 10 ** (decibels / 20)
+    assert loud(detector()(x)) == loud(detector(edges="scores")(x)) != []
+
+
 RATES = (8_000, 16_000, 44_100, 48_000)
 CLICKS = [
     (suffix, rate)
@@ -275,6 +309,7 @@ def test_default_window_is_the_length_of_a_shorter_model():
     ("rules", "message"),
     [
         ({"combine": "median"}, "combine is 'median'; it must be mean or max"),
+        ({"edges": "sharp"}, "edges is 'sharp'; it must be spectrum or scores"),
         ({"hop": 0.125}, "hop is 0.125 s; give a whole number of frames of 0.01 s, such as 0.12"),
         ({"hop": 0.0}, "hop is 0.0 s; give a whole number"),
         ({"hop": float("nan")}, "hop is nan s; give a whole number"),

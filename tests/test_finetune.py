@@ -1,5 +1,6 @@
 """`modeling-ast finetune` from the command to the files, and the steps of finetuning.py."""
 
+import csv
 import json
 import os
 import resource
@@ -14,7 +15,11 @@ import soundfile
 import torch
 import yaml
 from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score, average_precision_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    precision_recall_fscore_support,
+)
 from transformers import TrainerCallback, TrainingArguments, pipeline, trainer
 
 from examples.embedded_data import SOUNDS, write_data_set
@@ -76,7 +81,11 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
     run(*paths, *TINY_RUN, "--max_roll", 10)
     metrics = json.loads((out / "metrics.json").read_text())
     # Trainer's logs go to standard error.
-    assert capsys.readouterr().out == f"mAP {metrics['eval_mAP']:.4f}; the model is in {out}\n"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == f"mAP {metrics['eval_mAP']:.4f}; the model is in {out}"
+    assert printed[0].startswith(
+        f"mAP {metrics['eval_mAP']:.3f} on 28 held-out clips (95 % interval"
+    )
 
     # scikit-learn judges the saved model on the held-out clips.
     classify = pipeline("audio-classification", model=str(out))
@@ -103,7 +112,35 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
     assert result["metrics"][0]["value"] == pytest.approx(metrics["eval_mAP"], abs=1e-4)
     assert front["pipeline_tag"] == "audio-classification"
     assert str(base) in card and str(data) in card
-    assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("learning_curve.png", "per_class_ap.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG") and f"({name})" in card
+    assert metrics["lengths"].keys() == {"metric", "clips", "seconds", "max_length", "longest"}
+    assert metrics["lengths"]["seconds"] == [0.25, 0.5, 1.0]
+    # Clips of the model's length are padded in no way, nearly.
+    assert metrics["lengths"]["longest"][-1] == pytest.approx(expected, abs=0.01)
+    assert "![score against the length of a clip](score_by_length.png)" in card
+    assert (out / "score_by_length.png").read_bytes().startswith(b"\x89PNG")
+    check_results(out, targets, scores, list(classify.model.config.id2label.values()))
+
+
+def check_results(out, targets, logits, names):
+    """The run's files against scikit-learn and the logits of plain transformers."""
+    results = json.loads((out / "results.json").read_text())
+    targets, found = np.array(targets), logits >= 0
+    expected = precision_recall_fscore_support(targets, found, zero_division=np.nan)[:3]
+    for row, name, *numbers in zip(results["classes"], names, *expected, strict=True):
+        given = [row[key] for key in ("precision", "recall", "f1")]
+        numbers = [None if np.isnan(x) else pytest.approx(x) for x in numbers]
+        assert row["name"] == name and given == numbers
+    assert results["low"] <= results["value"] <= results["high"]
+    assert results["chance"] < results["value"] + 0.3 and results["majority"] is None
+    with (out / "worst_clips.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == (targets.astype(bool) != found).sum()
+    page = (out / "worst_clips.html").read_text()
+    assert (
+        1 <= page.count("<audio") <= 30 and "(worst_clips.html)" in (out / "README.md").read_text()
+    )
 
 
 # Everything that draws something, and the average that must survive.
@@ -113,6 +150,7 @@ DRAWING_RUN = [
     *("--mixup_rate", "0.5", "--mix_whole_set", "--max_gain_db", "6", "--frequency_mask", "8"),
     *("--time_mask", "20", "--max_noise", "0.1", "--max_roll", "5", "--patchout_time", "3"),
     *("--balanced_sampling", "--average_from", "1", "--dataloader_num_workers", "1"),
+    *("--min_length", "25"),
 ]
 
 
@@ -298,8 +336,9 @@ def logged(folder, key):
 
 
 def test_features_on_the_training_device_are_those_of_the_workers(base, data, tmp_path):
-    """Without augmentation, the same losses and metrics."""
+    """Without masks, noise and roll, the same losses and metrics."""
     words = ["--model", base, "--data", data, *TINY_RUN, "--eval_strategy", "steps"]
+    words += ["--min_length", 30]
     curves = []
     for where in ("workers", "device"):
         out = tmp_path / where

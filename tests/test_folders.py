@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from modeling_ast.audio_files import HIDDEN_FOLDER
 from modeling_ast.training.classes import check_labels, read_classes
 from modeling_ast.training.data_arguments import DataArguments
 from modeling_ast.training.data_sources import load
@@ -83,8 +84,9 @@ def test_a_held_out_folder_wins_over_a_share(make, held_out):
     loaded, names, report = load_checked(folder, eval_share=0.2)
     assert names == ["a", "b"] and report.used == {"train": 12, held_out: 4}
     assert report.labels == {name: {"train": 6, held_out: 2} for name in "ab"}
-    (warning,) = report.warnings
-    assert f"has the split '{held_out}', which is held out; --eval-share 0.2 is not used" in warning
+    share, few = report.warnings
+    assert f"has the split '{held_out}', which is held out; --eval-share 0.2 is not used" in share
+    assert few.startswith("2 of the 2 classes have fewer than 5 held-out clips")
     assert {row["audio"].split("/")[-3] for row in loaded.held_out} == {held_out}
 
 
@@ -110,6 +112,7 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
     (folder / "car" / ".hidden.wav").write_bytes(b"x")
     (folder / "bus" / "gone.wav").symlink_to("nowhere.wav")
     (folder / "empty").mkdir()
+    (folder / "car" / ".git").mkdir()
     (folder / "stray.csv").write_text("a,b\n1,2\n")
     (folder / "other.json").write_text("{")
     (folder / "class_labels_indices.csv").write_text("index,display_name\n0,car\n1,bus\n")
@@ -122,7 +125,6 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
         "car/film.mp4": "ffmpeg -i NAME.mp4 NAME.wav",
         "car/.hidden.wav": "hidden",
         "bus/gone.wav": "not there",
-        "empty": "empty folder",
         "loose.wav": "not in a folder for its label",
         "stray.csv": "no audio file",
         "other.json": "no audio file",
@@ -130,7 +132,10 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
     }
     assert found.keys() == wanted.keys() and report.found == 12 + len(wanted)
     assert all(wanted[name] in found[name] for name in wanted)
-    assert report.warnings == ["no file can be used of the folders 'empty'; see `skipped`"]
+    assert report.folders == [("car/.git", HIDDEN_FOLDER), ("empty", "empty folder")]
+    assert "1 skipped: empty folder (empty)" in report.lines()
+    assert report.as_dict()["folders"][1] == {"file": "empty", "reason": "empty folder"}
+    assert report.warnings[0] == "no file can be used of the folders 'empty'; see `folders`"
 
 
 def test_a_name_that_is_no_unicode_is_skipped(make):
@@ -197,6 +202,21 @@ def test_labels_that_look_alike_or_lack_clips_are_warned_of(make):
     assert case.startswith("the labels 'Car' and 'car' differ only by case")
     assert train == "no clip to train on has the label 'owl'"
     assert test == "no clip that is held out has the label 'Car', 'dog'"
+
+
+def test_classes_with_few_held_out_clips_are_named(make):
+    folder = make(
+        *clips_of(*"abcdefgh", split="train/"),
+        *clips_of(*"abcdef", split="test/", number=4),
+        *clips_of("g", split="test/", number=5),
+    )
+    _, _, report = load_checked(folder)
+    lacking, few = report.warnings
+    assert lacking == "no clip that is held out has the label 'h'"
+    assert few == (
+        "6 of the 8 classes have fewer than 5 held-out clips, so that their scores say little: "
+        "'a', 'b', 'c', 'd', 'e' and 1 more"
+    )
 
 
 def test_a_label_that_the_class_list_lacks(make):

@@ -60,10 +60,11 @@ FLAT_FILES = [
     "events",
     "event_files",
     "plotting",
+    "event_plots",
     "__init__",
 ]
 # So may a folder, those before it and all the flat files.
-FOLDERS = ["conversion", "training", "exporting", "commands"]
+FOLDERS = ["conversion", "training", "exporting", "corpus", "commands"]
 # What may be imported when a file of the room is: the core's dependencies, and those of an extra.
 CORE_LIBRARIES = {"numpy", "torch", "transformers", "huggingface_hub", "safetensors", "tqdm"}
 LIBRARIES = {
@@ -72,6 +73,7 @@ LIBRARIES = {
     "training": CORE_LIBRARIES
     | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib"},
     "exporting": CORE_LIBRARIES | {"onnx", "onnx_ir", "onnxruntime"},
+    "corpus": CORE_LIBRARIES | {"fsspec", "pandas", "pyarrow", "ray"},
     "commands": CORE_LIBRARIES | {"yaml"},
 }
 FORBIDDEN_NAMES = {"ast", "datasets", "evaluate", "wandb", "utils"}

@@ -1,9 +1,19 @@
 """Which weights a run ends with; that held-out clips never decide it."""
 
-import pytest
+import json
 
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score
+
+from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, AudioTagger
+from modeling_ast.commands import finetune
 from modeling_ast.commands.finetune import parse_arguments
 from modeling_ast.training.kept_weights import Weights, choose_weights, prepare_choice
+from tests.conftest import TINY, randomise
 
 WORDS = ["--model", "m", "--data", "d", "--output_dir", "o", "--use_cpu"]
 ALL = [Weights("last", "", None), Weights("best", "", None), Weights("average", "", None)]
@@ -80,3 +90,68 @@ def test_impossible_values(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse("--keep-weights", "average")
     assert "needs --average-from" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "model"
+    config = ASTConfig(**{**TINY, "num_hidden_layers": 1})
+    randomise(ASTForAudioClassification(config), std=0.05).save_pretrained(folder)
+    ASTFeatureExtractor.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def write_clips(folder, count, seed):
+    """Tones of two kinds in noise that all but hides them."""
+    for label, hz in (("high", 3000), ("low", 600)):
+        (folder / label).mkdir(parents=True)
+        for index in range(count):
+            rng = np.random.default_rng([seed, index, hz])
+            tone = np.sin(2 * np.pi * hz * rng.uniform(0.5, 1.5) * np.arange(8000) / 16000)
+            noisy = 0.02 * tone + 0.05 * rng.standard_normal(8000)
+            soundfile.write(folder / label / f"{seed}_{index}.wav", noisy, 16000)
+
+
+RUN = [
+    *("--num-train-epochs", "4", "--average-from", "3", "--eval-strategy", "epoch"),
+    *("--save-strategy", "epoch", "--per-device-train-batch-size", "4", "--learning-rate", "3e-3"),
+    *("--validation-share", "0.34", "--report-to", "none", "--length-clips", "0"),
+]
+
+
+@pytest.mark.parametrize("keep", ["auto", "best", "average", "last"])
+def test_the_saved_model_is_the_one_that_was_kept(base, tmp_path, keep):
+    """Its weights, and the accuracy that the tagger finds; the log has no held-out clips."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    write_clips(data / "train", 12, seed=0)
+    write_clips(data / "test", 4, seed=1)
+    words = ["--model", base, "--data", data, "--output_dir", out, *RUN, "--keep-weights", keep]
+    assert finetune.main([*map(str, words)]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    steps = [int(path.name.split("-")[1]) for path in out.glob("checkpoint-*")]
+    state = json.loads((out / f"checkpoint-{max(steps)}" / "trainer_state.json").read_text())
+    log, key = state["log_history"], "eval_validation_accuracy"
+    judged = {row["step"]: row[key] for row in log if key in row}
+    assert sorted(judged) == sorted(steps) and not any("eval_accuracy" in row for row in log)
+    # The first of equal ones, as Trainer has it.
+    best = max(sorted(judged), key=judged.__getitem__)
+    folders = {
+        "last": out / f"checkpoint-{max(steps)}",
+        "best": out / f"checkpoint-{best}",
+        "average": out / "average",
+    }
+    assert metrics["validation_last_accuracy"] == judged[max(steps)]
+    if best < max(steps):
+        assert metrics["validation_best_accuracy"] == judged[best]
+    chosen = keep
+    if keep == "auto":
+        scores = {name: metrics.get(f"validation_{name}_accuracy", -1) for name in folders}
+        chosen = max(("average", "last", "best"), key=scores.__getitem__)
+    kept = load_file(out / "model.safetensors")
+    wanted = load_file(folders[chosen] / "model.safetensors")
+    assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
+    clips = sorted((data / "test").rglob("*.wav"))
+    guesses = [next(iter(tags.labels)) for tags in AudioTagger.from_pretrained(out)(clips)]
+    truth = [clip.parent.name for clip in clips]
+    assert metrics["eval_accuracy"] == accuracy_score(truth, guesses)
+    assert "average_accuracy" in metrics and (chosen == "last") != ("last_accuracy" in metrics)

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from modeling_ast.training.optimizer import (
     SCHEDULES,
     EpochDecay,
+    layered_adamw,
     parameter_groups,
     published_adam,
 )
@@ -186,3 +187,22 @@ def test_each_bad_argument_is_named(tiny_model):
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_adamw_by_layers_shrinks_matrices_only(tiny_model):
+    """Without a gradient a step multiplies a weight by 1 - rate * decay, as Loshchilov has it."""
+    before = {name: p.detach().clone() for name, p in tiny_model.named_parameters()}
+    optimizer = layered_adamw(tiny_model, 0.1, layer_decay=0.5, head_rate=3, weight_decay=0.2)
+    for parameter in tiny_model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    # Three layers: the last one is a half, the first an eighth of the rate.
+    rates = {"layers.2.": 0.05, "layers.0.": 0.0125, "classifier.": 0.3, "patch_emb": 0.00625}
+    for name, parameter in tiny_model.named_parameters():
+        is_matrix = name.endswith(("proj.weight", "fc1.weight", "fc2.weight", "dense.weight"))
+        for part, rate in rates.items():
+            if part in name:
+                shrunk = 1 - rate * 0.2 if is_matrix or "projection.weight" in name else 1
+                torch.testing.assert_close(parameter.detach(), before[name] * shrunk)
+        if "token" in name or "position" in name or "layernorm" in name:
+            assert torch.equal(parameter, before[name])

@@ -4,17 +4,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_ast import ASTFeatureExtractor, Event
-from modeling_ast.events import Detection, ScoreBlock
+from modeling_ast import ASTFeatureExtractor
 from modeling_ast.plotting import (
     COLUMNS,
     PeakColumns,
-    ScoreColumns,
-    draw_events,
     draw_spectrogram,
     mel_bin,
 )
-from modeling_ast.recordings import BadStretch
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, COLUMNS, 2 * COLUMNS, 2 * COLUMNS + 1, 9 * COLUMNS + 7])
@@ -65,42 +61,3 @@ def test_mel_bins_lie_where_the_filters_do():
     for index in (60, 100, 120):  # wide enough for several bins of the FFT
         hz = float(banks[index].argmax()) * 16_000 / 512
         assert mel_bin(hz, extractor) == pytest.approx(index + 0.5, abs=0.6)
-
-
-def test_events_are_drawn_as_bars(tmp_path, monkeypatch):
-    from matplotlib import pyplot
-
-    rate = 16_000
-    soundfile.write(tmp_path / "$a$.wav", np.zeros(400 * rate), rate)
-    labels = ["Siren", "Dog $5", "never"]
-    columns = ScoreColumns(0.1, labels)
-    scores = np.zeros((4000, 3), np.float32)
-    scores[1000:1200, 0], scores[50:70, 1] = 0.9, 0.8
-    columns.add(ScoreBlock(0, scores))
-    events = [Event(5.0, 7.0, "Dog $5", 0.8), Event(100.0, 120.0, "Siren", 0.9)]
-    stretches = [BadStretch(200.0, 210.0, "NaN"), BadStretch(390.0, None, "damaged")]
-    detection = Detection(str(tmp_path / "$a$.wav"), 400.0, events, stretches)
-    drawn = []
-    monkeypatch.setattr(pyplot, "close", drawn.append)
-    draw_events(detection, columns, ASTFeatureExtractor(), tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    (figure,) = drawn
-    _, middle, bottom = figure.axes
-    assert [text.get_text() for text in middle.get_yticklabels()] == ["Siren", r"Dog \$5"]
-    spans = [
-        path.get_extents().intervalx.tolist()
-        for collection in middle.collections
-        for path in collection.get_paths()
-    ]
-    assert spans == [[100.0, 120.0], [5.0, 7.0]]
-    assert len(bottom.lines) == 3 and bottom.lines[0].get_ydata().max() == np.float32(0.9)
-    times = bottom.lines[0].get_xdata()[bottom.lines[0].get_ydata() > 0.5]
-    assert times.min() == pytest.approx(100, abs=0.4) and times.max() == pytest.approx(120, abs=0.4)
-    assert bottom.get_xlabel() == "minutes:seconds"
-
-
-def test_no_events(tmp_path):
-    soundfile.write(tmp_path / "a.flac", np.zeros(16_000), 16_000)
-    detection = Detection(str(tmp_path / "a.flac"), 1.0)
-    draw_events(detection, ScoreColumns(0.1, ["a"]), ASTFeatureExtractor(), tmp_path / "a.svg")
-    assert b"<svg" in (tmp_path / "a.svg").read_bytes()

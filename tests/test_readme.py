@@ -29,13 +29,18 @@ from tests.hub_stand_in import HubStandIn
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Compiles a network with AOTInductor and starts Ray, or traces graphs for ONNX: minutes.
-SLOW_DOCUMENTS = {"other_libraries.md", "export.md"}
-NEEDED = {"other_libraries.md": ("peft", "ray"), "export.md": ("onnx", "onnxscript", "onnxruntime")}
+SLOW_DOCUMENTS = {"other_libraries.md", "export.md", "many_machines.md"}
+NEEDED = {
+    "other_libraries.md": ("peft", "ray"),
+    "export.md": ("onnx", "onnxscript", "onnxruntime"),
+    "many_machines.md": ("ray", "pandas", "pyarrow"),
+}
 INSTALLS = ("python3 -m venv", "pip install")
 # What makes a command short enough for a test; everything else is as printed.
 SHORTER = {
     "embedded_data.py": "--num-train 32 --num-test 28 --seconds 1",
     "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
+    "calibrate": "--min-positives 1",
     "finetune my_folder": "--num_train_epochs 1 --average_from 1",
 }
 RUNNER = """

@@ -20,7 +20,12 @@ def test_mean_and_deviation(tmp_path, monkeypatch, capsys):
     for fold, score in enumerate(scores):
         folder = tmp_path / f"fold{fold}"
         folder.mkdir()
-        metrics = {"eval_accuracy": score, "eval_runtime": 3.0, f"only_{fold}": 1.0}
+        metrics = {
+            "eval_accuracy": score,
+            "eval_runtime": 3.0,
+            "eval_d_prime": None,
+            f"only_{fold}": 1.0,
+        }
         (folder / "metrics.json").write_text(json.dumps(metrics))
         folders.append(folder)
     out = json.loads(run(monkeypatch, capsys, *folders, "--json"))

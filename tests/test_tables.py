@@ -108,6 +108,38 @@ def test_esc50_as_released(tmp_path):
         assert set(loaded.held_out["fold"]) == {2} and is_exclusive(DataArguments(), loaded.train)
 
 
+def test_urban_sound_8k_as_released(tmp_path):
+    """Files in a folder for each fold, and a table of the parts of recordings, `fsID`."""
+    rows = ["slice_file_name,fsID,start,end,salience,fold,classID,class"]
+    for index in range(20):
+        fold, class_id, recording = 1 + index % 10, index % 2, 1000 + index // 4
+        name = f"{recording}-{class_id}-0-{index}.wav"
+        write_clip(tmp_path / "audio" / f"fold{fold}" / name)
+        label = ("air_conditioner", "dog_bark")[class_id]
+        rows.append(f"{name},{recording},{index}.0,{index + 4}.5,1,{fold},{class_id},{label}")
+    (tmp_path / "audio" / "fold1" / ".DS_Store").touch()
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "UrbanSound8K.csv").write_text("\n".join(rows) + "\n")
+    for options in ({}, {"folds": 10}):
+        loaded, classes, report = load_checked(tmp_path, eval_fold=10, **options)
+        assert [name for _, name in classes] == ["air_conditioner", "dog_bark"]
+        assert report.used == {"train": 18, "test": 2} and report.skipped == []
+        assert {Path(row["audio"]).parent.name for row in loaded.held_out} == {"fold10"}
+    table = tmp_path / "metadata" / "UrbanSound8K.csv"
+    _, _, report = load_checked(table, audio_root=str(tmp_path / "audio"), eval_fold=3)
+    assert report.used == {"train": 18, "test": 2}
+    with pytest.raises(ValueError, match=r"has the 10 folds .*give --folds 10, or --fold-column"):
+        load_checked(tmp_path, folds=5, eval_fold=1)
+    # Its own folds divide these recordings, which drawn ones do not.
+    with pytest.raises(ValueError, match="2 groups of --group-by 'fsID' are both in 'train' and"):
+        load_checked(tmp_path, eval_fold=10, group_by="fsID")
+    loaded, _, report = load_checked(
+        tmp_path, folds=5, eval_fold=2, fold_column="none", group_by="fsID"
+    )
+    assert report.groups == {"train": 4, "test": 1}
+    assert not set(loaded.train["fsID"]) & set(loaded.held_out["fsID"])
+
+
 @pytest.fixture
 def fsd(tmp_path):
     """FSD50K's layout: numbers for names, several labels in a cell, a vocabulary without header."""
@@ -254,7 +286,7 @@ def test_rows_that_cannot_be_used_are_counted(cars):
     assert "ffmpeg -i NAME.m4a" in reasons[0] and "no such file in" in reasons[1]
     assert reasons[2:] == ["row without a label", "row without a file name"]
     assert report.missing_by_label == {"car": 1, "bus": 1}
-    (warning,) = report.warnings
+    warning, _ = report.warnings  # and that few clips are held out
     assert warning.startswith("1 files are in more than one row, 1 of them with different labels")
     assert "'car/car_1.wav'" in warning
     assert "missing by label: car 1; bus 1" in report.lines()

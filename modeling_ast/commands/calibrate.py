@@ -1,8 +1,9 @@
-"""`modeling-ast calibrate MODEL --data DATA`: thresholds per label, and scores as probabilities.
+"""`modeling-ast calibrate MODEL [--data DATA]`: thresholds per label, and scores as probabilities.
 
 They are written to calibration.json in the model's folder, which classify, tag, detect and evaluate
-use where it is there, and plain transformers ignores. DATA's held-out clips are used; clips that
-the model was trained on are refused, as far as the folder says which these are.
+use where it is there, and plain transformers ignores. DATA's held-out clips are used. Of a folder
+that finetune wrote, run.json says the data, its split and its columns, unless flags say otherwise;
+clips that the model was trained on are refused, as far as the folder says which these are.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..calibration import CALIBRATION_FILE
+from ..training.arguments import RUN_FILE
 from ..training.calibrating import CalibrationArguments, Fit, calibrate
 from ..training.data_arguments import DataArguments
-from ..training.evaluation import EvaluationArguments
+from ..training.evaluation import RunningArguments
+from ..training.training_clips import defaults_of_run
 from .dataclass_parser import DataclassParser
 from .output import fail, print_json, quiet_libraries
 
 DESCRIPTION = """
 Fit thresholds and probabilities to the held-out clips of DATA and write calibration.json into the
-model's folder; classify, tag, detect and evaluate use it, unless --no-calibration says otherwise.
+model's folder, which classify, tag, detect and evaluate use. Of a model that finetune wrote, its
+run.json says the data, the split and the columns where no flag does.
 """
 
 
@@ -60,12 +64,12 @@ def main(arguments: list[str]) -> int:
 
 def parse_arguments(
     arguments: Sequence[str],
-) -> tuple[CalibrationArguments, EvaluationArguments, DataArguments, argparse.Namespace]:
+) -> tuple[CalibrationArguments, RunningArguments, DataArguments, argparse.Namespace]:
     """Reads the flags; the namespace has `model`, `output` and `json`."""
     parser = DataclassParser(
         "calibrate",
-        (CalibrationArguments, EvaluationArguments, DataArguments),
-        usage="modeling-ast calibrate MODEL --data DATA [flags]",
+        (CalibrationArguments, RunningArguments, DataArguments),
+        usage="modeling-ast calibrate MODEL [--data DATA] [flags]",
         description=DESCRIPTION,
     )
     parser.add_argument("model", metavar="MODEL", help="directory, or on the Hub with --output")
@@ -73,10 +77,16 @@ def parse_arguments(
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     try:
         options, running, data, rest = parser.read(arguments)
+        # Flags that are given win over these.
+        parser.set_defaults(**defaults_of_run(rest.model, data.data))
+        options, running, data, rest = parser.read(arguments)
     except ValueError as error:
         parser.error(str(error))
     if data.data is None:
-        parser.error("--data is missing; give a name on the Hub, a directory or a file")
+        parser.error(
+            f"--data is missing, and {rest.model} has no {RUN_FILE} that says it; give a name "
+            f"on the Hub, a directory or a file"
+        )
     if data.streaming:
         parser.error("--streaming is for modeling-ast finetune; leave it out")
     return options, running, data, rest
@@ -92,8 +102,8 @@ def report(result: Fit, path: Path) -> str:
     labels = result.calibration.labels
     width = max(map(len, labels))
     lines = [
-        f"{path}: {result.calibration.num_clips} clips, {result.calibration.method}, "
-        f"{result.calibration.criterion}",
+        f"{path}: {result.calibration.num_clips} clips of {result.calibration.data['name']}, "
+        f"{result.calibration.method}, {result.calibration.criterion}",
         f"{'':<{width}}  clips  threshold",
     ]
     for name, label in labels.items():

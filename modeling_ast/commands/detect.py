@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,10 @@ from tqdm.auto import tqdm
 from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
 from ..calibration import SAME_CALIBRATION, fingerprint_of
 from ..errors import MissingExtra, need_extra, one_line
-from ..event_files import (
-    FORMATS,
-    SUFFIXES,
-    ScoreWriter,
-    as_row,
-    format_of,
-    from_row,
-    write_csv,
-    write_events,
-)
+from ..event_files import FORMATS, SUFFIXES, as_row, format_of, from_row
+from ..event_plots import PAGED
 from ..events import (
+    EDGES,
     HOP_SECONDS,
     MIN_GAP,
     MIN_LENGTH,
@@ -40,17 +33,21 @@ from ..events import (
     WINDOW_SECONDS,
     Detection,
     EventDetector,
-    ScoreBlock,
 )
 from ..journal import Journal
-from ..plotting import ScoreColumns, draw_events
+from ..plotting import check_picture
 from ..score_curves import COMBINATIONS
+from .detect_files import Follower, Outputs, complain, write_results
 from .model_flags import add_window_model_flags, check_model_flags, load_tagger
-from .output import CommandParser, fail, print_json, print_report
+from .output import CommandParser, fail, print_report
+from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
+from .ray_jobs import detect_job
 
 ROW_FIELDS = {"file", "seconds", "events", "bad_stretches", "error", "model"}
 # What decides the events of a row beside the model, and the flag that sets it.
-RULES = ("window", "hop", "combine", "hysteresis", "median", "min_gap", "min_length")
+RULES = ("window", "hop", "combine", "hysteresis", "median", "min_gap", "min_length", "edges")
+# Of rows that do not say it: earlier versions placed events by their scores.
+EARLIER = {"edges": "scores"}
 SETTINGS = {name: f"--{name.replace('_', '-')} {{}}" for name in RULES} | {
     "thresholds": "the same --threshold",
     "padding": "--padding {}",
@@ -79,11 +76,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="frames of 10 ms in a batch (1024 on a CPU, 32768 on a GPU); fewer take less memory",
     )
+    add_ray_flags(parser)
     options = parser.parse_intermixed_args(arguments)
     check_model_flags(parser, options)
+    check_ray_flags(parser, options)
     if options.batch_frames is not None and options.batch_frames < 1:
         parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
     _read_thresholds(parser, options)
+    if options.engine == RAY:
+        if len(options.files) > 1 or options.format or options.scores_to or options.plot:
+            parser.error("--engine ray takes one FILE, and neither --format, --scores nor --plot")
+        return options
     options.recordings, options.skipped, options.unlisted = recordings_of(options.files)
     _check_outputs(parser, options)
     return options
@@ -117,7 +120,7 @@ def _check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace)
     options.output_is_folder = options.format == "audacity" and (several or options.output.is_dir())
     for flag, path, folder in (
         ("--output", options.output, options.output_is_folder),
-        ("--scores", options.scores_to, several),
+        ("--write-scores", options.scores_to, several),
         ("--plot", options.plot, several),
     ):
         if path is None:
@@ -131,6 +134,10 @@ def _check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace)
             parser.error(f"{flag} is {str(path)!r}, which is a folder; give another name")
         if not path.parent.is_dir():
             parser.error(f"no folder at {str(path.parent)!r} to write {flag} to; make it")
+    is_picture = options.plot is not None and not several and options.plot.suffix
+    options.plot_is_file = bool(is_picture) and not options.plot.is_dir()
+    if options.pages and (options.plot is None or options.plot_is_file):
+        parser.error("--pages is for --plot FOLDER; for one recording name a .pdf, --plot a.pdf")
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -143,17 +150,23 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, help="of --output, whatever its suffix")
     parser.add_argument(
+        "--write-scores",
         "--scores",
         dest="scores_to",
         metavar="TSV",
         type=Path,
-        help="write the scores of each step to this table; a folder for several recordings",
+        help="write the scores of each step to this table; a folder for several recordings (what "
+        "is --scores sigmoid of other verbs is --activation sigmoid here)",
     )
     parser.add_argument(
         "--plot",
         metavar="PNG",
         type=Path,
-        help="draw spectrogram, events and curves to this file; a folder for several recordings",
+        help="draw spectrogram, events and curves in one picture of any length; .pdf: a page "
+        "for each minute; a folder for several recordings",
+    )
+    parser.add_argument(
+        "--pages", action="store_true", help="with --plot FOLDER: PDFs with a page for each minute"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -169,6 +182,14 @@ def _add_rule_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, type=float, metavar="SECONDS", default=default, help=meaning)
     parser.add_argument(
         "--combine", choices=COMBINATIONS, default="mean", help="of the windows over a step (mean)"
+    )
+    parser.add_argument(
+        "--edges",
+        choices=EDGES,
+        default=EDGES[0],
+        help="spectrum: events begin and end where the spectrogram rises and falls within half a "
+        "window of where their scores say (default); scores: where these reach the threshold, at "
+        "multiples of --hop",
     )
     parser.add_argument(
         "--threshold",
@@ -202,96 +223,22 @@ def _read_thresholds(parser: argparse.ArgumentParser, options: argparse.Namespac
             options.threshold = number
 
 
-class Outputs:
-    """Where the files that belong to one recording go."""
-
-    def __init__(self, recordings: Sequence[str]):
-        self.is_single = len(recordings) == 1
-        parents = [os.path.dirname(os.path.abspath(name)) for name in recordings]
-        self.root = os.path.commonpath(parents) if parents else os.curdir
-
-    def path(self, target: Path, name: str, suffix: str) -> Path:
-        """The target itself for a single recording; else a file in it, named after this one."""
-        if self.is_single and not target.is_dir() and target.suffix:
-            return target
-        path = target / (os.path.relpath(os.path.abspath(name), self.root) + suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def lack(self, options: argparse.Namespace, name: str) -> bool:
-        """Whether the scores or the picture of a recording are wanted and not there."""
-        wanted = ((options.scores_to, ".tsv"), (options.plot, ".png"))
-        return any(
-            target is not None and not self.path(target, name, suffix).exists()
-            for target, suffix in wanted
-        )
-
-
-def speed(seconds: float, begin: float) -> float:
-    """Hours of audio a minute: so many seconds of it since `begin`, a time of `time.monotonic`."""
-    return seconds / 60 / max(time.monotonic() - begin, 1e-9)
-
-
-class Follower:
-    """What is done with the scores of a recording while it is heard."""
-
-    def __init__(
-        self, options: argparse.Namespace, detector: EventDetector, outputs: Outputs, bar: tqdm
-    ):
-        self.options = options
-        self.detector = detector
-        self.outputs = outputs
-        self.bar = bar
-        self.begin, self.seconds = time.monotonic(), 0.0
-        self.columns: ScoreColumns | None = None
-        self.writer: ScoreWriter | None = None
-
-    def start(self, name: str) -> None:
-        """A recording begins."""
-        if self.options.plot is not None:
-            self.columns = ScoreColumns(self.detector.hop, self.detector.labels)
-        if self.options.scores_to is not None:
-            path = self.outputs.path(self.options.scores_to, name, ".tsv")
-            self.writer = ScoreWriter(path, self.detector.labels, self.detector.hop)
-
-    def add(self, name: str, block: ScoreBlock) -> None:
-        """The next steps are scored."""
-        if self.columns is not None:
-            self.columns.add(block)
-        if self.writer is not None:
-            self.writer.add(block)
-        self.seconds += len(block.scores) * self.detector.hop
-        minutes, hours_a_minute = self.seconds / 60, speed(self.seconds, self.begin)
-        self.bar.set_postfix_str(f"{minutes:.1f} min, {hours_a_minute:.2f} audio-h/min")
-
-    def end(self, detection: Detection) -> None:
-        """A recording has been heard."""
-        if self.writer is not None:
-            self.writer.close()
-        if self.columns is not None and detection.error is None:
-            path = self.outputs.path(self.options.plot, detection.name, ".png")
-            draw_events(detection, self.columns, self.detector.tagger.extractor, path)
-        complain(detection)
-        self.bar.update()
-
-
-def complain(detection: Detection) -> None:
-    """Says what cannot be used of a recording, a line each."""
-    said = [f"{detection.name}: {detection.error}"] if detection.error is not None else []
-    for onset, offset, reason in detection.bad_stretches:
-        until = "its end" if offset is None else f"{offset:.3f} s"
-        said.append(f"{detection.name}: from {onset:.3f} s to {until}: {reason}; the rest is used")
-    for line in said:
-        tqdm.write(f"error: {one_line(line)}", file=sys.stderr)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Finds the events of each recording."""
     options = parse_arguments(arguments)
+    if options.engine == RAY:
+        (source,) = options.files
+        job = partial(detect_job, options, load_detector, settings_of, SETTINGS)
+        return run_on_ray(options, source, job, whole_keys=True)
     for error in options.unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not options.recordings:
         return fail(f"no audio file in these folders; names must end in one of {AUDIO_NAMES}")
+    try:
+        if options.plot_is_file:
+            check_picture(options.plot)
+    except (MissingExtra, ValueError) as error:
+        return fail(error)
     try:
         if options.format == "parquet":
             need_extra("pyarrow", "train", "writing .parquet")
@@ -336,7 +283,7 @@ def open_journal(options: argparse.Namespace) -> Journal:
     """The journal of this output, which may be that of an earlier run."""
     if options.output_is_folder:
         options.output.mkdir(exist_ok=True)
-    return Journal(journal_path(options), options.model, ROW_FIELDS, SETTINGS)
+    return Journal(journal_path(options), options.model, ROW_FIELDS, SETTINGS, EARLIER)
 
 
 def load_detector(options: argparse.Namespace) -> EventDetector:
@@ -377,7 +324,7 @@ def detect_missing(
     found = {}
     if journal is not None:
         found = {row["file"]: from_row(row) for row in journal.rows()}
-    outputs = Outputs(options.recordings)
+    outputs = Outputs(options.recordings, PAGED if options.pages else ".png")
     missing = [
         name for name in options.recordings if name not in found or outputs.lack(options, name)
     ]
@@ -396,42 +343,6 @@ def detect_missing(
             if journal is not None:
                 journal.add(as_row(detection))
     return [found[name] for name in options.recordings]
-
-
-def write_results(
-    options: argparse.Namespace, found: Sequence[Detection], detector: EventDetector
-) -> None:
-    """Writes the events to --output and a line to the screen, or prints them."""
-    if options.output is None:
-        if options.json:
-            print_json({"recordings": [as_row(detection) for detection in found]})
-        else:
-            write_csv(found, sys.stdout)
-        return
-    if options.output_is_folder:
-        outputs = Outputs(options.recordings)
-        for detection in found:
-            if detection.error is None:
-                path = outputs.path(options.output, detection.name, ".txt")
-                write_events([detection], path, options.format)
-    else:
-        highest_hz = detector.tagger.extractor.sampling_rate / 2
-        write_events(found, options.output, options.format, highest_hz)
-    counts = {
-        "files": len(found),
-        "bad": sum(detection.error is not None for detection in found),
-        "bad_stretches": sum(len(detection.bad_stretches) for detection in found),
-        "hours": sum(detection.seconds or 0.0 for detection in found) / 3600,
-        "events": sum(len(detection.events) for detection in found),
-    }
-    output = os.fsencode(options.output).decode(errors="replace")
-    if options.json:
-        print_json({"output": output, **counts})
-        return
-    sys.stdout.write(
-        f"{output}: {counts['events']} events in {counts['hours']:.2f} hours of audio; "
-        f"{len(found)} files, {counts['bad']} of them bad\n"
-    )
 
 
 __all__ = ["main", "parse_arguments"]

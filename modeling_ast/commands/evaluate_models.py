@@ -1,6 +1,6 @@
 """`modeling-ast evaluate`: judges a model, or an ensemble of models, on held-out clips.
 
-    modeling-ast evaluate MODEL... --data DATA [--eval-split test] [--json]
+    modeling-ast evaluate MODEL... --data DATA [--eval-split test] [--output-dir OUT] [--json]
 
 The work is in `training/evaluation.py`.
 """
@@ -14,11 +14,17 @@ from pathlib import Path
 
 from ..labels import printable
 from ..outputs import check_output_file
-from ..training.arguments import LengthArguments
+from ..training.answers import summary_lines
+from ..training.arguments import LengthArguments, ResultArguments
 from ..training.data_arguments import DataArguments
-from ..training.evaluation import Evaluation, EvaluationArguments, evaluate_models
-from ..training.lengths import PLAIN_TRANSFORMERS, SHARES, length_rows
-from ..training.results import write_table
+from ..training.evaluation import (
+    Evaluation,
+    EvaluationArguments,
+    evaluate_models,
+    save_evaluation,
+)
+from ..training.length_report import draw_lengths, length_table
+from ..training.results import results_json, write_table
 from .dataclass_parser import DataclassParser
 from .output import fail, print_json, print_report, quiet_libraries
 
@@ -38,53 +44,93 @@ def main(arguments: list[str]) -> int:
     """
     quiet_libraries()
     try:
-        options, data, lengths, rest = parse_arguments(arguments)
-        if rest.per_class:
-            check_output_file(rest.per_class)
+        options, data, lengths, results, rest = parse_arguments(arguments)
+        for file in filter(None, (rest.per_class, rest.length_plot)):
+            check_output_file(file)
+        folder = None if rest.output_dir is None else output_directory(rest.output_dir)
         result = evaluate_models(rest.models, options, data, lengths.length_clips)
         if rest.per_class:
-            write_table(result.classes, Path(rest.per_class))
+            write_table(result.answers.classes, Path(rest.per_class))
+        if rest.length_plot and result.lengths:
+            draw_lengths(result.lengths, result.metric, Path(rest.length_plot))
+        if folder is not None:
+            save_evaluation(folder, rest.models, str(data.data), result, results.worst_clips)
+        result.data.save_missing(options.missing_clips)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    print_report(result.data.lines())
+    print_report(result.data.lines(listed_in=options.missing_clips))
     if rest.json:
         print_json(
             {
                 "clips": result.num_clips,
                 "models": result.models,
-                "classes": [row._asdict() for row in result.classes],
+                **results_json(result.answers),
                 "lengths": {
-                    name: {
-                        "clips": judged.num_clips,
-                        "results": [scores._asdict() for scores in judged.results],
-                    }
-                    for name, judged in result.lengths.items()
+                    name: judged.as_json(result.metric) for name, judged in result.lengths.items()
                 },
             }
         )
     else:
-        sys.stdout.write(f"{table(result)}\n{length_table(result)}")
+        summary = "\n".join(summary_lines(result.answers))
+        sys.stdout.write(f"{table(result)}\n\n{summary}\n")
+        if result.lengths:
+            sys.stdout.write("\n" + length_table(result.lengths, result.metric))
+        if folder is not None:
+            sys.stdout.write(f"pictures, tables and the worst clips: {printable(folder)}\n")
     return 0
+
+
+def output_directory(name: str) -> Path:
+    """The directory for the files of the evaluation.
+
+    Raises:
+        ValueError: It is that of a model, whose card would be replaced, or cannot be made.
+    """
+    folder = Path(name)
+    if (folder / "config.json").exists():
+        raise ValueError(
+            f"--output-dir {name} holds a model, whose card and figures would be replaced; give "
+            f"another directory"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cannot make the directory {name} ({error.strerror}); give another --output-dir"
+        ) from error
+    check_output_file(folder / "README.md")
+    return folder
 
 
 def parse_arguments(
     arguments: Sequence[str],
-) -> tuple[EvaluationArguments, DataArguments, LengthArguments, argparse.Namespace]:
-    """Reads the flags; the namespace has `models`, `per_class` and `json`.
+) -> tuple[
+    EvaluationArguments, DataArguments, LengthArguments, ResultArguments, argparse.Namespace
+]:
+    """Reads the flags; the namespace has `models`, `per_class`, `length_plot`, `output_dir`
+    and `json`.
 
     Raises:
         ValueError: A value is impossible.
     """
     parser = DataclassParser(
         "evaluate",
-        (EvaluationArguments, DataArguments, LengthArguments),
+        (EvaluationArguments, DataArguments, LengthArguments, ResultArguments),
         usage="modeling-ast evaluate MODEL... --data DATA [flags]",
         description=DESCRIPTION,
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help="on the Hub, or a directory")
     parser.add_argument("--per-class", metavar="CSV", help="file to write a row for each class to")
+    parser.add_argument(
+        "--length-plot", metavar="PNG", help="picture of the scores at several lengths to write"
+    )
+    parser.add_argument(
+        "--output-dir",
+        metavar="DIR",
+        help="directory for figures, pictures, tables and the page of the worst clips",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options, data, lengths, rest = parser.read(arguments)
+    options, data, lengths, results, rest = parser.read(arguments)
     if data.data is None:
         parser.error("--data is missing; give a name on the Hub, a directory or a file")
     if data.streaming:
@@ -95,7 +141,9 @@ def parse_arguments(
         parser.error(f"--num-workers is {options.num_workers}; give 0 or more")
     if lengths.length_clips < 0:
         parser.error(f"--length-clips is {lengths.length_clips}; give 0 or more")
-    return options, data, lengths, rest
+    if rest.length_plot and not lengths.length_clips:
+        parser.error("--length-plot shows the scores of --length-clips, which is 0; give more")
+    return options, data, lengths, results, rest
 
 
 def table(result: Evaluation) -> str:
@@ -110,27 +158,6 @@ def table(result: Evaluation) -> str:
         )
         lines.append(f"{printable(row['model']):<{width}}{numbers}")
     return "\n".join(lines)
-
-
-def length_table(result: Evaluation) -> str:
-    """The main metric of each model under both paddings, at the three lengths."""
-    if not result.lengths:
-        return ""
-    metric = list(result.models[0])[1]
-    width = max(map(len, result.lengths))
-    num_clips = min(lengths.num_clips for lengths in result.lengths.values())
-    heads = "".join(f"{f'{share:g} of it':>12}" for share in SHARES)
-    lines = [
-        "",
-        f"{metric} of {num_clips} clips by padding and by the share of each clip",
-        f"{'':<{width}}  {'padding':<10}{heads}",
-    ]
-    for name, lengths in result.lengths.items():
-        for padding, values in length_rows(lengths, metric):
-            numbers = "".join(f"{value:>12.4f}" for value in values)
-            lines.append(f"{name:<{width}}  {padding:<10}{numbers}")
-    lines.append(f"({PLAIN_TRANSFORMERS})")
-    return "\n".join(lines) + "\n"
 
 
 __all__ = ["main", "parse_arguments"]

@@ -2,8 +2,9 @@
 
     modeling-ast finetune --model MODEL --data DATA --output-dir OUT [Trainer's arguments]
     modeling-ast finetune --recipe esc50 [flags that win over the recipe]
+    modeling-ast finetune ... --folds 5 [--group-by COLUMN]
 
-The work is in `training/finetuning.py`.
+The work is in `training/finetuning.py`, that of --folds in `training/folds.py`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from ..errors import one_line
+from ..training.answers import summary_lines
 from ..training.arguments import (
     KINDS,
     Arguments,
     contradiction,
     defaults,
     prepare,
-    read_recipe,
-    recipe_names,
 )
 from ..training.finetuning import Outcome, finetune
+from ..training.folds import CrossValidation, cross_validate, is_cross_validation
+from ..training.recipe_files import read_recipe, recipe_names
 from ..training.search import SearchResult, search
 from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
@@ -65,18 +67,31 @@ def main(arguments: list[str]) -> int:
         transformers_logging.disable_progress_bar()  # of files that are read or written in no time
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            if chosen.search.search_trials is not None:
-                found = search(chosen, announce=print_report)
-            else:
-                outcome = finetune(chosen, announce=print_report)
+            result = run(chosen)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    if chosen.search.search_trials is not None:
-        report_search(found, as_json)
-        return 0
-    if outcome.trainer.is_world_process_zero():
-        report(outcome, as_json)
+    if chosen.training.process_index == 0:
+        report(result, str(chosen.training.output_dir), as_json)
     return 0
+
+
+def run(arguments: Arguments) -> Outcome | CrossValidation | SearchResult:
+    """One fine-tuning, one for each fold, or one for each trial of a search."""
+    if arguments.search.search_trials is not None:
+        return search(arguments, announce=print_report)
+    if is_cross_validation(arguments.data):
+        return cross_validate(arguments, announce=print_report)
+    return finetune(arguments, announce=print_report)
+
+
+def report(result: Outcome | CrossValidation | SearchResult, folder: str, as_json: bool) -> None:
+    """Prints what came out of it."""
+    if isinstance(result, SearchResult):
+        report_search(result, as_json)
+    elif isinstance(result, CrossValidation):
+        report_folds(folder, result, as_json)
+    else:
+        report_outcome(result, as_json)
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
@@ -154,7 +169,7 @@ def report_search(found: SearchResult, as_json: bool) -> None:
     )
 
 
-def report(outcome: Outcome, as_json: bool) -> None:
+def report_outcome(outcome: Outcome, as_json: bool) -> None:
     """Prints what became of the data, the weights that were kept, the score and the place."""
     # Again: clips that turned out bad are skipped by now.
     print_report(outcome.data.lines()[:1])
@@ -163,8 +178,36 @@ def report(outcome: Outcome, as_json: bool) -> None:
         print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
         return
     score = outcome.metrics[f"eval_{metric}"]
+    if outcome.answers is not None:
+        sys.stdout.writelines(f"{line}\n" for line in summary_lines(outcome.answers))
     print_report([str(outcome.choices[-1]), f"pictures and card: {folder}/README.md"])
     sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
+
+
+def report_folds(folder: str, folds: CrossValidation, as_json: bool) -> None:
+    """Prints the scores of each fold, then their mean and standard deviation."""
+    metric = folds.metric
+    if as_json:
+        results = {name: value for name, value in folds._asdict().items() if name != "division"}
+        print_json({"output_dir": folder, **results})
+        return
+    width = max(map(len, folds.mean))
+    heads = "".join(f"{f'fold {number}':>10}" for number in folds.results)
+    lines = [f"{'':<{width}}{heads}{'mean':>10}{'std':>10}"]
+    for name, mean in folds.mean.items():
+        values = [*(own.get(name) for own in folds.results.values()), mean, folds.std[name]]
+        lines.append(f"{name:<{width}}" + "".join(map(cell, values)))
+    lines.append(
+        f"{metric} {cell(folds.mean[f'eval_{metric}']).strip()} +- "
+        f"{cell(folds.std[f'eval_{metric}']).strip()} over {len(folds.results)} folds; the models "
+        f"are in {folder}/fold_*"
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def cell(value: float | None) -> str:
+    """A number of the table; a dash where it is undefined."""
+    return f"{'-':>10}" if value is None else f"{value:>10.4f}"
 
 
 __all__ = ["main", "parse_arguments"]

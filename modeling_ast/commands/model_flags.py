@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..calibration import CALIBRATION_FILE, Calibration
 from ..devices import bfloat16_speedup
 from ..labels import SCORES
 from ..padding import PADDINGS
@@ -91,6 +92,8 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
         kwargs: Further arguments of `AudioTagger`.
     Raises:
         OSError, ValueError: The model cannot be loaded, or there is no such device.
+
+    One line on standard error says where a calibration.json changes the scores.
     """
     quiet_libraries()
     tagger = AudioTagger.from_pretrained(
@@ -110,7 +113,17 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
         )
     if options.int8 and not is_quantized(tagger.model):
         tagger.model = quantize_int8(tagger.model)
+    if tagger.calibration is not None:
+        print_report([calibration_line(options.model, tagger.calibration)])
     return tagger
+
+
+def calibration_line(model: str, calibration: Calibration) -> str:
+    """Says that scores and thresholds are those of a calibration."""
+    return (
+        f"{CALIBRATION_FILE} of {model} is used ({calibration.method}, {calibration.criterion}, "
+        f"fitted to {calibration.num_clips} clips); --no-calibration leaves it out"
+    )
 
 
 __all__ = ["add_model_flags", "add_window_model_flags", "check_model_flags", "load_tagger"]

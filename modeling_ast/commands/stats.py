@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..pretrained import load_config, load_extractor
+from ..training.classes import check_labels, label_column, read_classes
 from ..training.clips import BadClips, ClipReader
 from ..training.data_arguments import DataArguments
-from ..training.data_report import DataReport
-from ..training.data_sources import load
+from ..training.data_report import MISSING_FILE, DataReport
+from ..training.data_sources import Loaded, load
 from ..training.normalization import Moments, normalization_stats
 from .dataclass_parser import DataclassParser
 from .output import fail, print_json, print_report
@@ -40,6 +41,9 @@ class StatsArguments:
     bad_clips: str = field(
         default="bad_clips.txt", metadata={"help": "list of clips that cannot be decoded"}
     )
+    missing_clips: str = field(
+        default=MISSING_FILE, metadata={"help": "list of a table's clips whose file is missing"}
+    )
     json: bool = field(default=False, metadata={"help": "print JSON"})
 
 
@@ -54,9 +58,10 @@ def main(arguments: list[str]) -> int:
     try:
         model, stats, data = parse_arguments(arguments)
         moments, report = measure(model, stats, data)
+        report.save_missing(stats.missing_clips)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    print_report(report.lines())
+    print_report(report.lines(listed_in=stats.missing_clips))
     if stats.json:
         print_json({"mean": moments.mean, "std": moments.std, "values": moments.count})
     else:
@@ -96,12 +101,30 @@ def measure(model: str, stats: StatsArguments, data: DataArguments) -> tuple[Mom
     loaded = load(data, held_out=False)
     clips = loaded.train
     assert clips is not None  # they were asked for
+    check_classes(loaded, data)
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
     bad_clips = BadClips(stats.bad_clips, len(clips), data.max_bad_share)
     workers = stats.num_workers
     moments = normalization_stats(clips, extractor, reader, bad_clips, num_workers=workers)
     loaded.skip_bad_clips(bad_clips.read(), reader, data)
     return moments, loaded.report
+
+
+def check_classes(loaded: Loaded, data: DataArguments) -> None:
+    """Finds what a fine-tuning would refuse in the labels, if the data has any.
+
+    Raises:
+        ValueError: It would.
+    """
+    clips = loaded.train
+    assert clips is not None  # they were asked for
+    try:
+        label_column(data, clips)
+    except ValueError:
+        if data.label_column is not None:
+            raise
+        return
+    check_labels(loaded.report, read_classes(data, clips), loaded.train_name, None)
 
 
 __all__ = ["StatsArguments", "main", "parse_arguments"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ from ..tag_files import TagJournal, tag_files, write_parquet
 from ..tag_rows import NO_EMBEDDINGS, POOLED, WINDOWS, settings_of
 from .model_flags import add_model_flags, check_model_flags, load_tagger
 from .output import CommandParser, fail, print_json, print_report
+from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
+from .ray_jobs import tag_job
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -38,13 +41,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "file is a row with its reason; the exit status is then 1.",
     )
     add_model_flags(parser)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="searched with all in it")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="searched with all in it; with --engine ray also an address such as s3://bucket/it, a "
+        ".txt file of paths, .parquet files with audio, .tar shards, or a pattern of these",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
         type=Path,
         required=True,
-        help="tags.jsonl; or tags.parquet, which is written at the end from tags.jsonl beside it",
+        help="tags.jsonl; or tags.parquet, which is written at the end from tags.jsonl beside it; "
+        "with --engine ray a folder",
     )
     parser.add_argument(
         "--batch-frames",
@@ -66,12 +75,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "its parts; windows, one for each part",
     )
     parser.add_argument("--json", action="store_true", help="print the last line as JSON")
+    add_ray_flags(parser)
     options = parser.parse_args(arguments)
     check_model_flags(parser, options)
+    check_ray_flags(parser, options)
     if options.batch_frames is not None and options.batch_frames < 1:
         parser.error(f"--batch-frames is {options.batch_frames}; give at least 1")
     if options.workers is not None and options.workers < 0:
         parser.error(f"--workers is {options.workers}; give 0 or more")
+    if options.engine == RAY:
+        if options.workers is not None:
+            parser.error("--workers is for --engine local; Ray decodes on all CPUs that are free")
+        return options
+    options.folder = Path(options.folder)
     if not options.folder.is_dir():
         parser.error(f"no folder at {str(options.folder)!r}; check the path")
     if options.output.suffix not in (".parquet", ".jsonl"):
@@ -88,6 +104,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Tags the folder."""
     options = parse_arguments(arguments)
+    if options.engine == RAY:
+        return run_on_ray(options, options.folder, partial(tag_job, options))
     files, skipped, unlisted = audio_files(options.folder)
     for error in unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")

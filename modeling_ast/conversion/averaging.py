@@ -33,10 +33,10 @@ from .key_maps import (
 )
 from .result import Conversion, build_config, complete
 
-# What must be equal and no shape shows.
+# Fields that must be equal in all configs, and that no tensor's shape shows.
 SAME_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "num_mel_bins")
 GRID_FIELDS = ("max_length", "frequency_stride", "time_stride")
-# What extractors must have in common, and what the one has that does not state it.
+# Fields that must be equal in all extractors, with the value of an extractor that states none.
 EXTRACTOR_FIELDS = {
     **dict.fromkeys(("sampling_rate", "num_mel_bins", "do_normalize", "mean", "std")),
     "padding": "max_length",

@@ -13,7 +13,7 @@ from ..labels import printable
 from .report import format_table
 from .result import Conversion
 
-# What is the same for every model of this package.
+# These lines are the same in the card of every model of this package.
 METADATA = {
     "pipeline_tag": "audio-classification",
     "library_name": "transformers",
@@ -21,7 +21,8 @@ METADATA = {
 }
 
 
-# What Markdown, HTML or a formula could begin with; Markdown itself takes a backslash before each.
+# Characters that begin something in Markdown, in HTML or in a formula. A backslash before such a
+# character makes it plain text.
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~$&!]")
 
 

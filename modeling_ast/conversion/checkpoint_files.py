@@ -242,7 +242,7 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> ConversionError:
-    # With its class: the message of a KeyError is only the key.
+    # The class of the error is named too: the message of a KeyError is only the key.
     reason = f"{type(error).__name__}: {one_line(error)}"
     return ConversionError(f"{path} is truncated or no PyTorch checkpoint ({reason}); get it again")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 
-# The names that conversions change something about.
+# The parameters that a conversion changes, by name.
 CLS = "embeddings.cls_token"
 DISTILLATION = "embeddings.distillation_token"
 KERNEL = "embeddings.patch_embeddings.projection.weight"
@@ -80,7 +80,7 @@ TRANSFORMERS_MODULE = {
     "layernorm.*": "layernorm.*",
 }
 LAYOUTS = (TIMM, TRANSFORMERS_FILE, TRANSFORMERS_MODULE)
-# Heads for sounds are carried.
+# Heads for sounds are converted too.
 AUTHORS_HEAD = {"mlp_head.0.*": "classifier.layernorm.*", "mlp_head.1.*": "classifier.dense.*"}
 AST_HEAD = {"classifier.layernorm.*": "classifier.layernorm.*"}
 AST_HEAD["classifier.dense.*"] = "classifier.dense.*"
@@ -101,7 +101,7 @@ PICTURE_HEADS = (
     "mask_token",
     "embeddings.mask_token",
 )
-# What AST's encoder has no place for: part of a parameter's name, and what it shows.
+# Parts that AST's encoder has no place for: a pattern of the parameter's name -> the part.
 REFUSED = {
     r"\bls[12]\.|\bgamma(_[12])?$|layer_?scale|\blambda_?[12]$": "LayerScale",
     r"reg_token|register_token|storage_token": "register tokens",

@@ -43,7 +43,8 @@ class DataSet(NamedTuple):
     label_file: str | None  # in the Hub's huggingface/label-files
 
 
-# By the number of labels: AudioSet, Speech Commands v2, ESC-50 (whose models are not released).
+# The number of labels shows the data set: AudioSet, Speech Commands v2, or ESC-50, whose models
+# were never released.
 DATA_SETS = {
     527: DataSet(1024, -4.2677393, 4.5689974, "audioset-id2label.json"),
     35: DataSet(128, -6.845978, 5.5654526, "speech-commands-v2-id2label.json"),

@@ -16,7 +16,7 @@ from .key_maps import ConversionError
 
 NUM_FILTERS = 16
 Shape = tuple[int, ...]
-# What is equal in all tensors of a row: all its fields but their number.
+# Tensors that are equal in these fields share a row of the table; the row counts them.
 _Kind = tuple[str, str, Shape | None, Shape | None]
 
 

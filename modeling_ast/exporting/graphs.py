@@ -139,7 +139,7 @@ class WaveformGraph(nn.Module):
         hop, window = extractor.hop_samples, extractor.window_samples
         num_frames = 1 + (waveform.shape[1] - window) // hop
         starts = torch.arange(num_frames) * hop  # (frames,)
-        # Not unfold, which becomes a loop.
+        # unfold is not used: in ONNX it becomes a loop.
         index = starts.unsqueeze(1) + torch.arange(window)  # (frames, window)
         frames = waveform.index_select(1, index.flatten())
         x = self.log_mel(frames.unflatten(1, (num_frames, window)))  # (B, frames, F)

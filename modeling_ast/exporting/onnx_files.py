@@ -68,7 +68,7 @@ class WaveformSettings(NamedTuple):
     max_samples: int  # a longer recording is cut into equal parts of at most so many
     hop_samples: int  # from one frame to the next
     activation: str  # what makes scores of logits: "sigmoid" or "softmax"
-    # Of the calibration of each label, or None where the model has none; see calibration.py.
+    # The calibration of each label, or None where the model has none; see calibration.py.
     slopes: list[float] | None
     intercepts: list[float] | None
 
@@ -187,7 +187,8 @@ def _quantize(source: Path, target: Path) -> None:
         quantize_dynamic(
             source,
             target,
-            # Not the convolution, which few runtimes have in integers: 1 % of the work.
+            # The convolution stays float32: it is 1 % of the work, and few runtimes have it in
+            # integers.
             op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_exclude=[node.name for node in graph.node if KEPT_IN_FLOAT & set(node.input)],
             per_channel=True,

@@ -37,7 +37,7 @@ PAGE_FILES = {
     "README.md",
     *(f"{VENDOR}/{name}" for name in RUNTIME_FILES),
 }
-# For a Static Space; the headers let onnxruntime-web use several threads.
+# The head of a Static Space's README; its headers let onnxruntime-web use several threads.
 README = """---
 title: Which sounds are in this recording?
 emoji: 🔊

@@ -43,7 +43,7 @@ from .metrics import (
     tagging_metrics,
 )
 from .normalization import Moments, normalization_stats
-from .optimizer import SCHEDULES, EpochDecay, parameter_groups, published_adam
+from .optimizer import SCHEDULES, EpochDecay, layered_adamw, parameter_groups, published_adam
 from .sampling import BalancedSampler, EpochCallback, balanced_weights
 from .streams import TrainingStream
 from .trainer import ASTTrainer
@@ -85,6 +85,7 @@ __all__ = [
     "drop_bad_clips",
     "ensemble_probabilities",
     "last_whole_checkpoint",
+    "layered_adamw",
     "load",
     "load_data",
     "load_part",

@@ -217,7 +217,7 @@ class Answers:
     def labels_of(self, clip: int) -> tuple[list[str], list[str]]:
         """The labels that a clip has, and those that it was given."""
         true, predicted = np.flatnonzero(self.there[clip]), np.flatnonzero(self.found[clip])
-        return [self.names[i] for i in true], [self.names[i] for i in predicted]
+        return [self.names[i] for i in true.tolist()], [self.names[i] for i in predicted.tolist()]
 
 
 def chance_text(headline: Headline) -> str:

@@ -1,19 +1,16 @@
-"""What can be set for a fine-tuning, and the recipes: files that set many of these at once."""
+"""What can be set for a fine-tuning, by its kind; `recipe_files.py` reads many of these at once."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import TrainingArguments
 from transformers.integrations import is_tensorboard_available
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ..errors import one_line
 from ..padding import PADDINGS
 from .augmentation import Augmentation
 from .cheap_tuning import CheapArguments
@@ -21,12 +18,8 @@ from .data_arguments import DataArguments
 
 # In the output directory of a run: the arguments that decide what it learns.
 RUN_FILE = "run.json"
-RECIPES = Path(__file__).with_name("recipes")
 FEATURES = ("auto", "workers", "device")
 KEPT = ("auto", "last", "best", "average")
-# Types of arguments, also as HfArgumentParser leaves them, that take no list and no mapping. Those
-# of TrainingArguments that take a mapping, written as JSON, have the type str there.
-OF_ONE_VALUE = (int, float, bool, "int", "float", "bool", "int | None", "float | None")
 
 
 @dataclass
@@ -42,6 +35,13 @@ class ModelArguments:
     )
     max_length: int | None = field(
         default=None, metadata={"help": "frames of 10 ms; the position grid is refitted"}
+    )
+    min_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "frames of 10 ms; also train on parts of clips, of random lengths from this "
+            "on, with and without a mask of the padding, for a model that knows short clips"
+        },
     )
     drop_path_rate: float | None = field(
         default=None,
@@ -160,15 +160,31 @@ class AutoArguments:
 
 @dataclass
 class LengthArguments:
-    """How the scores under both paddings are measured."""
+    """How the scores of shorter clips are measured."""
 
     length_clips: int = field(
         default=200,
         metadata={
-            "help": "held-out clips that are judged under both paddings at their full, half and "
-            "quarter length; 0: none"
+            "help": "held-out clips that are judged under both paddings, whole and cut to 0.25, "
+            "0.5, 1 seconds and so on; 0: none"
         },
     )
+
+
+@dataclass
+class ResultArguments:
+    """What is shown of the results."""
+
+    worst_clips: int = field(
+        default=30,
+        metadata={
+            "help": "clips in worst_clips.html, the page that plays the worst mistakes; 0: no page"
+        },
+    )
+
+    def __post_init__(self):
+        if self.worst_clips < 0:
+            raise ValueError(f"--worst-clips is {self.worst_clips}; give 0 or more")
 
 
 @dataclass
@@ -208,6 +224,7 @@ class Arguments:
     sampling: SamplingArguments
     training: TrainingArguments
     lengths: LengthArguments = field(default_factory=LengthArguments)
+    results: ResultArguments = field(default_factory=ResultArguments)
     auto: AutoArguments = field(default_factory=AutoArguments)
     cheap: CheapArguments = field(default_factory=CheapArguments)
     search: SearchArguments = field(default_factory=SearchArguments)
@@ -242,6 +259,7 @@ KINDS = (
     SamplingArguments,
     TrainingArguments,
     LengthArguments,
+    ResultArguments,
     AutoArguments,
     CheapArguments,
     SearchArguments,
@@ -317,6 +335,8 @@ def contradiction(arguments: Arguments) -> str | None:
     auto = arguments.auto
     if auto.keep_weights == "average" and sampling.average_from is None and not auto.auto:
         return "--keep-weights average needs --average-from, the first epoch that counts"
+    if arguments.search.search_trials is not None and arguments.data.folds is not None:
+        return "--search-trials and --folds train in different ways; give one of them"
     if arguments.lengths.length_clips < 0:
         return f"--length-clips is {arguments.lengths.length_clips}; give 0 or more"
     if mistake := contradiction_of_stream(arguments):
@@ -344,66 +364,6 @@ def contradiction_of_stream(arguments: Arguments) -> str | None:
     return None
 
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that the package has."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe.
-
-    Args:
-        name: The path of a file, or the name of a recipe of the package: "esc50", "esc50.yaml" or
-            "recipes/esc50.yaml".
-    Raises:
-        ValueError: It is neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    if path.stem in recipe_names() and path.parent.name in ("", RECIPES.name):
-        return RECIPES / f"{path.stem}.yaml"
-    raise ValueError(
-        f"there is no recipe {name!r}; give the path of a YAML file, or one of these names: "
-        f"{', '.join(recipe_names())}"
-    )
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """The arguments in a recipe.
-
-    Args:
-        name: See `find_recipe`.
-    Returns:
-        Each single value as a text, since YAML reads 1e-3 as one: the parser of the command line
-        gives it its type. Lists, mappings and null stay what they are.
-    Raises:
-        ValueError: There is no such recipe, it cannot be read, or it has unknown arguments.
-    """
-    path = find_recipe(name)
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the recipe {path}: {one_line(str(error))}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"the recipe {path} has no lines such as 'learning_rate: 1e-5'; add some")
-    known = {entry.name: entry for kind in KINDS for entry in fields(kind) if entry.init}
-    if unknown := sorted(map(str, recipe.keys() - known.keys())):
-        raise ValueError(f"the recipe {path} has unknown arguments {unknown}; see --help for all")
-    for name, value in recipe.items():
-        if value is None and known[name].default is not None:
-            raise ValueError(
-                f"the recipe {path} has {name}: null, but it must have a value; leave the line out "
-                f"for its default"
-            )
-        if isinstance(value, list | dict) and known[name].type in OF_ONE_VALUE:
-            raise ValueError(f"the recipe {path} has {name}: {value!r}, but it must be one value")
-    return {
-        name: value if value is None or isinstance(value, list | dict) else str(value)
-        for name, value in recipe.items()
-    }
-
-
 __all__ = [
     "KINDS",
     "RUN_FILE",
@@ -412,12 +372,10 @@ __all__ = [
     "LengthArguments",
     "ModelArguments",
     "OptimizerArguments",
+    "ResultArguments",
     "SamplingArguments",
     "contradiction",
     "defaults",
-    "find_recipe",
     "loading_workers",
     "prepare",
-    "read_recipe",
-    "recipe_names",
 ]

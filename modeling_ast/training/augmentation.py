@@ -130,19 +130,41 @@ def mask_frequency(
 
 
 def mask_time(
-    frames: Tensor, max_width: int, value: float, generator: Generator | None = None
+    frames: Tensor,
+    max_width: int,
+    value: float,
+    generator: Generator | None = None,
+    num_frames: Tensor | None = None,
 ) -> Tensor:
-    """Hides a span of frames in each clip; see `mask_frequency`, with T for F."""
-    return torch.where(_band(frames, 1, max_width, generator).unsqueeze(2), value, frames)
+    """Hides a span of frames in each clip; see `mask_frequency`, with T for F.
+
+    Args:
+        num_frames: (B,), each clip's own frames, the others being padding: the span lies among
+            them, and a shorter clip has a narrower one, in proportion; None: all T.
+    """
+    band = _band(frames, 1, max_width, generator, num_frames)
+    return torch.where(band.unsqueeze(2), value, frames)
 
 
-def _band(frames: Tensor, axis: int, max_width: int, generator: Generator | None) -> Tensor:
-    """(B, length of `axis`), true inside each clip's band."""
+def _band(
+    frames: Tensor,
+    axis: int,
+    max_width: int,
+    generator: Generator | None,
+    own: Tensor | None = None,
+) -> Tensor:
+    """(B, length of `axis`), true inside each clip's band, which lies in its first `own` (B,)."""
     if max_width < 0:
         raise ValueError(f"the width of a mask is {max_width}; it must be 0 (no mask) or more")
     length = frames.shape[axis]
     width = _uniform((len(frames),), generator) * min(max_width, length)  # (B,)
-    start = _uniform((len(frames),), generator) * (length - width)
+    start = _uniform((len(frames),), generator)
+    if own is None:
+        start = start * (length - width)
+    else:
+        width, start = width.to(own.device), start.to(own.device)
+        width = width * own / length
+        start = start * (own - width)
     first = start.long()
     position = torch.arange(length, device=first.device)
     behind = (first + width.long()).unsqueeze(1)
@@ -161,20 +183,33 @@ def add_noise(frames: Tensor, max_level: float = 0.1, generator: Generator | Non
     return frames + (_uniform(frames.shape, generator) * levels).to(frames)
 
 
-def roll_time(x: Tensor, max_shift: int = 10, generator: Generator | None = None) -> Tensor:
+def roll_time(
+    x: Tensor,
+    max_shift: int = 10,
+    generator: Generator | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
     """Rolls each clip along its time axis; what leaves at one end enters at the other.
 
     Args:
         x: (B, T, F) frames, or (B, S) samples.
         max_shift: The shift is uniform in [-max_shift, max_shift - 1], in frames or samples.
+        lengths: (B,), each clip's own part of the axis, which rolls in itself, so that the padding
+            stays at the end; None: all of it rolls.
     Source: the authors' src/dataloader.py: -10 to 9 frames.
     """
     if max_shift < 1:
         return x
     count, length = x.shape[:2]
     shifts = (_uniform((count, 1), generator) * 2 * max_shift).long() - max_shift  # (B, 1)
-    source = (torch.arange(length, device=shifts.device) - shifts) % length  # (B, T)
-    index = source.to(x.device).reshape(count, length, *[1] * (x.ndim - 2))
+    place = torch.arange(length, device=x.device)
+    shifts = shifts.to(x.device)
+    if lengths is None:
+        source = (place - shifts) % length  # (B, T)
+    else:
+        own = lengths.to(x.device).unsqueeze(1)  # (B, 1)
+        source = torch.where(place < own, (place - shifts) % own.clamp(min=1), place)  # (B, T)
+    index = source.reshape(count, length, *[1] * (x.ndim - 2))
     return x.take_along_dim(index, dim=1)
 
 
@@ -207,7 +242,7 @@ class Augmentation:
         frequency_mask, time_mask: Largest widths, in mel bins and frames.
         max_noise: Of `add_noise`; the authors' is 0.1, for Speech Commands only.
         max_roll: Of `roll_time`, in frames; the authors' is 10, for Speech Commands only. Frames
-            that are padding roll along.
+            that are padding roll along, unless the model's mask hides padding.
         label_smoothing: Of `smooth_labels`, for labels (B, C).
     """
 
@@ -248,22 +283,28 @@ class Augmentation:
         return waveforms
 
     def features(
-        self, input_values: Tensor, masked_value: float, generator: Generator | None = None
+        self,
+        input_values: Tensor,
+        masked_value: float,
+        generator: Generator | None = None,
+        num_frames: Tensor | None = None,
     ) -> Tensor:
         """Masks, then noise, then roll: the authors' order.
 
         Args:
             input_values: (B, T, F), normalised.
             masked_value: `config.padding_value`.
+            num_frames: (B,), each clip's own frames, which are masked and rolled in themselves;
+                None: padding is treated as they are.
         """
         x = input_values
         if self.frequency_mask > 0:
             x = mask_frequency(x, self.frequency_mask, masked_value, generator)
         if self.time_mask > 0:
-            x = mask_time(x, self.time_mask, masked_value, generator)
+            x = mask_time(x, self.time_mask, masked_value, generator, num_frames)
         if self.max_noise > 0:
             x = add_noise(x, self.max_noise, generator)
-        return roll_time(x, self.max_roll, generator)
+        return roll_time(x, self.max_roll, generator, num_frames)
 
     def labels(self, labels: Tensor, exclusive: bool = False) -> Tensor:
         """Smooths labels (B, C); class indices are the loss function's matter.

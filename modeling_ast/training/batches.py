@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from numbers import Real
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from ..clip_parts import equal_parts
 from ..feature_extraction_ast import ASTFeatureExtractor
 from .augmentation import Augmentation, mixup
 from .clips import BadClips, ClipReader, column_of, read_or_list
+from .random_lengths import draw_masked, shortened
 
 CROPS = ("start", "random", "parts")
 
@@ -127,6 +129,9 @@ class AudioCollator:
         bad_clips: Where clips that cannot be decoded are listed, and replaced by others of their
             batch; without it, such a clip is an error. See `clips.py` for evaluations.
         augmentation: For training; mixup needs labels that are vectors.
+        min_length: For training on short clips too: each clip is cut, after a mixup, to a random
+            length of this many frames or more, and padded to `extractor.max_length` frames, with or
+            without a mask that hides the padding, see `random_lengths.py`; None: clips stay whole.
         partners: Data set to draw mixup partners from, uniformly. The authors take the whole
             training set, which decodes a second clip for each mixed one; the default is the batch
             itself.
@@ -145,6 +150,7 @@ class AudioCollator:
         crop: str = "start",
         bad_clips: BadClips | None = None,
         augmentation: Augmentation | None = None,
+        min_length: int | None = None,
         partners: Rows | None = None,
         features: bool = True,
         seed: int = 0,
@@ -153,6 +159,10 @@ class AudioCollator:
             raise ValueError(f"crop is {crop!r}; it must be one of {CROPS}")
         if crop == "parts" and augmentation is not None:
             raise ValueError('crop="parts" is for evaluations; give it without an augmentation')
+        if crop == "parts" and min_length is not None:
+            raise ValueError('crop="parts" is for evaluations; give it without min_length')
+        if min_length is not None:
+            _check_min_length(min_length, extractor)
         reader = reader or ClipReader.for_extractor(extractor)
         if reader.sampling_rate != extractor.sampling_rate:
             raise ValueError(
@@ -174,6 +184,7 @@ class AudioCollator:
         self.crop = crop
         self.bad_clips = bad_clips
         self.augmentation = augmentation
+        self.min_length = min_length
         self.partners = partners
         self.features = features
         self.seed = seed
@@ -188,12 +199,12 @@ class AudioCollator:
         """Collates a batch.
 
         Returns:
-            `input_values` (B, T, F), `labels` (B,) or (B, C), and with padding "longest"
-            `attention_mask` (B, T);
+            `input_values` (B, T, F), `labels` (B,) or (B, C), and with padding "longest" or
+            `min_length` `attention_mask` (B, T);
             with features=False `waveforms` (B, S), padded with zeros, and `num_samples` (B,)
-            instead of `input_values`. B is always the number of `rows`; with crop="parts" B is the
-            number of parts, a clip's one after the other, each with the clip's labels, and
-            `num_parts` (rows,) comes first.
+            instead of `input_values`, and with `min_length` `is_masked` (B,). B is always the
+            number of `rows`; with crop="parts" B is the number of parts, a clip's one after the
+            other, each with the clip's labels, and `num_parts` (rows,) comes first.
         Raises:
             ValueError: A clip cannot be decoded and `bad_clips` is None, all clips of the batch are
                 bad, or a label is unknown.
@@ -214,6 +225,10 @@ class AudioCollator:
             waveforms = [self._cropped(waveform, generator) for waveform in waveforms]
         if self.augmentation is not None:
             waveforms, labels = self._augmented(self.augmentation, waveforms, labels, generator)
+        if self.min_length is not None:
+            size = (self.min_length, self.extractor.hop_samples)
+            waveforms = [shortened(waveform, *size, generator) for waveform in waveforms]
+            batch["is_masked"] = draw_masked(len(waveforms), generator)  # (B,)
         if labels is not None:
             batch["labels"] = labels
         batch["waveforms"] = pad_sequence(waveforms, batch_first=True)  # (B, S)
@@ -308,7 +323,9 @@ def add_features(
     """Waveforms of a batch -> `input_values`, on the device of the batch.
 
     Args:
-        batch: With `waveforms` (B, S) and `num_samples` (B,), see `AudioCollator(features=False)`.
+        batch: With `waveforms` (B, S) and `num_samples` (B,), see `AudioCollator(features=False)`;
+            with `is_masked` (B,) all clips are padded to `extractor.max_length` frames, and the
+            mask hides the padding of these.
         augmentation: Its masks, noise and roll are applied; None in an evaluation.
         generator: Draws them; by default torch's global one, which Trainer restores on a resume.
     Returns:
@@ -316,13 +333,32 @@ def add_features(
         `attention_mask` (B, T).
     """
     batch = dict(batch)
+    is_masked = batch.pop("is_masked", None)
+    if is_masked is not None:
+        extractor = copy(extractor)
+        extractor.padding, extractor.return_attention_mask = "max_length", True
     batch |= extractor.extract_padded(batch.pop("waveforms"), batch.pop("num_samples"))
+    mask = batch.get("attention_mask")  # (B, T)
     if augmentation is not None:
         # A mask writes what a padded frame holds: a log-mel of 0, normalised like the rest.
         masked = extractor.padded_frame[0].item()
-        frames = batch["input_values"]
-        batch["input_values"] = augmentation.features(frames, masked, generator)
+        num_frames = None if mask is None else mask.sum(1)  # (B,)
+        batch["input_values"] = augmentation.features(
+            batch["input_values"], masked, generator, num_frames
+        )
+    if mask is not None and is_masked is not None:
+        batch["attention_mask"] = mask | ~is_masked.unsqueeze(1)
     return batch
+
+
+def _check_min_length(min_length: int, extractor: ASTFeatureExtractor) -> None:
+    """Refuses lengths that no clip can be cut to."""
+    least, most = extractor.min_length, extractor.max_length
+    if not least <= min_length <= most:
+        raise ValueError(
+            f"min_length is {min_length} frames; give at least {least}, one patch of the model, "
+            f"and at most its max_length, {most}"
+        )
 
 
 __all__ = ["AudioCollator", "LabelEncoder", "add_features"]

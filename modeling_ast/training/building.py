@@ -165,6 +165,7 @@ def build_trainer(
             crop="random",
             bad_clips=bad_clips,
             augmentation=augmentation,
+            min_length=arguments.model.min_length,
             partners=train if arguments.sampling.mix_whole_set else None,
             seed=training.seed,
         ),

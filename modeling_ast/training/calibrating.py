@@ -8,17 +8,11 @@ together.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from datasets import Dataset
-from transformers.utils import logging
 
 from ..calibration import (
     LEAST_SCORE,
@@ -28,17 +22,13 @@ from ..calibration import (
     logit,
     sigmoid,
 )
-from ..errors import one_line
 from ..tagging import AudioTagger
-from .arguments import RUN_FILE
-from .clips import BadClips, ClipReader, undecoded
+from .clips import BadClips
 from .data_arguments import DataArguments
-from .data_sources import load_part
-from .evaluation import EvaluationArguments, load_tagger, probabilities
+from .evaluation import RunningArguments, load_tagger, probabilities
 from .held_out import HeldOut, columns_of, read_held_out
 from .metrics import threshold_metrics
-
-logger = logging.get_logger(__name__)
+from .training_clips import fingerprint, refuse_training_clips
 
 NUM_DRAWS = 50
 
@@ -92,11 +82,19 @@ def fit_calibration(
         padding: Of the clips.
         data: Where they come from.
     Raises:
-        ValueError: The arguments are out of their range, or do not fit the scores.
+        ValueError: The arguments are out of their range or do not fit the scores, or each label has
+            too few clips.
     """
     _check(options, activation, scores, targets)
     positives = targets.sum(0).astype(int)  # (C,)
-    few = np.minimum(positives, len(targets) - positives) < options.min_positives
+    fewer = np.minimum(positives, len(targets) - positives)  # clips with, or without each label
+    few = fewer < options.min_positives
+    if few.all():
+        raise ValueError(
+            f"of no label there are {options.min_positives} clips with it and as many without (the "
+            f"most are {fewer.max()}, of {len(targets)} clips in all); give more held-out clips, "
+            f"or a smaller --min-positives (min_positives)"
+        )
     slope = 1 / temperature(scores, targets, activation)
     slopes, intercepts = np.full(len(labels), slope), np.zeros(len(labels))
     if options.method == "platt":
@@ -225,7 +223,7 @@ def steady_threshold(
 
 
 def calibrate(
-    model: str, options: CalibrationArguments, running: EvaluationArguments, data: DataArguments
+    model: str, options: CalibrationArguments, running: RunningArguments, data: DataArguments
 ) -> Fit:
     """Fits the calibration of a model to the held-out clips of a data set.
 
@@ -235,14 +233,14 @@ def calibrate(
         running: How the model is run.
         data: Its held-out part is used.
     Raises:
-        OSError, ValueError: The model or the data cannot be read, or the model was trained on some
-            of the clips.
+        OSError, ValueError: The model or the data cannot be read, the model was trained on some of
+            the clips, or each label has too few.
         TooManyBadClips: More clips than allowed cannot be decoded.
     """
     held_out = read_held_out(data)
     refuse_training_clips(model, held_out)
-    tagger = load_tagger(model, running)
-    tagger.calibration = None
+    # Also where the model has one already, which may be damaged.
+    tagger = load_tagger(model, running, calibration=False)
     bad_clips = BadClips(running.bad_clips, len(held_out.clips), data.max_bad_share)
     scores = probabilities(tagger, held_out, bad_clips)
     good = np.flatnonzero(~np.isnan(scores).any(1))
@@ -269,65 +267,6 @@ def of_the_model(
         )
     order = np.argsort(own)
     return names, scores[:, order], held_out.targets[good][:, order]
-
-
-def refuse_training_clips(model: str, held_out: HeldOut) -> None:
-    """Refuses clips that the model was trained on, as far as its run.json says what these are.
-
-    That is so of a folder that finetune wrote and whose data is still there. Clips are the same
-    where their paths are, or the name and length of what a data set holds.
-
-    Raises:
-        ValueError: There are such clips.
-    """
-    file = Path(model) / RUN_FILE
-    if not file.is_file():
-        logger.info(f"{model} has no {RUN_FILE}: its training clips are not known")
-        return
-    run = json.loads(file.read_text(encoding="utf-8"))
-    known = {row.name for row in fields(DataArguments)}
-    arguments = DataArguments(**{name: value for name, value in run.items() if name in known})
-    if arguments.streaming or arguments.root is None:
-        logger.warning(
-            f"{model} was trained on {arguments.data}, which is not read again: make sure that no "
-            f"clip here is one of its training clips"
-        )
-        return
-    try:
-        trained = load_part(arguments, held_out=False)
-        reader = ClipReader(audio_column=arguments.audio_column, root=arguments.root)
-        seen = set(identities(trained, reader))
-    except (OSError, ValueError) as error:
-        logger.warning(f"the training clips of {model} cannot be read ({one_line(error)})")
-        return
-    again = sum(identity in seen for identity in identities(held_out.clips, held_out.reader))
-    if again:
-        raise ValueError(
-            f"{again} of the {len(held_out.clips)} clips are among those that {model} was trained "
-            f"on ({RUN_FILE}): its scores are too sure there; give others, such as --eval-split "
-            f"{arguments.eval_split}"
-        )
-
-
-def identities(clips: Dataset, reader: ClipReader) -> Iterator[tuple[str, int]]:
-    """What tells one clip from another, without decoding it."""
-    for row in undecoded(clips, reader.audio_column).select_columns(reader.audio_column):
-        clip = reader.clip(row)
-        if isinstance(clip, str | os.PathLike):
-            yield os.path.abspath(clip), 0
-        elif isinstance(clip, Mapping) and clip.get("bytes") is not None:
-            content = clip["bytes"]
-            yield clip.get("path") or hashlib.blake2b(content).hexdigest(), len(content)
-        else:
-            yield reader.name(row), 0
-
-
-def fingerprint(held_out: HeldOut) -> str:
-    """Of the clips and their labels, in their order."""
-    digest = hashlib.blake2b(digest_size=8)
-    for identity, target in zip(identities(held_out.clips, held_out.reader), held_out.targets):
-        digest.update(repr((identity, np.flatnonzero(target).tolist())).encode())
-    return digest.hexdigest()
 
 
 def _check(
@@ -358,7 +297,6 @@ __all__ = [
     "calibrate",
     "fit_calibration",
     "platt",
-    "refuse_training_clips",
     "steady_threshold",
     "temperature",
     "threshold",

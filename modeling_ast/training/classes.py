@@ -20,6 +20,8 @@ VOCABULARIES = ("vocabulary.csv", "FSD50K.ground_truth/vocabulary.csv")
 VOCABULARY_LINE = re.compile(r"0,[^,]+,/\w+/\w+\s*")
 # A message names so many labels.
 NAMED = 5
+# The score of a class that is judged by fewer clips than these says little.
+FEW_CLIPS = 5
 
 Clips: TypeAlias = Dataset | IterableDataset
 
@@ -223,6 +225,8 @@ def check_labels(
             lacking = [name for name in names if name in counts[there] and name not in counts[here]]
             if lacking:
                 report.warnings.append(f"no clip {what} has the label {some(lacking)}")
+    if held_out and (few := few_clips(report, held_out)):
+        report.warnings.append(few)
     if train:
         unused = [name for name in names if not any(name in found for found in counts.values())]
         if unused:
@@ -242,6 +246,18 @@ def names_of_labels(report: DataReport, classes: Sequence[Label]) -> dict[str, s
 def clips_with(report: DataReport, split: str) -> set[str]:
     """The labels that a split has clips of."""
     return {label for label, counts in report.labels.items() if counts.get(split)}
+
+
+def few_clips(report: DataReport, held_out: str) -> str | None:
+    """A warning if classes are judged by very few clips."""
+    counts = {label: own.get(held_out, 0) for label, own in report.labels.items()}
+    few = sorted(label for label, count in counts.items() if 0 < count < FEW_CLIPS)
+    if not few:
+        return None
+    return (
+        f"{len(few)} of the {len(counts)} classes have fewer than {FEW_CLIPS} held-out clips, so "
+        f"that their scores say little: {some(few)}"
+    )
 
 
 def differ_by_case(labels: Iterable[str]) -> list[str]:

@@ -23,7 +23,7 @@ from ..plotting import mel_bin
 
 # Of the whole page: a browser opens it at once, and it can be mailed.
 MOST_BYTES = 10_000_000
-TICKS_KHZ = (0.25, 0.5, 1, 2, 4, 8, 16)
+TICKS_KHZ = (0.5, 1, 2, 4, 8, 16)
 SECONDS_BETWEEN_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 MOST_TICKS = 6
 # A picture is no wider than these pixels; a pixel has the highest value of its frames.
@@ -49,10 +49,10 @@ dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .8rem; margin: .3rem
 dt { color: var(--faint); } dd { margin: 0; font-weight: 600; }
 .picture { position: relative; margin: 0 0 1.5rem 2.2rem; }
 .picture img { display: block; width: 100%; height: 9rem; background: #000; }
-.picture span { position: absolute; font-size: .7rem; line-height: 1; color: var(--faint); }
+.picture span { position: absolute; font-size: .7rem; line-height: 1; color: var(--faint);
+  white-space: nowrap; }
 .khz { right: calc(100% + .3rem); transform: translateY(50%); }
 .seconds { top: calc(100% + .3rem); transform: translateX(-50%); }
-.unit { left: -2.2rem; top: calc(100% + .3rem); }
 audio { width: 100%; display: block; }
 audio:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 """
@@ -179,7 +179,8 @@ def picture_html(waveform: Tensor, name: str, extractor: ASTFeatureExtractor) ->
     image = base64.b64encode(spectrogram_jpeg(waveform, extractor)).decode()
     khz = [tick for tick in TICKS_KHZ if tick <= extractor.sampling_rate / 2000]
     marks = [
-        f'<span class="khz" style="bottom:{_height(tick, extractor):.1f}%">{tick:g}</span>'
+        f'<span class="khz" style="bottom:{_height(tick, extractor):.1f}%">{tick:g}'
+        f"{' kHz' if tick == khz[-1] else ''}</span>"
         for tick in khz
     ]
     step = next(
@@ -187,13 +188,13 @@ def picture_html(waveform: Tensor, name: str, extractor: ASTFeatureExtractor) ->
     )
     times = [tick * step for tick in range(int(seconds / step) + 1)]
     marks += [
-        f'<span class="seconds" style="left:{100 * time / seconds:.1f}%">{time:g}</span>'
+        f'<span class="seconds" style="left:{100 * time / seconds:.1f}%">{time:g}'
+        f"{' s' if time == times[-1] else ''}</span>"
         for time in times
     ]
     return (
         f'<div class="picture"><img alt="{plain(f"Spectrogram of {name}, {seconds:.2f} s")}" '
-        f'src="data:image/jpeg;base64,{image}">{"".join(marks)}'
-        f'<span class="unit">kHz, s</span></div>'
+        f'src="data:image/jpeg;base64,{image}">{"".join(marks)}</div>'
     )
 
 

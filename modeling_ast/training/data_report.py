@@ -1,7 +1,8 @@
 """What became of each file of a data set: used in a split, or skipped with a reason.
 
 `found` is the sum of `used` over the splits and of the entries of `skipped`: nothing disappears.
-For a folder an entry is a file or an empty folder, for a table or a data set of the Hub a row.
+For a folder an entry is a file, for a table or a data set of the Hub a row. Folders that are left
+out, such as empty ones, are no files: they are listed apart.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class DataReport:
     # Label -> split -> clips with that label.
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+    folders: list[Skipped] = field(default_factory=list)  # left out, empty ones among them
     missing: list[Missing] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     # Label as it is in the data -> name of its class, where they differ.
@@ -131,12 +133,17 @@ class DataReport:
             "labels": self.labels,
             "groups": self.groups,
             "skipped": [entry._asdict() for entry in self.skipped],
+            "folders": [entry._asdict() for entry in self.folders],
             "missing": self.missing_by_label,
             "warnings": self.warnings,
         }
 
-    def lines(self) -> list[str]:
-        """The same for a person, in a few lines."""
+    def lines(self, listed_in: str = MISSING_FILE) -> list[str]:
+        """The same for a person, in a few lines.
+
+        Args:
+            listed_in: The file that `save_missing` writes.
+        """
         splits = ", ".join(
             f"{name} {'a stream' if count is None else count}" for name, count in self.used.items()
         )
@@ -153,20 +160,31 @@ class DataReport:
         if self.groups:
             lines.append(f"groups: {', '.join(f'{name} {n}' for name, n in self.groups.items())}")
         lines += by_reason(self.skipped)
+        lines += by_reason(self.folders)
         if self.missing:
             counts = list(self.missing_by_label.items())[:NAMED_LABELS]
             lines.append(f"missing by label: {'; '.join(f'{label} {n}' for label, n in counts)}")
+            lines.append(f"missing clips are listed in {listed_in}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         return [one_line(line) for line in lines]
+
+    def leave_out(self, entries: Iterable[Skipped]) -> None:
+        """Lists files that are not used, and apart from them folders."""
+        for entry in entries:
+            (self.folders if entry.is_folder else self.skipped).append(entry)
 
     def save(self, folder: str | Path) -> None:
         """Writes data_report.json and, if files are missing, missing_clips.csv."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REPORT_FILE).write_text(to_json(self.as_dict()) + "\n", encoding="utf-8")
+        self.save_missing(folder / MISSING_FILE)
+
+    def save_missing(self, file: str | Path) -> None:
+        """Writes a CSV file of the rows whose file is missing, if there are any."""
         if self.missing:
-            with (folder / MISSING_FILE).open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
+            with Path(file).open("w", newline="", encoding="utf-8") as opened:
+                writer = csv.writer(opened)
                 writer.writerow(Missing._fields)
                 writer.writerows((row.file, ";".join(row.labels)) for row in self.missing)
 

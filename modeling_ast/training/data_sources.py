@@ -122,7 +122,7 @@ def load(arguments: DataArguments, train: bool = True, held_out: bool = True) ->
         raise ValueError(f"{arguments.data} has no splits")
     report = DataReport(str(arguments.data))
     if local:
-        report.skipped += local.skipped
+        report.leave_out(local.skipped)
         report.missing += local.missing
         report.warnings += local.warnings
     arguments, warnings = chosen_splits(splits, arguments)
@@ -149,6 +149,13 @@ def load(arguments: DataArguments, train: bool = True, held_out: bool = True) ->
         parts = {name: streamed(name, clips, arguments) for name, clips in parts.items()}
     if train:
         wanted.add(VALIDATION)
+    if arguments.group_by is not None:
+        groups = {
+            names[part]: groups_of(clips, arguments) or []
+            for part, clips in counted.items()
+            if part in wanted
+        }
+        report.groups = count_groups(groups, arguments.group_by)
     parts = {part: clips for part, clips in parts.items() if part in wanted}
     names = {part: names[part] for part in parts if part in counted}
     return Loaded(
@@ -194,13 +201,12 @@ def count_parts(
     names: Mapping[str, str],
     arguments: DataArguments,
 ) -> dict[str, Dataset]:
-    """Counts the clips, labels and groups of each part but streams.
+    """Counts the clips and labels of each part but streams.
 
     Returns:
         The parts that were counted.
     """
     counted: dict[str, Dataset] = {}
-    groups: dict[str, list[str]] = {}
     for part, clips in parts.items():
         if isinstance(clips, IterableDataset):
             report.used[names[part]] = None
@@ -211,11 +217,6 @@ def count_parts(
         except ValueError:
             labels = None
         report.count(names[part], labels, len(clips))
-        own = groups_of(clips, arguments)
-        if own is not None:
-            groups[names[part]] = own
-    if arguments.group_by is not None:
-        report.groups = count_groups(groups, arguments.group_by)
     return counted
 
 
@@ -271,6 +272,7 @@ __all__ = [
     "Clips",
     "DataArguments",
     "Loaded",
+    "clip_names",
     "is_exclusive",
     "label_column",
     "load",

@@ -33,7 +33,8 @@ UNLEARNED = 1e5
 # Groups differ in size: the best of several starts is taken, unless there are very many of them.
 STARTS = 30
 MANY_GROUPS = 500
-MAX_ROUNDS = 50
+# The search ends when so few of the clips or groups still move.
+FEW_MOVES = 1e-3
 # Shares of whole numbers are exact up to this.
 EPSILON = 1e-9
 
@@ -118,7 +119,7 @@ EVERY, NONE = _Mark(), _Mark()
 class Wanted(NamedTuple):
     """How many clips with a label a part shall have."""
 
-    count: float
+    clips: float
     low: int  # rounded down
     high: int  # and up
     weight: float  # of what is off
@@ -155,7 +156,7 @@ class Division:
         ]
         if last is not None:
             for wanted, size in zip(self.wanted, (self.totals[EVERY] - last, last)):
-                wanted[EVERY] = wanted[EVERY]._replace(count=size, low=size, high=size)
+                wanted[EVERY] = wanted[EVERY]._replace(clips=size, low=size, high=size)
         self.counts = [dict.fromkeys(self.totals, 0) for _ in shares]
         self.parts = [0] * len(units)
         order = generator.permutation(len(units)).tolist()
@@ -188,7 +189,7 @@ class Division:
         if wanted.low <= count <= wanted.high:
             return cost
         off = max(wanted.low - count, count - wanted.high)
-        return cost + wanted.weight * off**2 / wanted.count
+        return cost + wanted.weight * off**2 / wanted.clips
 
     def _deal(self, order: Sequence[int]) -> None:
         """Each unit goes where most is missing, after those of rarer labels."""
@@ -209,26 +210,29 @@ class Division:
             self.counts[part][label] += sign * count
 
     def _improve(self, order: Sequence[int]) -> None:
-        """Moves units to other parts while that lowers the cost."""
-        for _ in range(MAX_ROUNDS):
+        """Moves units to other parts while that lowers the cost, the best moves first."""
+        num_moved = len(self.units)
+        while num_moved > FEW_MOVES * len(self.units):
             costly = {
                 label
                 for label in self.totals
                 if any(self._cost(part, label, c[label]) for part, c in enumerate(self.counts))
             }
-            moved = False
-            for unit in order:
-                if costly.isdisjoint(self.units[unit]):
-                    continue
-                gains = [self._gain(unit, part) for part in range(len(self.shares))]
-                best = int(np.argmax(gains))
-                if gains[best] > EPSILON:
+            moves = [
+                (gain, unit, part)
+                for unit in order
+                if not costly.isdisjoint(self.units[unit])
+                for part in range(len(self.shares))
+                if (gain := self._gain(unit, part)) > EPSILON
+            ]
+            num_moved = 0
+            for _, unit, part in sorted(moves, key=lambda move: -move[0]):
+                # Moves before it may have changed that.
+                if self._gain(unit, part) > EPSILON:
                     self._add(unit, self.parts[unit], -1)
-                    self._add(unit, best, 1)
-                    self.parts[unit] = best
-                    moved = True
-            if not moved:
-                return
+                    self._add(unit, part, 1)
+                    self.parts[unit] = part
+                    num_moved += 1
 
     def _gain(self, unit: int, part: int) -> float:
         """How much a move to a part lowers the cost."""

@@ -12,30 +12,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import one_line
+from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import SCORES
 from ..padding import PADDINGS
+from ..strict_json import to_json
 from ..tagging import AudioTagger
-from .arguments import LengthArguments
+from .answers import DEFAULT_THRESHOLD, Answers
+from .arguments import LengthArguments, ResultArguments
 from .clips import BadClips
 from .data_arguments import DataArguments
-from .data_report import DataReport
+from .data_report import MISSING_FILE, DataReport
 from .held_out import HeldOut, columns_of, judge, load_held_out
+from .length_report import LENGTH_PICTURE, draw_lengths
 from .lengths import Lengths, judge_lengths, spread
-from .metrics import ClassResult, class_table, threshold_metrics
-
-# From which score on a label counts, of models without a calibration.
-DEFAULT_THRESHOLD = 0.5
+from .metrics import threshold_metrics
+from .results import answers_of, save_results
+from .run_card import evaluation_text
 
 
 @dataclass
-class EvaluationArguments:
-    """How the models are run."""
+class RunningArguments:
+    """How a model is run."""
 
     scores: str = field(
         default="auto",
@@ -52,9 +56,6 @@ class EvaluationArguments:
             "choices": PADDINGS,
         },
     )
-    calibration: bool = field(
-        default=True, metadata={"help": "use a model's calibration.json, where it has one"}
-    )
     batch_size: int | None = field(
         default=None,
         metadata={"help": "clips of the model's length in a batch (1 on a CPU, 32 on a GPU)"},
@@ -66,6 +67,18 @@ class EvaluationArguments:
     bad_clips: str = field(
         default="bad_clips.txt", metadata={"help": "list of clips that cannot be decoded"}
     )
+    missing_clips: str = field(
+        default=MISSING_FILE, metadata={"help": "list of a table's clips whose file is missing"}
+    )
+
+
+@dataclass
+class EvaluationArguments(RunningArguments):
+    """How the models are run that are judged."""
+
+    calibration: bool = field(
+        default=True, metadata={"help": "use a model's calibration.json, where it has one"}
+    )
 
 
 class Evaluation(NamedTuple):
@@ -73,13 +86,20 @@ class Evaluation(NamedTuple):
 
     num_clips: int
     models: list[dict]  # for each model, and for an ensemble: "model", a name, and its metrics
-    classes: list[ClassResult]  # of the mean of the models
+    answers: Answers  # of the model, or of the ensemble
+    clips: HeldOut  # those that were judged
+    extractor: ASTFeatureExtractor  # of the first model
     lengths: dict[str, Lengths]  # by the model's name
     data: DataReport  # what became of each file
 
+    @property
+    def metric(self) -> str:
+        """The metric that models are judged by first, "accuracy" or "mAP"."""
+        return list(self.models[0])[1]
 
-def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
-    """A model with its extractor, as the arguments want it.
+
+def load_tagger(name: str, options: RunningArguments, calibration: bool = True) -> AudioTagger:
+    """A model with its extractor, as the arguments want it, and its calibration.json if it has one.
 
     Raises:
         OSError, ValueError: As `AudioTagger.from_pretrained`.
@@ -87,7 +107,7 @@ def load_tagger(name: str, options: EvaluationArguments) -> AudioTagger:
     tagger = AudioTagger.from_pretrained(
         name,
         options.device,
-        calibration=options.calibration,
+        calibration=calibration,
         num_workers=options.num_workers,
         scores=options.scores,
         padding=options.padding,
@@ -148,9 +168,10 @@ def evaluate_models(
     held_out, loaded = load_held_out(data)
     bad_clips = BadClips(options.bad_clips, len(held_out.clips), data.max_bad_share)
     few = spread(held_out, length_clips)
-    scores, thresholds, lengths = [], [], {}
+    scores, thresholds, lengths, extractors = [], [], {}, []
     for name in names:
-        tagger = load_tagger(name, options)
+        tagger = load_tagger(name, options, options.calibration)
+        extractors.append(tagger.extractor)
         scores.append(probabilities(tagger, held_out, bad_clips))
         thresholds.append(thresholds_of(tagger, held_out))
         if length_clips and name not in lengths:
@@ -163,23 +184,56 @@ def evaluate_models(
     bad = {name: reason for name, reason in bad_clips.read().items() if name in named}
     loaded.skip_bad_clips(bad, held_out.reader, data)
     judged, scores = held_out.select(good), [rows[good] for rows in scores]
-    mean = np.mean(scores, axis=0)  # (clips, C)
+    mean, lowest = np.mean(scores, axis=0), thresholds[0]  # (clips, C), (C,)
     judged_scores = list(zip(names, scores, thresholds))
     if len(names) > 1:
-        halves = np.full(len(held_out.classes), DEFAULT_THRESHOLD)
-        judged_scores.append((f"ensemble of {len(names)}", mean, halves))
+        lowest = np.full(len(held_out.classes), DEFAULT_THRESHOLD)
+        judged_scores.append((f"ensemble of {len(names)}", mean, lowest))
     results: list[dict[str, str | float]] = [
-        {"model": name, **judge(rows, judged), **threshold_metrics(rows, judged.targets, lowest)}
-        for name, rows, lowest in judged_scores
+        {"model": name, **judge(rows, judged), **threshold_metrics(rows, judged.targets, least)}
+        for name, rows, least in judged_scores
     ]
-    classes = class_table(mean, judged.targets, [label.name for label in held_out.classes])
-    return Evaluation(len(good), results, classes, lengths, loaded.report)
+    answers = answers_of(judged, mean, thresholds=lowest)
+    return Evaluation(len(good), results, answers, judged, extractors[0], lengths, loaded.report)
+
+
+def save_evaluation(
+    folder: Path,
+    names: Sequence[str],
+    data: str,
+    evaluation: Evaluation,
+    page_clips: int = ResultArguments.worst_clips,
+) -> None:
+    """Writes the files of a judgement: those of `results.py`, metrics.json and README.md.
+
+    Args:
+        folder: It is made if it is not there.
+        names: Of the models.
+        data: Its name.
+        evaluation: From `evaluate_models`.
+        page_clips: Of the page of the worst mistakes; 0: no page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = evaluation.answers
+    figures = {f"eval_{name}": value for name, value in evaluation.models[-1].items()}
+    figures.pop("eval_model")
+    figures["eval_chance"] = answers.headline.chance
+    (folder / "metrics.json").write_text(to_json(figures) + "\n", encoding="utf-8")
+    title = Path(names[0]).name if len(names) == 1 else f"the ensemble of {len(names)}"
+    save_results(folder, answers, evaluation.clips, evaluation.extractor, title, page_clips)
+    (folder / LENGTH_PICTURE).unlink(missing_ok=True)
+    if evaluation.lengths:
+        draw_lengths(evaluation.lengths, evaluation.metric, folder / LENGTH_PICTURE)
+    text = evaluation_text(folder, names, data, figures, answers)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 __all__ = [
     "Evaluation",
     "EvaluationArguments",
+    "RunningArguments",
     "evaluate_models",
     "load_tagger",
     "probabilities",
+    "save_evaluation",
 ]

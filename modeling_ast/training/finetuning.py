@@ -13,22 +13,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import set_seed
 
 from ..outputs import one_run_at_a_time
 from ..strict_json import to_json
 from ..tagging import AudioTagger
+from .answers import Answers
 from .arguments import RUN_FILE, Arguments
 from .batches import AudioCollator
 from .building import BAD_LIST, build_trainer, load_model, start_line
 from .cheap_tuning import as_saved, how_trained, train_a_part
 from .classes import check_labels, is_exclusive, read_classes
-from .clips import BadClips
+from .clips import BadClips, ClipReader
 from .data_report import DataReport
 from .data_sources import Loaded, load
-from .held_out import held_out_clips
+from .held_out import HeldOut
 from .kept_weights import (
     VALIDATION,
     Weights,
@@ -40,9 +41,11 @@ from .kept_weights import (
     validation_scores,
 )
 from .lengths import Lengths, judge_lengths, spread
-from .results import Judge, save_results
+from .results import Judge
+from .run_card import CHOSEN_FILE
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
-from .small_data import CHOSEN_FILE, Choice, choose, measure, validation_share
+from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
+from .small_data import Choice, choose, measure, validation_share
 from .trainer import ASTTrainer, output_folder
 
 
@@ -50,12 +53,14 @@ class Outcome(NamedTuple):
     """What a fine-tuning gives, beside the files in its output directory."""
 
     trainer: ASTTrainer
-    # `eval_*` of the weights that were kept, `last_*`, `best_*` and `average_*` of the others and,
-    # in the first process, the scores under both paddings.
-    metrics: dict[str, float]
+    # `eval_*` of the weights that were kept, `last_*`, `best_*` and `average_*` of the others,
+    # `training_*` of clips that the model has learned and, in the first process, `lengths`, the
+    # scores of shorter clips.
+    metrics: dict[str, Any]
     metric: str  # the one that the run is judged by, "mAP" or "accuracy"
     data: DataReport  # what became of each file
     choices: list[Choice]  # the weights that were kept and, with --auto, all numbers
+    answers: Answers | None  # to the held-out clips, in the first process
 
 
 class Kept(NamedTuple):
@@ -73,15 +78,10 @@ def smooth_in_batches(arguments: Arguments) -> None:
     arguments.training.label_smoothing_factor = 0.0
 
 
-def judge_saved_model(trainer: ASTTrainer, judge: Judge, num_clips: int) -> Lengths:
+def judge_saved_model(trainer: ASTTrainer, held_out: HeldOut, num_clips: int) -> Lengths:
     """The scores of the saved model under both paddings, on some of the held-out clips."""
     if num_clips == 0:
-        return Lengths([], 0)
-    collate = trainer.eval_collator
-    assert isinstance(collate, AudioCollator)  # from `build_trainer`
-    held_out = held_out_clips(
-        trainer.eval_dataset, collate.reader, judge.classes, collate.label_column, judge.exclusive
-    )
+        return Lengths([], 0, 0.0)
     tagger = AudioTagger.from_pretrained(output_folder(trainer.args), trainer.args.device)
     return judge_lengths(tagger, spread(held_out, num_clips))
 
@@ -161,11 +161,10 @@ def train(
 def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -> Kept:
     """Judges all weights that the run could end with, and puts those to keep into the trainer.
 
-    The validation clips choose. Of the held-out clips the kept weights give `eval_*`, the others
-    `last_*`, `best_*` and `average_*`, for the record.
+    The validation clips choose. Of the held-out clips the kept weights give `eval_*`, in the last
+    of the evaluations, and the others `last_*`, `best_*` and `average_*`, for the record.
     """
-    averages = arguments.sampling.average_from is not None
-    candidates = all_weights(trainer, averages)
+    candidates = all_weights(trainer, arguments.sampling)
     validation, metric = trainer.validation_dataset, judge.metric
     scores = {}
     if validation is not None and len(candidates) > 1:
@@ -219,47 +218,61 @@ def _finetune(arguments: Arguments, announce: Callable[[Iterable[str]], None]) -
     trained = how_trained(trainer.model, arguments.cheap)
     metrics, weights, choice = keep_best_weights(arguments, trainer, judge)
     choices.append(choice)
+    answers = None
     # From now on the run's model is that.
     with using(trainer, weights), as_saved(trainer, arguments.cheap):
+        held_out = judged_clips(trainer, judge)
         if trainer.is_world_process_zero():
+            answers = judged_answers(trainer, judge, held_out)
+        metrics |= evaluate_training_clips(trainer)
+        if answers is not None:
             told = (choices, trained)
-            metrics |= write_results(arguments, trainer, judge, loaded, metrics, *told)
+            metrics |= write_results(arguments, trainer, answers, held_out, metrics, *told)
+            loaded.skip_bad_clips(*listed_bad_clips(trainer), arguments.data)
+            loaded.report.save(output_folder(trainer.args))
         # With --push-to-hub this uploads the whole folder, but for the checkpoints.
         trainer.save_model()
-    return Outcome(trainer, metrics, judge.metric, loaded.report, choices)
+    return Outcome(trainer, metrics, judge.metric, loaded.report, choices, answers)
 
 
 def write_results(
     arguments: Arguments,
     trainer: ASTTrainer,
-    judge: Judge,
-    loaded: Loaded,
-    metrics: dict[str, float],
+    answers: Answers,
+    held_out: HeldOut,
+    metrics: dict[str, Any],
     choices: list[Choice],
     trained: str,
-) -> dict[str, float]:
-    """Writes what a run leaves beside the weights; the last evaluation was of the held-out clips.
+) -> dict[str, Any]:
+    """Writes what a run leaves beside the weights.
 
     Args:
+        answers: Of the weights that are kept, to the clips `held_out`.
+        choices: What the run chose itself.
         trained: One sentence on which weights were trained.
     Returns:
-        The metrics with those of shorter clips.
+        The metrics of shorter clips.
     """
-    folder, collate = output_folder(trainer.args), trainer.eval_collator
-    assert isinstance(collate, AudioCollator)  # from `build_trainer`
     data = arguments.data.data
     assert data is not None  # it has been read
-    sources = (arguments.model.source, data)
-    lengths = judge_saved_model(trainer, judge, arguments.lengths.length_clips)
-    metrics = metrics | lengths.as_metrics(judge.metric)
-    if arguments.auto.auto:
+    lengths = judge_saved_model(trainer, held_out, arguments.lengths.length_clips)
+    more = {"lengths": lengths.as_json(answers.metric)} if lengths.results else {}
+    if len(choices) > 1 or trainer.validation_dataset is not None:
         rows = [choice._asdict() for choice in choices]
-        (folder / CHOSEN_FILE).write_text(to_json(rows) + "\n", encoding="utf-8")
-    save_results(trainer, judge, judge.table, sources, metrics, lengths, trained)
-    bad = BadClips(folder / BAD_LIST, num_clips=1).read()
-    loaded.skip_bad_clips(bad, collate.reader, arguments.data)
-    loaded.report.save(folder)
-    return metrics
+        chosen = output_folder(trainer.args) / CHOSEN_FILE
+        chosen.write_text(to_json(rows) + "\n", encoding="utf-8")
+    sources = (arguments.model.source, data)
+    page_clips = arguments.results.worst_clips
+    save_run(trainer, answers, held_out, sources, metrics | more, lengths, page_clips, trained)
+    return more
+
+
+def listed_bad_clips(trainer: ASTTrainer) -> tuple[dict[str, str], ClipReader]:
+    """The clips that could not be decoded, name -> reason, and the reader that named them."""
+    collate = trainer.eval_collator
+    assert isinstance(collate, AudioCollator)  # from `build_trainer`
+    bad = BadClips(output_folder(trainer.args) / BAD_LIST, num_clips=1).read()
+    return bad, collate.reader
 
 
 __all__ = ["Kept", "Outcome", "finetune", "keep_best_weights", "train"]

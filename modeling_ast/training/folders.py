@@ -155,7 +155,7 @@ def labels_without_clips(files: list[str], skipped: list[Skipped], has_splits: b
     lost = sorted(name for name in lost if PurePosixPath(name).name != NOISE_FOLDER)
     if not lost:
         return []
-    return [f"no file can be used of the folders {', '.join(map(repr, lost[:5]))}; see `skipped`"]
+    return [f"no file can be used of the folders {', '.join(map(repr, lost[:5]))}; see `folders`"]
 
 
 __all__ = ["SPLITS", "read_folder"]

@@ -7,6 +7,7 @@ the metric of the validation clips was highest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from transformers.trainer_utils import SaveStrategy
 
 from ..pretrained import load_model
-from .arguments import Arguments
+from .arguments import Arguments, SamplingArguments
 from .cheap_tuning import is_adapted
 from .small_data import GIVEN, Choice
 from .trainer import ASTTrainer, output_folder
@@ -36,7 +37,7 @@ class Weights(NamedTuple):
     """Weights that a run could end with."""
 
     name: str  # one of ORDER
-    words: str  # "of the last epoch", say
+    place: str  # "step 40", say
     folder: Path | None  # where they are saved; None: in the trainer
 
 
@@ -81,20 +82,22 @@ def judged_by(trainer: ASTTrainer, validation: Dataset | None) -> Iterator[None]
         trainer.eval_dataset = held_out
 
 
-def all_weights(trainer: ASTTrainer, average: bool) -> list[Weights]:
+def all_weights(trainer: ASTTrainer, arguments: SamplingArguments) -> list[Weights]:
     """What the run could end with.
 
     Args:
-        average: Whether weights were averaged.
+        trainer: After the training.
+        arguments: Say which weights were averaged, if any.
     """
     state = trainer.state
-    found = [Weights("last", f"of the last step, {state.global_step}", None)]
+    found = [Weights("last", f"step {state.global_step}", None)]
     best = state.best_model_checkpoint
     if best is not None and Path(best).is_dir() and state.best_global_step != state.global_step:
-        found.append(Weights("best", f"of step {state.best_global_step}", Path(best)))
-    if average:
-        folder = output_folder(trainer.args) / "average"
-        found.append(Weights("average", "averaged over the last epochs", folder))
+        found.append(Weights("best", f"step {state.best_global_step}", Path(best)))
+    if arguments.average_from is not None:
+        last = arguments.average_to or math.ceil(state.epoch or 0)
+        place = f"epochs {arguments.average_from} to {last}"
+        found.append(Weights("average", place, output_folder(trainer.args) / "average"))
     return found
 
 
@@ -129,8 +132,9 @@ def validation_scores(
     scores = {}
     for weights in candidates:
         with using(trainer, weights):
-            judged = trainer.evaluate(validation, metric_key_prefix=VALIDATION)
-        scores[weights.name] = judged[f"{VALIDATION}_{metric}"]
+            prefix = f"{VALIDATION}_{weights.name}"
+            judged = trainer.evaluate(validation, metric_key_prefix=prefix)
+        scores[weights.name] = judged[f"{prefix}_{metric}"]
     return scores
 
 
@@ -156,6 +160,8 @@ def choose_weights(
     if asked != "auto":
         # The last epoch is the best one too.
         return by_name["last"], Choice("keep_weights", "last", f"which is also the {asked} one")
+    if len(candidates) == 1:
+        return candidates[0], Choice("keep_weights", "last", "the run has no others")
     if not scores:
         reason = "no validation clips to choose by"
         # Of a run that chooses itself: an average swings least.
@@ -166,7 +172,7 @@ def choose_weights(
         (name for name in ORDER if name in scores),
         key=lambda name: scores[name] if scores[name] == scores[name] else -1.0,
     )
-    told = ", ".join(f"{name} {scores[name]:.4f}" for name in scores)
+    told = ", ".join(f"{name} ({by_name[name].place}) {scores[name]:.4f}" for name in scores)
     reason = f"{metric} of the {num_clips} validation clips: {told}"
     return by_name[name], Choice("keep_weights", name, reason)
 

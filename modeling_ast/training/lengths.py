@@ -1,12 +1,15 @@
 """How well a model does on clips shorter than those it was trained with, under both paddings.
 
-The padding decides how well a model does on short clips: see `judge_lengths`.
+Clips are cut to their loudest part of 0.25 s, 0.5 s, 1 s and so on: a short clip as somebody would
+send it, with the sound in it. The padding decides how well a model does on these: `judge_lengths`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,38 +19,57 @@ from ..padding import PADDINGS
 from ..tagging import AudioTagger
 from ..workers import decode_clips
 from .held_out import HeldOut, columns_of, judge
+from .random_lengths import loudest_part
 
-SHARES = (1.0, 0.5, 0.25)
-# For a reader of the scores at those lengths.
-PLAIN_TRANSFORMERS = "plain transformers and transformers.js always pad to max_length"
+# What clips are cut to, in seconds.
+CUT_SECONDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 # Clips whose parts are judged at a time: their waveforms are in memory.
 CLIPS_AT_ONCE = 32
 
 
 class LengthResult(NamedTuple):
-    """How well a model does with one padding on clips cut to a share of their length."""
+    """How well a model does with one padding on clips cut to a length."""
 
     padding: str
-    share: float
+    seconds: float | None  # None: whole clips
     metrics: dict[str, float]
 
 
 class Lengths(NamedTuple):
-    """The scores of a model under both paddings at three lengths."""
+    """The scores of a model under both paddings at several lengths."""
 
-    results: Sequence[LengthResult]
+    results: Sequence[LengthResult]  # by padding, then by length, whole clips last
     num_clips: int  # that were judged
+    whole_seconds: float  # the median of the clips, as they are
 
-    def as_metrics(self, metric: str) -> dict[str, float]:
-        """One metric of each result, under names such as "longest_0.5_mAP"."""
+    def values(self, metric: str) -> dict[str, list[float]]:
+        """One metric by padding, at each of `seconds` and then of whole clips."""
+        rows: dict[str, list[float]] = defaultdict(list)
+        for result in self.results:
+            rows[result.padding].append(result.metrics[metric])
+        return dict(rows)
+
+    @property
+    def seconds(self) -> list[float]:
+        """The lengths that clips were cut to, ascending."""
+        own = (result.seconds for result in self.results if result.padding == PADDINGS[0])
+        return [seconds for seconds in own if seconds is not None]
+
+    def as_json(self, metric: str) -> dict[str, Any]:
+        """The curves of one metric, for JSON."""
         return {
-            f"{result.padding}_{result.share:g}_{metric}": result.metrics[metric]
-            for result in self.results
+            "metric": metric,
+            "clips": self.num_clips,
+            "seconds": [*self.seconds, self.whole_seconds],
+            **self.values(metric),
         }
 
 
 def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
-    """Judges a model under both paddings, on whole clips and on the middle of each.
+    """Judges a model under both paddings, on whole clips and on a shorter part of each.
+
+    A clip that is not longer than a length counts as it is; a length that no clip exceeds is left
+    out.
 
     Args:
         tagger: Its model and the kind of its scores; all else but the padding is kept too.
@@ -56,27 +78,59 @@ def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
         ValueError: The model lacks a class of the data or gives NaN, or no clip can be read.
     """
     own = columns_of(tagger.model.config, held_out.classes)
-    shortest = tagger.extractor.window_samples
     taggers = {padding: with_padding(tagger, padding) for padding in PADDINGS}
-    scores: dict[tuple[str, float], list[np.ndarray]]
-    scores = {(padding, share): [] for padding in PADDINGS for share in SHARES}
+    rate = tagger.extractor.sampling_rate
+    scores: dict[tuple[str, float | None], list[np.ndarray]] = defaultdict(list)  # (C,) of a clip
     heard: list[int] = []  # indices of clips
+    clip_seconds: list[float] = []
     for block in blocks_of_waveforms(held_out, tagger):
         heard += block
-        for padding, share in scores:
-            shorter = (middle(waveform, share, shortest) for waveform in block.values())
-            for result in taggers[padding](shorter):
-                if result.scores is None:  # an error of the model: the clip was read
-                    raise ValueError(result.error)
-                scores[padding, share].append(result.scores[own])
+        waveforms = list(block.values())
+        clip_seconds += [len(waveform) / rate for waveform in waveforms]
+        for padding, other in taggers.items():
+            for seconds, rows in scores_at_lengths(other, waveforms).items():
+                scores[padding, seconds] += [row[own] for row in rows]
     if not heard:
         raise ValueError("none of the held-out clips can be read; see the list of bad clips")
     judged = held_out.select(heard)
     results = [
-        LengthResult(padding, share, judge(np.stack(rows), judged))
-        for (padding, share), rows in scores.items()
+        LengthResult(padding, seconds, judge(np.stack(rows), judged))
+        for (padding, seconds), rows in scores.items()
+        if seconds is None or seconds < max(clip_seconds)
     ]
-    return Lengths(results, len(heard))
+    return Lengths(results, len(heard), median(clip_seconds))
+
+
+def scores_at_lengths(
+    tagger: AudioTagger, waveforms: Sequence[Tensor]
+) -> dict[float | None, list[np.ndarray]]:
+    """The scores (C,) of each clip, by the length that it is cut to; None: whole, the last.
+
+    Raises:
+        ValueError: The model gives NaN.
+    """
+    hop_samples = tagger.extractor.hop_samples
+    whole = list(scores_of(tagger, waveforms))
+    scores: dict[float | None, list[np.ndarray]] = {}
+    for seconds in CUT_SECONDS:
+        num_frames = round(seconds * tagger.extractor.frames_per_second)
+        is_cut = [len(waveform) > num_frames * hop_samples for waveform in waveforms]
+        longer = (waveform for waveform, cut in zip(waveforms, is_cut) if cut)
+        parts = scores_of(tagger, (loudest_part(x, num_frames, hop_samples) for x in longer))
+        scores[seconds] = [next(parts) if cut else row for row, cut in zip(whole, is_cut)]
+    return scores | {None: whole}
+
+
+def scores_of(tagger: AudioTagger, waveforms: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """The scores (C,) of each waveform.
+
+    Raises:
+        ValueError: The model gives NaN.
+    """
+    for result in tagger(waveforms):
+        if result.scores is None:  # an error of the model: the clip was read
+            raise ValueError(result.error)
+        yield result.scores
 
 
 def blocks_of_waveforms(held_out: HeldOut, tagger: AudioTagger) -> Iterator[dict[int, Tensor]]:
@@ -89,7 +143,7 @@ def blocks_of_waveforms(held_out: HeldOut, tagger: AudioTagger) -> Iterator[dict
         tagger.num_workers,
         min_samples=tagger.extractor.window_samples,
     )
-    bar = {"desc": "Both paddings, three lengths", "unit": "clip", "leave": False}
+    bar = {"desc": "Shorter clips, both paddings", "unit": "clip", "leave": False}
     for clip in tqdm(decoded, total=len(held_out.clips), **bar):
         if clip.error is None:
             block[clip.number] = clip.waveform
@@ -98,13 +152,6 @@ def blocks_of_waveforms(held_out: HeldOut, tagger: AudioTagger) -> Iterator[dict
             block = {}
     if block:
         yield block
-
-
-def middle(waveform: Tensor, share: float, min_samples: int) -> Tensor:
-    """The middle of a clip: this share of it, but at least `min_samples`: one window."""
-    length = max(round(share * len(waveform)), min_samples)
-    start = (len(waveform) - length) // 2
-    return waveform[start : start + length]
 
 
 def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
@@ -125,23 +172,19 @@ def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
 def spread(held_out: HeldOut, count: int) -> HeldOut:
     """At most `count` of the clips, evenly over the set, which may be sorted by class."""
     total = len(held_out.clips)
-    if total <= count:
-        return held_out
-    return held_out.select(np.linspace(0, total - 1, count).round().astype(int).tolist())
+    return held_out if total <= count else held_out.select(spread_numbers(total, count))
 
 
-def length_rows(lengths: Lengths, metric: str) -> list[tuple[str, list[float]]]:
-    """A row for each padding: its name, and a metric at each of `SHARES`."""
-    values = {(result.padding, result.share): result.metrics[metric] for result in lengths.results}
-    return [(padding, [values[padding, share] for share in SHARES]) for padding in PADDINGS]
+def spread_numbers(total: int, count: int) -> list[int]:
+    """At most `count` of the numbers below `total`, evenly over them."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
 
 
 __all__ = [
-    "PLAIN_TRANSFORMERS",
-    "SHARES",
+    "CUT_SECONDS",
     "LengthResult",
     "Lengths",
     "judge_lengths",
-    "length_rows",
     "spread",
+    "spread_numbers",
 ]

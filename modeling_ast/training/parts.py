@@ -166,13 +166,10 @@ def parts_of(
         elif arguments.validation_share is not None:
             clips, share = parts[TRAIN], arguments.validation_share
             parts[TRAIN], parts[VALIDATION] = with_share(clips, share, arguments)
-    if not others:
-        parts = {
-            part: clips
-            for part, clips in parts.items()
-            if part in wanted or (part == VALIDATION and TRAIN in wanted)
-        }
-    return parts
+    if TRAIN in wanted:
+        wanted = {*wanted, VALIDATION}
+    order = (TRAIN, VALIDATION, HELD_OUT)
+    return {part: parts[part] for part in order if part in parts and (others or part in wanted)}
 
 
 def split_of(data: Source, names: str, arguments: DataArguments) -> Clips:
@@ -310,9 +307,10 @@ def names_of(cell: object, separator: str) -> list[str]:
 def far_off(parts: Mapping[str, Any], arguments: DataArguments) -> list[str]:
     """A warning for each share that came out quite another one than asked for."""
     warnings = []
-    wanted = {HELD_OUT: ("eval_share", (TRAIN, VALIDATION, HELD_OUT))}
-    wanted[VALIDATION] = ("validation_share", (TRAIN, VALIDATION))
-    for part, (name, of) in wanted.items():
+    for part, name, of in (
+        (HELD_OUT, "eval_share", (TRAIN, VALIDATION, HELD_OUT)),
+        (VALIDATION, "validation_share", (TRAIN, VALIDATION)),
+    ):
         share = getattr(arguments, name)
         sizes = {other: len(parts[other]) for other in of if other in parts}
         if share is None or part not in sizes or TRAIN not in sizes:
@@ -336,5 +334,6 @@ __all__ = [
     "fold_numbers",
     "is_drawn",
     "parts_of",
+    "prepared",
     "split_of",
 ]

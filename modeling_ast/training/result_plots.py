@@ -24,7 +24,7 @@ LONGEST_LABEL = 32
 # What the beginning of a metric's name in Trainer's log says.
 JUDGED = {
     "eval": ("held-out clips", "tab:orange"),
-    "validation": ("validation clips", "tab:purple"),
+    "eval_validation": ("validation clips", "tab:purple"),
     "training": ("training clips, at the end", "tab:blue"),
     "average": ("held-out clips, averaged weights", "tab:green"),
 }

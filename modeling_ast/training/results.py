@@ -1,44 +1,43 @@
-"""What a fine-tuning leaves in its output directory, beside the model: numbers, pictures, a card.
+"""The files with which results are shown: of a fine-tuning beside the model, of `evaluate` alone.
 
-`metrics.json`, `learning_curve.png`, `per_class.csv` (average precision, area under the ROC curve
-and number of held-out clips of each class), `per_class_ap.png`, and `README.md`, a model card with
-the results in the Hub's model-index and the scores under both paddings. Trainer adds its
-checkpoints and the TensorBoard log (`runs/`, for `tensorboard --logdir`).
+`results.json` has all figures; `per_class.csv` and `per_class_ap.png` or `per_class_f1.png` have
+each class; `confusions.csv` and, of 2 to 50 classes with one label for a clip, `confusion.png` have
+what is taken for what; `worst_clips.csv` and `worst_clips.html` have the clips that the model is
+most wrong about. A fine-tuning adds `metrics.json`, `learning_curve.png` and its card; Trainer adds
+its checkpoints and the TensorBoard log (`runs/`, for `tensorboard --logdir`).
 """
 
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Sequence, Sized
+import os
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from huggingface_hub import EvalResult
-from transformers import EvalPrediction, SchedulerType
-from transformers.trainer_utils import has_length
+from transformers import EvalPrediction
 
-from ..conversion.card import markdown_text, write_card
+from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
-from ..plotting import plain_text
 from ..strict_json import to_json
-from .cheap_tuning import is_adapted
-from .lengths import PLAIN_TRANSFORMERS, Lengths, length_rows
-from .metrics import ClassResult, accuracy, class_table, compute_metrics
-from .trainer import ASTTrainer, output_folder
+from . import worst_clips
+from .answers import Answers
+from .arguments import ResultArguments
+from .held_out import HeldOut
+from .intervals import CONFIDENCE
+from .metrics import ClassResult, accuracy, compute_metrics
+from .result_plots import MATRIX_CLASSES, draw_classes, draw_matrix
 
-# A picture of more classes than these has the best and the worst ones only.
-DRAWN_CLASSES = 40
-
-ADAPTER_NOTE = """
-These are the weights of an adapter, which are added to those of the base model while it loads:
-`pip install "modeling-ast[lora]"`.
-"""
+WORST_TABLE, WORST_PAGE = "worst_clips.csv", "worst_clips.html"
+CONFUSION_PICTURE = "confusion.png"
+CLASS_PICTURES = {"average_precision": "per_class_ap.png", "f1": "per_class_f1.png"}
+# results.json has so many of the pairs that are confused most; confusions.csv has all.
+NAMED_CONFUSIONS = 20
 
 
 class Judge:
-    """`compute_metrics` for Trainer; it keeps the table of classes of the last evaluation.
+    """`compute_metrics` for Trainer; it keeps what the model answered in the last evaluation.
 
     Args:
         classes: In the order of their indices.
@@ -48,58 +47,127 @@ class Judge:
 
     def __init__(self, classes: Sequence[Label], exclusive: bool):
         self.classes = classes
-        self.names = [label.name for label in classes]
         self.exclusive = exclusive
-        self.table: list[ClassResult] = []
+        self._logits = np.empty((0, len(classes)))  # (B, C)
+        self._targets = np.empty((0, len(classes)))  # (B, C), zeros and ones
 
     @property
     def metric(self) -> str:
-        """The metric that a run is judged by."""
+        """The metric that the run is judged by."""
         return "accuracy" if self.exclusive else "mAP"
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         metrics = compute_metrics(prediction)
-        if labels.ndim == 2:
-            self.table = class_table(logits, labels, self.names)
-            own = {"accuracy": accuracy(logits, labels.argmax(1))} if self.exclusive else {}
-            return own | metrics
-        # As compute_metrics ranks clips where each has one label.
-        scores = torch.from_numpy(logits).double().log_softmax(-1).numpy()
-        self.table = class_table(scores, np.eye(len(self.names))[labels], self.names)
+        one_hot = labels if labels.ndim == 2 else np.eye(len(self.classes))[labels]
+        self._logits, self._targets = logits.astype(np.float64), one_hot
+        if labels.ndim == 2 and self.exclusive:
+            metrics = {"accuracy": accuracy(logits, labels.argmax(1))} | metrics
         return metrics
+
+    def answers(
+        self, held_out: HeldOut, sigmoid: bool, groups: Sequence[Hashable] | None = None
+    ) -> Answers:
+        """What the model answered in the last evaluation.
+
+        Args:
+            held_out: The clips of that evaluation.
+            sigmoid: What makes scores of the logits; else it is softmax.
+            groups: Of the clips, see `Answers`.
+        """
+        # Our own mistake: other clips, or these in another order.
+        assert np.array_equal(self._targets, held_out.targets)
+        return answers_of(held_out, scores_of(self._logits, sigmoid), groups=groups)
+
+
+def scores_of(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
+    """Probabilities (B, C) of logits (B, C), in float64: float32 would round likely ones to 1."""
+    logits = logits.astype(np.float64)
+    if sigmoid:
+        return np.exp(-np.logaddexp(0, -logits))
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def answers_of(held_out: HeldOut, scores: np.ndarray, **more: Any) -> Answers:
+    """The answers to held-out clips, with the names of the files.
+
+    Args:
+        scores: (clips, C), probabilities in the order of the data's classes.
+        more: `thresholds` and `groups` of `Answers`.
+    """
+    names = [label.name for label in held_out.classes]
+    columns = held_out.clips.select_columns(held_out.reader.audio_column)
+    root = held_out.reader.root
+    files = [name_below(root, held_out.reader.name(row)) for row in columns]
+    return Answers(scores, held_out.targets, names, held_out.exclusive, files, **more)
+
+
+def name_below(root: Path | None, name: str) -> str:
+    """The name of a clip from the folder of the data on, if it is a file below it.
+
+    Results are pushed with the model: they need not show where its data was.
+    """
+    if root is None:
+        return name
+    path, folder = os.path.abspath(name), os.path.abspath(root)
+    return os.path.relpath(path, folder) if path.startswith(folder + os.sep) else name
 
 
 def save_results(
-    trainer: ASTTrainer,
-    judge: Judge,
-    table: list[ClassResult],
-    sources: tuple[str, str],
-    metrics: dict[str, float],
-    lengths: Lengths,
-    how_trained: str = "",
+    folder: Path,
+    answers: Answers,
+    held_out: HeldOut,
+    extractor: ASTFeatureExtractor,
+    model: str,
+    page_clips: int = ResultArguments.worst_clips,
 ) -> None:
-    """Writes everything but the weights into the output directory.
+    """Writes the files that every judgement has; those of an earlier one go.
 
     Args:
-        trainer: Of the run.
-        judge: Of its held-out clips.
-        table: Of the evaluation that `metrics` come from.
-        sources: The base model and the data, as they were given.
-        metrics: `eval_*`, `average_*` if weights were averaged, and those of `lengths`.
-        lengths: From `lengths.judge_lengths`.
-        how_trained: One sentence on which weights were trained.
+        folder: It exists.
+        answers: Clip i is row i of `held_out`.
+        held_out: Where the clips of the page are read from.
+        extractor: Of the model.
+        model: Its name, for the page.
+        page_clips: How many clips the page has at most; 0: no page.
     """
-    folder = output_folder(trainer.args)
-    (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
-    write_table(table, folder / "per_class.csv")
-    draw_curve(trainer.state.log_history, folder / "learning_curve.png", judge.metric)
-    draw_classes(table, folder / "per_class_ap.png")
-    card = run_card(folder.name, *sources, metrics, judge.metric, trainer, lengths, how_trained)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    for name in (*CLASS_PICTURES.values(), CONFUSION_PICTURE, WORST_PAGE):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "results.json").write_text(to_json(results_json(answers)) + "\n", encoding="utf-8")
+    write_table(answers.classes, folder / "per_class.csv")
+    draw_classes(
+        answers.classes, folder / CLASS_PICTURES[answers.class_metric], answers.class_metric
+    )
+    write_confusions(answers, folder / "confusions.csv")
+    if answers.exclusive and len(answers.names) in MATRIX_CLASSES:
+        draw_matrix(answers.matrix, answers.names, folder / CONFUSION_PICTURE)
+    worst_clips.write_table(answers, folder / WORST_TABLE)
+    if answers.mistakes and page_clips:
+        page = worst_clips.worst_page(answers, held_out, extractor, page_clips, model)
+        (folder / WORST_PAGE).write_text(page.html, encoding="utf-8")
 
 
-def write_table(table: list[ClassResult], path: Path) -> None:
+def results_json(answers: Answers) -> dict[str, Any]:
+    """The figures, for `results.json` and `--json`."""
+    headline = answers.headline
+    return {
+        "metric": headline.metric,
+        "value": headline.value,
+        "confidence": CONFIDENCE,
+        "low": headline.interval.low,
+        "high": headline.interval.high,
+        "chance": headline.chance,
+        "majority": headline.majority,
+        "clips": headline.num_clips,
+        "groups": headline.num_groups,
+        "wrong_clips": len({row.clip for row in answers.mistakes}),
+        "classes": [row._asdict() for row in answers.classes],
+        "confusions": [row._asdict() for row in answers.confusions[:NAMED_CONFUSIONS]],
+    }
+
+
+def write_table(table: Sequence[ClassResult], path: Path) -> None:
     """Writes a CSV file with a row for each class; a number that is undefined is left empty."""
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
@@ -109,160 +177,24 @@ def write_table(table: list[ClassResult], path: Path) -> None:
             writer.writerow((index, *cells))
 
 
-def draw_curve(history: list[dict], path: Path, metric: str = "mAP") -> None:
-    """Draws the training loss and the metric of the held-out clips over the epochs."""
-    pyplot = quiet_pyplot()
-    figure, left = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    right = left.twinx()
-    for axis, key, colour in ((left, "loss", "tab:blue"), (right, f"eval_{metric}", "tab:orange")):
-        points = [(row["epoch"], row[key]) for row in history if key in row]
-        axis.plot(*zip(*points), color=colour, marker="." if len(points) < 60 else None)
-        axis.set_ylabel(key, color=colour)
-    left.set_xlabel("epoch")
-    right.set_ylim(0, 1)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+def write_confusions(answers: Answers, path: Path) -> None:
+    """Writes a CSV file with a row for each pair of labels that are taken for each other."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(("true", "predicted", "clips", "positives"))
+        writer.writerows(answers.confusions)
 
 
-def draw_classes(table: list[ClassResult], path: Path) -> None:
-    """Draws the average precision of each class, the best on top."""
-    rows = [row for row in table if row.average_precision == row.average_precision]
-    rows = sorted(rows, key=lambda row: row.average_precision)
-    title = "average precision of each class"
-    if len(rows) > DRAWN_CLASSES:
-        title = f"average precision, {DRAWN_CLASSES // 2} worst and best of {len(rows)} classes"
-        rows = rows[: DRAWN_CLASSES // 2] + rows[-DRAWN_CLASSES // 2 :]
-    pyplot = quiet_pyplot()
-    figure, axis = pyplot.subplots(figsize=(7, 1.2 + 0.22 * len(rows)), layout="constrained")
-    places = range(len(rows))
-    axis.barh(places, [row.average_precision for row in rows], color="tab:orange")
-    axis.set_yticks(places, [plain_text(f"{row.name} ({row.positives})") for row in rows])
-    axis.set(xlim=(0, 1), title=title)
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
-
-
-def quiet_pyplot():
-    """matplotlib's pyplot, which opens no window."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def run_card(
-    name: str,
-    base_model: str,
-    data: str,
-    metrics: dict[str, float],
-    metric: str,
-    trainer: ASTTrainer,
-    lengths: Lengths,
-    how_trained: str = "",
-) -> str:
-    """The model card of a run: results, the scores under both paddings, how to use the model."""
-    adapted = is_adapted(trainer.model)
-    relation = "adapter" if adapted else "finetune"
-    local_model, local_data = Path(base_model).exists(), Path(data).exists()
-    value = metrics[f"eval_{metric}"]
-    result = EvalResult(
-        task_type="audio-classification",
-        dataset_type=Path(data).name if local_data else data,
-        dataset_name=Path(data).name,
-        metric_type=metric,
-        metric_name={"mAP": "mean average precision"}.get(metric, metric),
-        metric_value=round(value, 4),
-    )
-    metadata = {
-        "model_name": name,
-        "base_model": None if local_model else base_model,
-        "base_model_relation": None if local_model else relation,
-        "datasets": None if local_data else [data],
-        # An undefined value (NaN) is no result.
-        "eval_results": [result] if math.isfinite(value) else None,
-        "metrics": [metric],
-    }
-    arguments, config = trainer.args, trainer.model.config
-    clips, held_out, extractor = trainer.train_dataset, trainer.eval_dataset, trainer.extractor
-    # The trainer of a fine-tuning has both.
-    assert isinstance(held_out, Sized) and extractor is not None
-    num_clips = "a stream of clips"
-    if isinstance(clips, Sized) and has_length(clips):
-        num_clips = f"{len(clips)} clips"
-    local = (
-        "The base model and the data were local directories." if local_model or local_data else ""
-    )
-    schedule = trainer.epoch_decay or f"{SchedulerType(arguments.lr_scheduler_type).value} schedule"
-    sections = [
-        "An Audio Spectrogram Transformer fine-tuned with `modeling-ast finetune`.",
-        f"""
-- base model: `{base_model}`
-- data: `{data}`, {num_clips} to train, {len(held_out)} held out
-- classes: {", ".join(map(markdown_text, config.id2label.values()))}
-""",
-        local,
-        f"""
-| held-out metric | value |
-| --- | --- |
-{metric_rows(metrics)}
-""",
-        length_section(lengths, metric, extractor.padding),
-        "![learning curve](learning_curve.png)",
-        "![average precision of each class](per_class_ap.png)",
-        f"""
-Trained for {arguments.num_train_epochs:g} epochs at a batch size of
-{arguments.train_batch_size}, learning rate {arguments.learning_rate:g},
-{schedule}, seed {arguments.seed}. {how_trained}
-""",
-        ADAPTER_NOTE if adapted else "",
-        f"""
-```python
-import modeling_ast
-from transformers import pipeline
-
-classify = pipeline("audio-classification", model="{name}", feature_extractor="{name}")
-classify(modeling_ast.read_audio("clip.wav"))
-```
-""",
-    ]
-    return write_card(name, metadata, filter(None, sections))
-
-
-def length_section(lengths: Lengths, metric: str, padding: str) -> str:
-    """The scores under both paddings at three lengths; empty if nothing was judged."""
-    if not lengths.results:
-        return ""
-    rows = "\n".join(
-        f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
-        for name, values in length_rows(lengths, metric)
-    )
-    return f"""
-{metric} on {lengths.num_clips} of the held-out clips, whole and cut to their middle, under both
-paddings. This model has saved the padding `{padding}`; {PLAIN_TRANSFORMERS}.
-
-| padding | whole clips | half of each | a quarter of each |
-| --- | --- | --- | --- |
-{rows}
-"""
-
-
-def metric_rows(metrics: dict[str, float]) -> str:
-    """Lines of the card's table; those of the averaged weights (`average/`) last."""
-    names = {
-        "accuracy": "accuracy",
-        "mAP": "mAP",
-        "mAUC": "mean ROC AUC",
-        "d_prime": "d'",
-        "loss": "loss",
-    }
-    rows = []
-    for prefix, suffix in (("eval", ""), ("average", " of the averaged weights")):
-        for key, label in names.items():
-            if f"{prefix}_{key}" in metrics:
-                rows.append(f"| {label}{suffix} | {metrics[f'{prefix}_{key}']:.4f} |")
-    return "\n".join(rows)
-
-
-__all__ = ["Judge", "save_results", "write_table"]
+__all__ = [
+    "CLASS_PICTURES",
+    "CONFUSION_PICTURE",
+    "WORST_PAGE",
+    "WORST_TABLE",
+    "Judge",
+    "answers_of",
+    "name_below",
+    "results_json",
+    "save_results",
+    "scores_of",
+    "write_table",
+]

@@ -70,13 +70,13 @@ def worst_page(
     wrong = len({row.clip for row in answers.mistakes})
     seconds = extractor.max_samples / extractor.sampling_rate
     notes = [
-        ". ".join(line[0].upper() + line[1:] for line in summary_lines(answers)) + ".",
-        f"{wrong} of {len(answers.files)} held-out clips have a wrong answer. Here are those of "
-        f"which the model is surest, the surest first; the number behind a label is its score. You "
-        f"hear what the model hears: one channel at {extractor.sampling_rate / 1000:g} kHz, of a "
-        f"longer clip the first {seconds:.2f} s.",
+        *summary_lines(answers),
+        f"{wrong} of {len(answers.files)} held-out clips have a wrong answer. This page has those "
+        f"of which the model is surest, the surest first. The number behind a label is its score. "
+        f"The sound is what the model hears: one channel at {extractor.sampling_rate / 1000:g} "
+        f"kHz; of a clip longer than {seconds:.2f} s only the beginning is here.",
     ]
-    return write_page(f"What {model} gets most wrong", notes, sections, extractor)
+    return write_page(f"The worst mistakes of {model}", notes, sections, extractor)
 
 
 def _page_clips(
@@ -108,8 +108,9 @@ def _page_clips(
 
 def _listed(answers: Answers, clip: int, labels: np.ndarray) -> str:
     """Labels (C,), bool, with their scores."""
-    texts = [f"{answers.names[i]} ({answers.scores[clip, i]:.2f})" for i in np.flatnonzero(labels)]
-    return ", ".join(texts) or "none"
+    indices = np.flatnonzero(labels).tolist()
+    texts = [f"{answers.names[i]} ({answers.scores[clip, i]:.2f})" for i in indices]
+    return "; ".join(texts) or "none"
 
 
 def _read(

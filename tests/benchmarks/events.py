@@ -32,7 +32,9 @@ from tests.benchmarks.scenes import RATE, SCENE_SECONDS, Scene, make_scene, need
 
 PARTS = ("scenes", "needles", "long")
 PSDS_SCENES = 40
-DEPTHS = np.linspace(0.02, 0.98, 10)
+NEEDLE_SECONDS = (10.0, 60.0, 600.0, 3600.0)
+MINUTES = (1, 10, 60)
+KINDS = [(suffix, channels) for suffix in ("wav", "flac", "mp3") for channels in (1, 2)]
 
 
 class Way(NamedTuple):
@@ -42,20 +44,22 @@ class Way(NamedTuple):
     rules: dict[str, Any]
 
 
-PLAIN = {"min_gap": 0.0, "min_length": 0.0}
+PLAIN = {"min_gap": 0.0, "min_length": 0.0, "edges": "scores"}
 NAIVE = {"window": 2.0, "hop": 2.0, "threshold": 0.5, **PLAIN}
 WAYS = (
     Way("naive: 2 s, no overlap, 0.5", NAIVE),
-    Way("**defaults**: 1 s every 0.1 s, mean, 0.7, gaps and lengths of 0.3 s", {}),
-    Way("defaults without gaps and lengths", PLAIN),
+    Way("**defaults**: 1 s every 0.1 s, mean, 0.6, gaps and lengths of 0.3 s", {}),
+    Way("edges by scores", {"edges": "scores"}),
+    Way("edges by scores, 0.7", {"edges": "scores", "threshold": 0.7}),
+    Way("defaults without gaps and lengths", {"min_gap": 0.0, "min_length": 0.0}),
     Way("threshold 0.5", {"threshold": 0.5}),
+    Way("threshold 0.7", {"threshold": 0.7}),
     Way("median of 0.5 s", {"median": 0.5}),
     Way("hysteresis 0.8", {"hysteresis": 0.8}),
-    Way("threshold 0.8, hysteresis 0.9", {"threshold": 0.8, "hysteresis": 0.9}),
-    Way("maximum instead of mean, 0.9", {"combine": "max", "threshold": 0.9}),
     Way("hop 0.2 s", {"hop": 0.2}),
+    Way("maximum instead of mean, 0.9", {"combine": "max", "threshold": 0.9}),
     Way("window 0.5 s", {"window": 0.5, "threshold": 0.5}),
-    Way("window 1.5 s, 0.8", {"window": 1.5, "threshold": 0.8}),
+    Way("window 1.5 s, 0.7", {"window": 1.5, "threshold": 0.7}),
 )
 
 
@@ -64,6 +68,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--scenes", type=int, default=200, metavar="N", help="of each kind (200)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--ways", type=int, metavar="N", help="only the first N of the ways")
+    parser.add_argument("--needles", type=int, default=10, metavar="N", help="of each kind (10)")
+    parser.add_argument("--minutes", type=int, nargs="+", default=MINUTES, metavar="N")
     parser.add_argument("--psds", action="store_true", help="also PSDS, by sed_scores_eval")
     parser.add_argument("--one-file", metavar="FILE", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -120,7 +127,7 @@ def psds(detector: EventDetector, scored: Scored, scenes: Sequence[Scene]) -> tu
     return first, second
 
 
-def judge_scenes(model: str, num_scenes: int, with_psds: bool) -> None:
+def judge_scenes(model: str, num_scenes: int, with_psds: bool, ways: Sequence[Way] = WAYS) -> None:
     """A table for each kind of scenes, a row for each way."""
     tagger = EventDetector.from_pretrained(model).tagger
     heads = ["windows and rules", "segment F1", "event F1", "onset error, s", "s a scene"]
@@ -131,7 +138,7 @@ def judge_scenes(model: str, num_scenes: int, with_psds: bool) -> None:
         print(f"\n{num_scenes} scenes of 60 s, {kind}:\n\n| {' | '.join(heads)} |")
         print("| --- |" + " --: |" * (len(heads) - 1))
         scored: dict[tuple, Scored] = {}
-        for way in WAYS:
+        for way in ways:
             detector = EventDetector(tagger, **way.rules)
             windows = (detector.window, detector.hop, detector.combine)
             if windows not in scored:
@@ -143,36 +150,41 @@ def judge_scenes(model: str, num_scenes: int, with_psds: bool) -> None:
             print(f"| {way.name} |" + "".join(f" {value:.3f} |" for value in values), flush=True)
 
 
-def judge_needles(model: str) -> None:
+def judge_needles(model: str, num_needles: int) -> None:
     """One sound of a second at ten depths of recordings of 10 s to an hour."""
     detector = EventDetector.from_pretrained(model)
-    print("\n| recording | found at its place | largest error of onset, s | other events |")
-    print("| --- | --: | --: | --: |")
-    for noisy in (False, True):
-        for seconds in (10.0, 60.0, 600.0, 3600.0):
-            errors, others = [], 0
-            for number, depth in enumerate(DEPTHS):
+    print(
+        "\n| recording | found at its place | largest error of onset, s | from what can be heard "
+        "| other events |\n| --- | --: | --: | --: | --: |"
+    )
+    depths = np.linspace(0.02, 0.98, num_needles)
+    for seconds in NEEDLE_SECONDS:
+        for noisy in (False, True):
+            errors, heard_errors, others = [], [], 0
+            for number, depth in enumerate(depths):
                 onset = round(depth * (seconds - 1.0), 3)
-                scene = needle(number, seconds, onset, noisy)
+                scene, heard = needle(number, seconds, onset, noisy)
                 found = detector(scene.waveform)
                 hits = onset_errors(found, scene.events)
                 errors += hits
+                heard_errors += onset_errors(found, [scene.events[0]._replace(onset=heard)])
                 others += len(found) - len(hits)
             kind = "noise" if noisy else "silence"
+            largest, heard = (max(some, default=np.nan) for some in (errors, heard_errors))
             print(
-                f"| {seconds:.0f} s of {kind} | {len(errors)} of {len(DEPTHS)} "
-                f"| {max(errors, default=np.nan):.2f} | {others} |",
+                f"| {seconds:.0f} s of {kind} | {len(errors)} of {num_needles} "
+                f"| {largest:.3f} | {heard:.3f} | {others} |",
                 flush=True,
             )
 
 
-def judge_long(model: str) -> None:
-    """Time and peak memory of recordings of 1, 10 and 60 minutes, each in a process of its own."""
+def judge_long(model: str, lengths: Sequence[int]) -> None:
+    """Time and peak memory of recordings of so many minutes, each in a process of its own."""
     print("\n| file | minutes | CPU s | CPU s a minute | peak MB |")
     print("| --- | --: | --: | --: | --: |")
     with tempfile.TemporaryDirectory() as folder:
-        for suffix, channels in (("wav", 1), ("wav", 2), ("flac", 1), ("flac", 2), ("mp3", 2)):
-            for minutes in (1, 10, 60):
+        for suffix, channels in KINDS:
+            for minutes in lengths:
                 path = Path(folder) / f"{minutes}_{channels}.{suffix}"
                 write_long(path, minutes, channels)
                 seconds, peak_mb = run_alone(model, path)
@@ -224,11 +236,12 @@ def main() -> None:
         one_file(arguments.model, arguments.one_file)
         return
     if "scenes" in arguments.only:
-        judge_scenes(arguments.model, arguments.scenes, arguments.psds)
+        ways = WAYS[: arguments.ways]
+        judge_scenes(arguments.model, arguments.scenes, arguments.psds, ways)
     if "needles" in arguments.only:
-        judge_needles(arguments.model)
+        judge_needles(arguments.model, arguments.needles)
     if "long" in arguments.only:
-        judge_long(arguments.model)
+        judge_long(arguments.model, arguments.minutes)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ NUM_SOUNDS = (5, 15)
 SOUND_SECONDS = (1.0, 3.0)
 # Between sounds that do not overlap, and between two of one class, which would else be one event.
 LEAST_GAP_SECONDS = 0.5
+# Of its peak: a sound is heard from there on.
+HEARD = 0.01
 
 
 class Scene(NamedTuple):
@@ -65,15 +67,22 @@ def make_scene(seed: int, overlapping: bool = False, seconds: float = SCENE_SECO
     return Scene(scene.astype(np.float32), sorted(events, key=lambda event: event.onset))
 
 
-def needle(seed: int, seconds: float, onset: float, noisy: bool) -> Scene:
-    """One sound of a second, in silence or in a rumble, at a known time."""
+def needle(seed: int, seconds: float, onset: float, noisy: bool) -> tuple[Scene, float]:
+    """One sound of a second, in silence or in a rumble, at a known time.
+
+    Returns:
+        The scene, and when the sound is first heard: a clock's first tick comes up to 0.1 s after
+        its second has begun.
+    """
     rng = np.random.default_rng([seed, round(seconds), noisy])
     num_samples, start = round(seconds * RATE), round(onset * RATE)
     scene = rumble(rng, num_samples) if noisy else np.zeros(num_samples)
     index = seed % len(SOUNDS)
-    scene[start : start + RATE] += at_level(SOUNDS[index].synthesise(rng, RATE, RATE), -6.0)
+    sound = at_level(SOUNDS[index].synthesise(rng, RATE, RATE), -6.0)
+    scene[start : start + RATE] += sound
     event = Event(start / RATE, start / RATE + 1.0, SOUNDS[index].name, 1.0)
-    return Scene(scene.astype(np.float32), [event])
+    first = int(np.argmax(np.abs(sound) > HEARD * np.abs(sound).max()))
+    return Scene(scene.astype(np.float32), [event]), (start + first) / RATE
 
 
 def _one_after_the_other(

@@ -1,0 +1,142 @@
+"""The files of `modeling-ast detect`: where each goes, and what is written when."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ..errors import one_line
+from ..event_files import ScoreWriter, as_row, write_csv, write_events
+from ..event_plots import ScoreColumns, columns_for, draw_events
+from ..events import Detection, EventDetector, ScoreBlock
+from .output import print_json
+
+
+class Outputs:
+    """Where the files that belong to one recording go."""
+
+    def __init__(self, recordings: Sequence[str], picture_suffix: str = ".png"):
+        self.picture_suffix = picture_suffix
+        self.is_single = len(recordings) == 1
+        parents = [os.path.dirname(os.path.abspath(name)) for name in recordings]
+        self.root = os.path.commonpath(parents) if parents else os.curdir
+
+    def path(self, target: Path, name: str, suffix: str) -> Path:
+        """The target itself for a single recording; else a file in it, named after this one."""
+        if self.is_single and not target.is_dir() and target.suffix:
+            return target
+        path = target / (os.path.relpath(os.path.abspath(name), self.root) + suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def lack(self, options: argparse.Namespace, name: str) -> bool:
+        """Whether the scores or the picture of a recording are wanted and not there."""
+        wanted = ((options.scores_to, ".tsv"), (options.plot, self.picture_suffix))
+        return any(
+            target is not None and not self.path(target, name, suffix).exists()
+            for target, suffix in wanted
+        )
+
+
+def speed(seconds: float, begin: float) -> float:
+    """Hours of audio a minute: so many seconds of it since `begin`, a time of `time.monotonic`."""
+    return seconds / 60 / max(time.monotonic() - begin, 1e-9)
+
+
+class Follower:
+    """What is done with the scores of a recording while it is heard."""
+
+    def __init__(
+        self, options: argparse.Namespace, detector: EventDetector, outputs: Outputs, bar: tqdm
+    ):
+        self.options = options
+        self.detector = detector
+        self.outputs = outputs
+        self.bar = bar
+        self.begin, self.seconds = time.monotonic(), 0.0
+        self.columns: ScoreColumns | None = None
+        self.writer: ScoreWriter | None = None
+
+    def start(self, name: str) -> None:
+        """A recording begins."""
+        if self.options.plot is not None:
+            path = self.outputs.path(self.options.plot, name, self.outputs.picture_suffix)
+            self.columns = columns_for(path, self.detector)
+        if self.options.scores_to is not None:
+            path = self.outputs.path(self.options.scores_to, name, ".tsv")
+            self.writer = ScoreWriter(path, self.detector.labels, self.detector.hop)
+
+    def add(self, name: str, block: ScoreBlock) -> None:
+        """The next steps are scored."""
+        if self.columns is not None:
+            self.columns.add(block)
+        if self.writer is not None:
+            self.writer.add(block)
+        self.seconds += len(block.scores) * self.detector.hop
+        minutes, hours_a_minute = self.seconds / 60, speed(self.seconds, self.begin)
+        self.bar.set_postfix_str(f"{minutes:.1f} min, {hours_a_minute:.2f} audio-h/min")
+
+    def end(self, detection: Detection) -> None:
+        """A recording has been heard."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.columns is not None and detection.error is None:
+            path = self.outputs.path(self.options.plot, detection.name, self.outputs.picture_suffix)
+            draw_events(detection, self.columns, self.detector.tagger.extractor, path)
+        complain(detection)
+        self.bar.update()
+
+
+def complain(detection: Detection) -> None:
+    """Says what cannot be used of a recording, a line each."""
+    said = [f"{detection.name}: {detection.error}"] if detection.error is not None else []
+    for onset, offset, reason in detection.bad_stretches:
+        until = "its end" if offset is None else f"{offset:.3f} s"
+        said.append(f"{detection.name}: from {onset:.3f} s to {until}: {reason}; the rest is used")
+    for line in said:
+        tqdm.write(f"error: {one_line(line)}", file=sys.stderr)
+
+
+def write_results(
+    options: argparse.Namespace, found: Sequence[Detection], detector: EventDetector
+) -> None:
+    """Writes the events to --output and a line to the screen, or prints them."""
+    if options.output is None:
+        if options.json:
+            print_json({"recordings": [as_row(detection) for detection in found]})
+        else:
+            write_csv(found, sys.stdout)
+        return
+    if options.output_is_folder:
+        outputs = Outputs(options.recordings)
+        for detection in found:
+            if detection.error is None:
+                path = outputs.path(options.output, detection.name, ".txt")
+                write_events([detection], path, options.format)
+    else:
+        highest_hz = detector.tagger.extractor.sampling_rate / 2
+        write_events(found, options.output, options.format, highest_hz)
+    counts = {
+        "files": len(found),
+        "bad": sum(detection.error is not None for detection in found),
+        "bad_stretches": sum(len(detection.bad_stretches) for detection in found),
+        "hours": sum(detection.seconds or 0.0 for detection in found) / 3600,
+        "events": sum(len(detection.events) for detection in found),
+    }
+    output = os.fsencode(options.output).decode(errors="replace")
+    if options.json:
+        print_json({"output": output, **counts})
+        return
+    sys.stdout.write(
+        f"{output}: {counts['events']} events in {counts['hours']:.2f} hours of audio; "
+        f"{len(found)} files, {counts['bad']} of them bad\n"
+    )
+
+
+__all__ = ["Follower", "Outputs", "complain", "speed", "write_results"]

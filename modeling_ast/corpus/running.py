@@ -1,0 +1,154 @@
+"""A whole run: a corpus -> shards and their manifest; started again, it does what is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.data import DataContext, Dataset
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from ..errors import one_line
+from .shards import Manifest, write_shard
+from .sources import FILES, Source
+from .stages import Resources
+
+logger = logging.get_logger(__name__)
+
+# Rows of a shard: what a kill can cost, and how often there is progress to be seen.
+SHARD_ROWS = 1000
+# Bad clips that an error names; all of them are in the list that it names.
+NAMED_CLIPS = 5
+
+
+class TooManyBadError(ValueError):
+    """More clips are bad than the caller allows."""
+
+
+@dataclass
+class Job:
+    """What is done with a corpus.
+
+    Args:
+        stages: Rows of a source -> rows with file, seconds and error among them.
+        model: Name of the model.
+        settings: What else decides a row.
+        flags: Which flag sets each of them, as in `Journal`.
+        defaults: Settings of earlier rows that do not say them.
+    """
+
+    stages: Callable[[Dataset], Dataset]
+    model: str
+    settings: Mapping[str, Any]
+    flags: Mapping[str, str]
+    defaults: Mapping[str, str] | None = None
+
+
+def run_job(
+    job: Job,
+    source: Source,
+    output: Path,
+    *,
+    resources: Resources,
+    shard_rows: int = SHARD_ROWS,
+    most_bad: float = 1.0,
+) -> Manifest:
+    """Does what is missing of a job, with a progress bar; Ray must be connected.
+
+    Args:
+        output: A directory that all machines see; it is made where it is missing.
+        shard_rows: Rows of a shard; the last one may have fewer.
+        most_bad: The run stops when a larger share of all its rows is bad.
+    Returns:
+        The manifest of all that is done.
+    Raises:
+        ValueError: The directory cannot be written, holds something else, or rows of another model
+            or other settings; another run is writing there; a shard is missing.
+        TooManyBadError: As `most_bad` says. What was done stays done.
+        RuntimeError: A stage failed; the message is one sentence.
+        OSError: The directory cannot be written any more.
+    """
+    manifest = _opened(job, output)
+    # Its bars would hide ours.
+    DataContext.get_current().enable_progress_bars = False
+    dataset = source.dataset(manifest.keys())
+    if dataset is not None:
+        # Blocks of exactly so many rows: a batch size would leave a small rest in each task.
+        rows = job.stages(dataset).repartition(target_num_rows_per_block=shard_rows, strict=True)
+        # Ray's types do not know arguments beside the batch.
+        write: Any = write_shard
+        reports = rows.map_batches(
+            write,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"folder": str(output.resolve())},
+            num_cpus=resources.task_cpus,
+        )
+        total = len(source.names) if source.kind == FILES else None
+        _follow(reports, manifest, total, most_bad)
+        manifest.remove_others()
+    manifest.write_bad_list()
+    if more := manifest.num_rows - len(manifest.keys()):
+        logger.warning(
+            f"{more} rows have the key of another row; a run that goes on after a kill may do one "
+            f"of them only: give a column of distinct values with --key-column"
+        )
+    return manifest
+
+
+def _opened(job: Job, output: Path) -> Manifest:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        manifest = Manifest(output, job.model, job.flags, job.defaults)
+        manifest.use(**job.settings)
+        manifest.remove_others()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot go on with {output}: {one_line(error)}") from error
+    return manifest
+
+
+def _follow(reports: Dataset, manifest: Manifest, total: int | None, most_bad: float) -> None:
+    """Takes each finished shard into the manifest."""
+    begin, before = time.monotonic(), manifest.seconds
+    with tqdm(total=total, initial=manifest.num_rows, unit="clip") as bar:
+        for report in _reports(reports):
+            manifest.add(report)
+            minutes = max(time.monotonic() - begin, 1e-9) / 60
+            hours = (manifest.seconds - before) / 3600
+            bar.set_postfix_str(
+                f"{hours / minutes:.2f} audio-h/min, {manifest.num_bad} bad", refresh=False
+            )
+            bar.update(report["rows"])
+            if manifest.num_bad > most_bad * manifest.num_rows:
+                _stop(manifest, most_bad)
+
+
+def _reports(reports: Dataset) -> Iterator[dict[str, Any]]:
+    try:
+        tables: Iterable[Any] = reports.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        )
+        for table in tables:
+            yield from table.to_pylist()
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise RuntimeError(f"a stage of the run failed: {one_line(cause)}") from error
+
+
+def _stop(manifest: Manifest, most_bad: float) -> None:
+    path = manifest.write_bad_list()
+    some = ", ".join(row["file"] for row in islice(manifest.bad_rows(), NAMED_CLIPS))
+    raise TooManyBadError(
+        f"{manifest.num_bad} of {manifest.num_rows} clips are bad, more than {most_bad:g} of them "
+        f"({some}, ...; all with their reasons in {path}); mend them, or allow more with "
+        f"--most-bad"
+    )
+
+
+__all__ = ["SHARD_ROWS", "Job", "TooManyBadError", "run_job"]

@@ -1,0 +1,384 @@
+"""What a corpus consists of -> a Ray data set with a row for each clip: its key, and its audio.
+
+A folder or a list of files becomes rows with addresses, which the decoding stage opens. Parquet
+files with audio bytes and tar shards become rows with bytes, read by a stage of their own. Keys of
+files are relative to their folder, as in the rows of `tag` on one machine.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import posixpath
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import ray
+from pyarrow import parquet
+
+from ..audio_files import (
+    AUDIO_NAMES,
+    AUDIO_SUFFIXES,
+    OTHER_SUFFIX,
+    Skipped,
+    audio_files,
+    skipped_by_name,
+    suffix_of,
+)
+from ..errors import one_line
+from ..labels import valid_unicode
+from .keys import KeySet
+
+KEY, AUDIO, PATH, ERROR = "file", "audio", "path", "error"
+FILES, PARQUET, TAR = "files", "parquet", "tar"
+SHARD_SUFFIXES = {".parquet": PARQUET, ".tar": TAR}
+# Columns of Parquet that may name a clip, the first that is there: AudioSet's on the Hub is
+# video_id. Where none is there, a clip is named by its path, or by file and number of the row.
+KEY_COLUMNS = ("file", "key", "video_id", "id", "filename")
+# Files of one task: many tasks balance the load, few cost Ray less.
+LEAST_CHUNK, MOST_CHUNK, WANTED_CHUNKS = 64, 1024, 10_000
+# Encoded audio that a reading task hands on at a time, and rows of Parquet that it holds.
+BYTES_AT_ONCE, ROWS_AT_ONCE = 2**24, 32
+
+# A row has bytes, a path (in bytes: names of files need not be valid Unicode), or an error.
+ROWS = pa.schema(
+    [(KEY, pa.string()), (AUDIO, pa.large_binary()), (PATH, pa.binary()), (ERROR, pa.string())]
+)
+
+
+@dataclass
+class Source:
+    """A corpus.
+
+    Args:
+        kind: "files", "parquet" or "tar".
+        root: What keys are relative to, a folder or an address; "" where they are whole.
+        names: Files or shards below the root, with slashes.
+        skipped: What of a folder is left out.
+        errors: Of folders that could not be listed.
+        key_column: Of Parquet; None for the first of `KEY_COLUMNS` that is there.
+        prefix: What keys of files begin with, before their names below the root.
+    """
+
+    kind: str
+    root: str
+    names: list[str]
+    skipped: list[Skipped] = field(default_factory=list)
+    errors: list[OSError] = field(default_factory=list)
+    key_column: str | None = None
+    prefix: str = ""
+
+    def address(self, name: str) -> str:
+        """Where a file or shard is."""
+        if not self.root:
+            return name if is_address(name) else os.path.abspath(name)
+        join = posixpath.join if is_address(self.root) else os.path.join
+        return join(self.root, name)
+
+    def key(self, name: str) -> str:
+        """The key of a file."""
+        return os.path.join(self.prefix, name)
+
+    def dataset(self, done: KeySet) -> ray.data.Dataset | None:
+        """Rows (`ROWS`) of the clips whose keys are not in `done`.
+
+        Returns None where no file is left; shards are read to know it.
+        """
+        names = self.names
+        if self.kind == FILES:
+            keys = dict(zip(map(self.key, names), names))
+            names = [keys[key] for key in done.missing(list(keys))]
+        if not names:
+            return None
+        size = 1
+        if self.kind == FILES:
+            size = min(MOST_CHUNK, max(LEAST_CHUNK, len(names) // WANTED_CHUNKS))
+        chunks = [self._chunk(names[start : start + size]) for start in range(0, len(names), size)]
+        dataset = ray.data.from_arrow(chunks)
+        if self.kind == FILES:
+            return dataset
+        kept = ray.put(done)
+        # Ray's types do not know arguments beside the batch.
+        read: Any = read_parquet if self.kind == PARQUET else read_tar
+        return dataset.map_batches(
+            read,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"done": [kept], "key_column": self.key_column},
+        )
+
+    def _chunk(self, names: Sequence[str]) -> pa.Table:
+        keys = [valid_unicode(self.key(name)) for name in names]
+        nothing = [None] * len(keys)
+        paths = [os.fsencode(self.address(name)) for name in names]
+        return pa.table([keys, nothing, paths, nothing], schema=ROWS)
+
+
+def find_source(
+    source: str | Path | Iterable[str], key_column: str | None = None, whole_keys: bool = False
+) -> Source:
+    """Finds out what was given; nothing but folders is opened.
+
+    Args:
+        source: A folder or an address (s3://bucket/folder, hf://datasets/..., any of fsspec's): all
+            audio files in it, or all .parquet files, or all .tar shards; one such file, or a
+            pattern of them (`shards/*.tar`); a .txt file with a path or address in each line; or
+            the paths themselves.
+        key_column: Column of Parquet whose values are the keys.
+        whole_keys: Keys of files begin with their folder as it is given, as those of `detect` do.
+    Raises:
+        ValueError: Nothing usable is there, several kinds are, or other machines cannot read it.
+        OSError: It cannot be listed.
+        ImportError: The library of the address's protocol is not installed.
+    """
+    if not isinstance(source, str | Path):
+        return Source(FILES, "", _distinct(source), key_column=key_column)
+    text = os.fspath(source)
+    if text.startswith("memory://"):
+        raise ValueError(
+            f"{text} is in the memory of this process, which no other process can read; write the "
+            f"clips to a folder, or to an object store such as s3://"
+        )
+    if suffix_of(text) == ".txt":
+        with fsspec.open(text, encoding="utf-8", errors="surrogateescape", mode="rt") as lines:
+            names = _distinct(filter(None, (line.rstrip("\r\n") for line in lines)))
+        if not names:
+            raise ValueError(f"{text} names no file; write a path or an address into each line")
+        return Source(FILES, "", names)
+    try:
+        if suffix_of(text) in AUDIO_SUFFIXES | SHARD_SUFFIXES.keys():
+            found = _from_pattern(text)
+        else:
+            found = _from_folder(text)
+    except (OSError, ValueError, ImportError):
+        raise
+    # Whatever the library of a protocol raises, such as for missing credentials.
+    except Exception as error:
+        raise ValueError(f"cannot list {text} ({one_line(error)})") from error
+    found.key_column = key_column
+    if not whole_keys or found.kind != FILES:
+        found.prefix = ""
+    return found
+
+
+def is_address(text: str) -> bool:
+    """Whether a text has a protocol, as s3://bucket/name has."""
+    return "://" in text
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(map(os.fspath, names)))
+
+
+def _from_pattern(text: str) -> Source:
+    """A file or a shard, or a pattern of them."""
+    root, kind = posixpath.dirname(text), SHARD_SUFFIXES.get(suffix_of(text), FILES)
+    while glob.has_magic(root):
+        root = posixpath.dirname(root)
+    prefix = root
+    if is_address(text):
+        filesystem, path = fsspec.core.url_to_fs(text)
+        found = [filesystem.unstrip_protocol(name) for name in filesystem.glob(path)]
+        base = filesystem.unstrip_protocol(fsspec.core.url_to_fs(root)[1])
+        names = [posixpath.relpath(name, base) for name in found]
+        root = base
+    else:
+        names = [os.path.relpath(name, root or os.curdir) for name in glob.glob(text)]
+        root = os.path.abspath(root or os.curdir)
+    if not names:
+        raise ValueError(f"no file at {text!r}; check the path or the pattern")
+    return Source(kind, root, sorted(names), prefix=prefix)
+
+
+def _from_folder(text: str) -> Source:
+    errors: list[OSError] = []
+    if is_address(text):
+        filesystem, path = fsspec.core.url_to_fs(text)
+        root = filesystem.unstrip_protocol(path)
+        found = [posixpath.relpath(name, path) for name in filesystem.find(path)]
+        files, skipped = [], []
+        for name in sorted(found):
+            hidden = next((part for part in name.split("/") if part.startswith(".")), None)
+            reason = skipped_by_name(hidden or posixpath.basename(name))
+            if reason is None:
+                files.append(name)
+            else:
+                skipped.append(Skipped(name, reason))
+    else:
+        if not os.path.isdir(text):
+            raise ValueError(f"no folder at {text!r}; check the path")
+        root = os.path.abspath(text)
+        files, skipped, errors = audio_files(text)
+    by_kind = {FILES: files}
+    for suffix, kind in SHARD_SUFFIXES.items():
+        by_kind[kind] = [
+            entry.file
+            for entry in skipped
+            if suffix_of(entry.file) == suffix and entry.reason == OTHER_SUFFIX
+        ]
+    there = [kind for kind, names in by_kind.items() if names]
+    if not there:
+        raise ValueError(
+            f"no audio file in {text}, no .parquet and no .tar; names of audio files must end in "
+            f"one of {AUDIO_NAMES}"
+        )
+    if len(there) > 1:
+        counts = ", ".join(f"{len(by_kind[kind])} {kind}" for kind in there)
+        raise ValueError(
+            f"{text} holds several kinds ({counts}); name one by a pattern, such as "
+            f"{posixpath.join(text, '*.tar')}"
+        )
+    kind = there[0]
+    skipped = [entry for entry in skipped if entry.file not in set(by_kind[kind])]
+    return Source(kind, root, by_kind[kind], skipped, errors, prefix=text)
+
+
+def read_parquet(
+    shards: pa.Table, done: list[Any], key_column: str | None = None
+) -> Iterator[pa.Table]:
+    """The clips of Parquet files whose keys are not done.
+
+    Args:
+        shards: Rows of `ROWS`, whose paths are those of the files.
+        done: A `KeySet`, or a reference to one, alone in a list, which Ray hands on as it is.
+        key_column: As in `find_source`.
+    """
+    for name, path in _shards(shards):
+        yield from _readable(name, _rows_of_parquet(name, path, _known(done), key_column), done)
+
+
+def _rows_of_parquet(
+    name: str, path: str, known: KeySet, key_column: str | None
+) -> Iterator[pa.Table]:
+    with fsspec.open(path, "rb") as opened:
+        file = parquet.ParquetFile(opened)
+        key_name = _key_column(key_column, file.schema_arrow.names, path)
+        first = 0
+        for group in range(file.num_row_groups):
+            keys = _parquet_keys(file, group, key_name, f"{name}#", first)
+            if known.missing(keys):
+                rows = file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[AUDIO])
+                yield from _missing_rows(keys, rows, known)
+            first += len(keys)
+
+
+def _known(done: list[Any]) -> KeySet:
+    return done[0] if isinstance(done[0], KeySet) else ray.get(done[0])
+
+
+def _readable(name: str, tables: Iterator[pa.Table], done: list[Any]) -> Iterator[pa.Table]:
+    """The same tables; of a shard that cannot be read to its end, at last a row with the reason."""
+    try:
+        yield from tables
+    except (FileNotFoundError, PermissionError, ValueError, tarfile.TarError, EOFError) as error:
+        reason = f"{name} cannot be read to its end ({one_line(error)}); write the shard again"
+        if _known(done).missing([name]):
+            yield pa.table([[name], [None], [None], [valid_unicode(reason)]], schema=ROWS)
+
+
+def _key_column(wanted: str | None, columns: Sequence[str], path: str) -> str | None:
+    missing = next((name for name in (wanted, AUDIO) if name and name not in columns), None)
+    if missing is not None:
+        raise ValueError(f"{path} has no column {missing!r}; it has {', '.join(columns)}")
+    return wanted or next((name for name in KEY_COLUMNS if name in columns), None)
+
+
+def _parquet_keys(
+    file: parquet.ParquetFile, group: int, key_name: str | None, prefix: str, first: int
+) -> list[str]:
+    """The keys of a group of rows: of their column, of the audio's paths, or of their numbers."""
+    if key_name is not None:
+        column = file.read_row_group(group, [key_name]).column(0)
+        return [str(key) for key in column.to_pylist()]
+    numbers = range(first, first + file.metadata.row_group(group).num_rows)
+    audio = file.schema_arrow.field(AUDIO).type
+    paths: list[str | None] = [None] * len(numbers)
+    if pa.types.is_struct(audio) and audio.get_field_index("path") >= 0:
+        (column,) = file.read_row_group(group, [f"{AUDIO}.path"]).flatten().columns
+        paths = column.to_pylist()
+    return [path or f"{prefix}{number}" for path, number in zip(paths, numbers)]
+
+
+def _missing_rows(
+    keys: Sequence[str], batches: Iterable[pa.RecordBatch], known: KeySet
+) -> Iterator[pa.Table]:
+    start = 0
+    for batch in batches:
+        here = keys[start : start + batch.num_rows]
+        start += batch.num_rows
+        wanted = set(known.missing(here))
+        clips = (
+            (key, audio["bytes"] if isinstance(audio, dict) else audio)
+            for key, audio in zip(here, batch.column(0).to_pylist())
+            if key in wanted
+        )
+        yield from _tables(clips)
+
+
+def read_tar(
+    shards: pa.Table, done: list[Any], key_column: str | None = None
+) -> Iterator[pa.Table]:
+    """The clips of tar shards whose keys, "SHARD/MEMBER", are not done; see `read_parquet`."""
+    for name, path in _shards(shards):
+        yield from _readable(name, _tables(_members(name, path, _known(done))), done)
+
+
+def _members(name: str, path: str, known: KeySet) -> Iterator[tuple[str, bytes]]:
+    with fsspec.open(path, "rb") as opened, tarfile.open(fileobj=opened, mode="r|*") as shard:
+        for member in shard:
+            key = f"{name}/{member.name.removeprefix('./')}"
+            is_audio = skipped_by_name(posixpath.basename(member.name)) is None
+            if member.isfile() and is_audio and known.missing([key]):
+                content = shard.extractfile(member)
+                yield key, b"" if content is None else content.read()
+
+
+def _shards(shards: pa.Table) -> Iterator[tuple[str, str]]:
+    """(name, path or address) of each."""
+    paths = map(os.fsdecode, shards.column(PATH).to_pylist())
+    yield from zip(shards.column(KEY).to_pylist(), paths)
+
+
+def _tables(clips: Iterable[tuple[str, bytes]]) -> Iterator[pa.Table]:
+    """Tables of clips with their bytes, each of a bounded size."""
+    keys: list[str | None] = []
+    contents: list[bytes] = []
+    size = 0
+    try:
+        for key, content in clips:
+            keys.append(valid_unicode(key))
+            contents.append(content)
+            size += len(content or b"")
+            if size >= BYTES_AT_ONCE:
+                yield _table(keys, contents)
+                keys, contents, size = [], [], 0
+    except Exception:
+        # A shard ends early: what was read counts.
+        if keys:
+            yield _table(keys, contents)
+        raise
+    if keys:
+        yield _table(keys, contents)
+
+
+def _table(keys: list[str | None], contents: list[bytes]) -> pa.Table:
+    nothing = [None] * len(keys)
+    return pa.table([keys, contents, nothing, nothing], schema=ROWS)
+
+
+__all__ = [
+    "AUDIO",
+    "ERROR",
+    "KEY",
+    "PATH",
+    "Source",
+    "find_source",
+    "is_address",
+    "read_parquet",
+    "read_tar",
+]

@@ -1,0 +1,277 @@
+"""The stages of a corpus on Ray Data: decoding in tasks, the model in actors, each with its own
+resources; Ray keeps what waits between them small."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.data import ActorPoolStrategy, Dataset
+from torch import nn
+
+from ..event_files import as_row
+from ..events import EventDetector
+from ..tag_rows import NO_EMBEDDINGS, settings_of, tag_row, tag_schema, tag_table
+from ..tagging import AudioTagger, ClipTags
+from .decoding import Decoder, clips_of
+from .event_rows import event_schema, event_table
+from .sources import AUDIO, KEY
+
+# Clips that an actor takes at once. A GPU wants several batches of them; a CPU's shall be lost
+# seldom when a machine dies.
+GPU_CLIPS, CPU_CLIPS = 256, 32
+# How often clips are given to a model once more whose process or machine died. Not for ever: a
+# recording that is decoded there, for its length, may be what kills it.
+MOST_RETRIES = 16
+# The part of the CPUs that models may take: the rest decodes, writes, and is there when a machine
+# is lost.
+SHARE_OF_MODELS = 0.75
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What of a cluster the models take.
+
+    Args:
+        device: "cuda" gives each model a GPU of its own (or the share `gpus`); "cpu".
+        models: Their number.
+        cpus: CPUs of each model, its threads among them.
+        gpus: GPUs of each model; a part where several share one.
+        task_cpus: CPUs of a task that decodes or writes.
+    """
+
+    device: str
+    models: int
+    cpus: float = 1
+    gpus: float = 0
+    task_cpus: float = 1
+
+    @classmethod
+    def of_cluster(
+        cls, device: str | None = None, models: int | None = None, cpus: int | None = None
+    ) -> Resources:
+        """A model for each GPU of the cluster that Ray is connected to; where there is none, or the
+        device is "cpu", models of `cpus` CPUs each, on three quarters of them.
+
+        Raises:
+            ValueError: There is no such device, or there are too few CPUs or GPUs.
+        """
+        total = ray.cluster_resources()
+        total_cpus, total_gpus = total.get("CPU", 0), total.get("GPU", 0)
+        device = device or ("cuda" if total_gpus >= 1 else "cpu")
+        if device == "cuda":
+            models = models or int(total_gpus)
+            if not 1 <= models <= total_gpus:
+                raise ValueError(
+                    f"{models} models want a GPU each but the cluster has {total_gpus:g}; give "
+                    f"fewer --models, or --device cpu"
+                )
+            return cls(device, models, cpus or 1, 1)
+        if device != "cpu":
+            raise ValueError(f"the device is {device!r}; on a cluster it is cuda or cpu")
+        wanted = min(cpus or 1, total_cpus / 2)
+        models = models or max(1, int(SHARE_OF_MODELS * total_cpus / wanted))
+        task_cpus = 1 if total_cpus >= 2 else total_cpus / 4
+        if models * wanted > total_cpus - task_cpus:
+            raise ValueError(
+                f"{models} models of {wanted:g} CPUs leave none of the cluster's {total_cpus:g} "
+                f"CPUs to decode; give fewer --models or --cpus-per-model"
+            )
+        return cls(device, models, wanted, 0, task_cpus)
+
+
+def tag_dataset(
+    dataset: Dataset,
+    model: str | AudioTagger,
+    *,
+    key: str = KEY,
+    audio: str = AUDIO,
+    embeddings: str = NO_EMBEDDINGS,
+    resources: Resources | None = None,
+    name: str | None = None,
+    batch_frames: int | None = None,
+) -> Dataset:
+    """Tags the clips of a Ray data set; nothing runs before its rows are asked for.
+
+    Decoding is a stage of tasks, the model one of actors. Each actor gets the model from here: the
+    other machines need neither its folder nor the Hub.
+
+    Args:
+        dataset: With a column of keys, and one of audio: bytes, paths, addresses of fsspec,
+            {"bytes", "path"} as `datasets` has it, or {"array", "sampling_rate"}.
+        model: A name on the Hub, a directory, or a tagger, whose settings then hold.
+        key, audio: Names of the two columns.
+        embeddings: "none", "pooled" or "windows", as in `tag_rows.tag_row`.
+        resources: What of the cluster the models take; all GPUs, or most CPUs, by default.
+        name: What rows call the model, `model` by default.
+        batch_frames: As in `AudioTagger`, where the models are.
+    Returns:
+        The rows of `modeling-ast tag`, by the names of `tag_rows.tag_schema`, in any order.
+    Raises:
+        OSError, ValueError: As `AudioTagger.from_pretrained`, and as `Resources.of_cluster`.
+    """
+    tagger = model
+    if not isinstance(tagger, AudioTagger):
+        tagger = AudioTagger.from_pretrained(tagger, "cpu")
+    resources = resources or Resources.of_cluster()
+    if tagger.dtype_name == "int8" and resources.device != "cpu":
+        raise ValueError("8-bit integers are for a CPU; give Resources.of_cluster('cpu')")
+    extractor = tagger.extractor
+    decoder = Decoder(extractor.sampling_rate, extractor.window_samples, key, audio)
+    decoded = dataset.map_batches(
+        decoder.__call__,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=resources.task_cpus,
+    )
+    row = {
+        "model": name or getattr(tagger.model, "name_or_path", "") or str(model),
+        **settings_of(tagger, embeddings),
+    }
+    where = {"resources": resources, "batch_frames": batch_frames}
+    return _with_model(decoded, TagActor, tagger, where, row=row)
+
+
+def detect_dataset(
+    dataset: Dataset,
+    detector: EventDetector,
+    *,
+    settings: dict[str, Any],
+    key: str = KEY,
+    audio: str = AUDIO,
+    resources: Resources | None = None,
+    batch_frames: int | None = None,
+) -> Dataset:
+    """Finds the events of the recordings of a Ray data set, each in one actor from end to end.
+
+    A recording may last a day: it is decoded block by block beside the model, not in a stage.
+
+    Args:
+        dataset, key, audio, resources, batch_frames: As in `tag_dataset`.
+        detector: Its rules hold in all actors.
+        settings: What each row says beside the events: the model's name and the rules.
+    Returns:
+        Rows by the names of `event_rows.event_schema`, in any order.
+    """
+    resources = resources or Resources.of_cluster()
+    where = {"resources": resources, "batch_frames": batch_frames}
+    return _with_model(dataset, DetectActor, detector, where, key=key, audio=audio, row=settings)
+
+
+def _with_model(
+    dataset: Dataset, actor: type, model: Any, where: Mapping[str, Any], **arguments: Any
+) -> Dataset:
+    resources: Resources = where["resources"]
+    clips = GPU_CLIPS if resources.gpus else CPU_CLIPS
+    return dataset.map_batches(
+        actor,
+        # In a list: Ray would put the model itself in the place of a bare reference.
+        fn_constructor_args=([ray.put(model)], where),
+        fn_constructor_kwargs=arguments,
+        batch_size=clips if actor is TagActor else 1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(size=resources.models),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        ray_remote_args_fn=lambda: {"max_task_retries": MOST_RETRIES},
+    )
+
+
+class TagActor:
+    """A model in a process of its own: decoded clips -> rows."""
+
+    def __init__(self, tagger: list[Any], where: dict[str, Any], row: dict[str, str]):
+        self.row = row
+        self.tagger = _on_device(ray.get(tagger[0]), **where)
+        self.tagger.embeddings = row["embeddings"] != NO_EMBEDDINGS
+        width = self.tagger.model.config.hidden_size
+        self.schema = tag_schema(row["embeddings"], width)
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """The rows of some clips."""
+        # The waveforms stay where Ray has them; numpy reads them there.
+        waveforms = decoded.column("waveform")
+        rows = decoded.drop_columns("waveform").to_pylist()
+        for row, waveform in zip(rows, waveforms):
+            row["waveform"] = waveform.as_buffer()
+        good = [row for row in rows if row["error"] is None]
+        tags = iter(self.tagger(map(_clip, good)))
+        results = [
+            ClipTags(row[KEY], error=row["error"]) if row["error"] is not None else next(tags)
+            for row in rows
+        ]
+        named = (
+            {**tag_row(row[KEY], result, self.row["embeddings"]), **self.row}
+            for row, result in zip(rows, results)
+        )
+        return tag_table(named, self.schema)
+
+
+def _clip(row: dict[str, Any]) -> Any:
+    """A decoded row in a form that `AudioTagger` takes."""
+    name = os.fsdecode(row["name"])
+    if row["waveform"] is not None:
+        return {"array": np.frombuffer(row["waveform"], np.float32), "path": name}
+    if row["content"] is not None:
+        return {"bytes": row["content"], "path": name}
+    return os.fsdecode(row["path"])
+
+
+class DetectActor:
+    """A detector in a process of its own: recordings -> rows."""
+
+    def __init__(
+        self,
+        detector: list[Any],
+        where: dict[str, Any],
+        key: str,
+        audio: str,
+        row: dict[str, Any],
+    ):
+        self.key, self.audio, self.row = key, audio, row
+        self.detector: EventDetector = ray.get(detector[0])
+        self.detector.tagger = _on_device(self.detector.tagger, **where)
+        self.schema = event_schema(row)
+
+    def __call__(self, recordings: pa.Table) -> Iterator[pa.Table]:
+        """The rows of some recordings."""
+        keys = recordings.column(self.key).to_pylist()
+        for key, clip in zip(keys, clips_of(recordings, self.audio)):
+            found: dict[str, Any]
+            if isinstance(clip, Exception):
+                found = {"seconds": None, "events": [], "bad_stretches": [], "error": str(clip)}
+            else:
+                (detection,) = self.detector.detect([clip])
+                found = as_row(detection)
+            yield event_table([{**found, "file": str(key), **self.row}], self.schema)
+
+
+def _on_device(tagger: AudioTagger, resources: Resources, batch_frames: int | None) -> AudioTagger:
+    """The same tagger with its model where this actor computes."""
+    torch.set_num_threads(max(1, int(resources.cpus)))
+    # transformers wraps `to` without its types.
+    module: nn.Module = tagger.model
+    module.to(resources.device)
+    moved = AudioTagger(
+        tagger.model,
+        tagger.extractor,
+        batch_frames,
+        num_workers=0,
+        top_k=tagger.top_k,
+        scores=tagger.activation,
+        padding=tagger.padding,
+        calibration=tagger.calibration,
+        embeddings=tagger.embeddings,
+    )
+    moved.hint_at_padding = False
+    return moved
+
+
+__all__ = ["DetectActor", "Resources", "TagActor", "detect_dataset", "tag_dataset"]

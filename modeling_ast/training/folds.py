@@ -1,0 +1,200 @@
+"""Cross-validation: a fine-tuning for each fold, then the mean and deviation of its scores.
+
+`--folds k` trains k times, each time without one fold, which is then judged. Each is a whole run in
+a directory of its own, OUT/fold_1 and so on; OUT/folds.json has the metrics of each, their mean and
+their standard deviation. A fold that is finished is not run again. No model comes out of it: train
+one on all clips afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import json
+import math
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+
+from ..outputs import one_run_at_a_time
+from ..strict_json import to_json
+from .arguments import RUN_FILE, Arguments
+from .clips import ClipReader
+from .data_arguments import DataArguments
+from .data_report import LocalData
+from .data_sources import clip_names
+from .finetuning import finetune
+from .parts import chosen_splits, fold_numbers, prepared, split_of
+from .run_record import check_same_run, deciding_arguments, naming_unwritable
+from .sources import read_source
+from .trainer import output_folder
+
+FOLDS_FILE = "folds.json"
+# Of the metrics of a run, those that say nothing about its model.
+NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch")
+
+
+class CrossValidation(NamedTuple):
+    """What `cross_validate` gives, as folds.json has it."""
+
+    metric: str  # the one that the runs are judged by, "mAP" or "accuracy"
+    division: str  # which clips are in which fold, as a hash
+    results: dict[str, dict[str, float | None]]  # fold -> metrics; None: undefined
+    mean: dict[str, float | None]
+    std: dict[str, float | None]  # of a sample: the squares are divided by their number less one
+
+
+def is_cross_validation(data: DataArguments) -> bool:
+    """Whether each fold shall be held out once, and not a certain one."""
+    return data.folds is not None and data.eval_fold is None
+
+
+def cross_validate(
+    arguments: Arguments,
+    announce: Callable[[Iterable[str]], None] = lambda lines: None,
+) -> CrossValidation:
+    """Fine-tunes once for each fold.
+
+    With several processes each of them calls it; the first one writes the files.
+
+    Args:
+        arguments: With `data.folds`; its output directory gets a directory for each fold.
+        announce: Is given lines for the user; see `finetuning.train`.
+    Returns:
+        The results, in the first process also in folds.json.
+    Raises:
+        OSError, ValueError: As `finetune`; or the directory holds other folds.
+    """
+    training = arguments.training
+    if training.push_to_hub:
+        raise ValueError(
+            "--push-to-hub is for one model, and --folds trains several; train one on all clips "
+            "and push that"
+        )
+    if training.resume_from_checkpoint:
+        raise ValueError(
+            "--resume-from-checkpoint is for one run; leave it out: each fold goes on from its own "
+            "newest whole checkpoint"
+        )
+    numbers, division = read_folds(arguments.data)
+    folder = output_folder(training)
+    folder.mkdir(parents=True, exist_ok=True)
+    first = training.process_index == 0
+    with one_run_at_a_time(folder) if first else nullcontext(), naming_unwritable(folder):
+        deciding = deciding_arguments(arguments)
+        check_same_run(folder, deciding)
+        done = read_results(folder, division)
+        if first:
+            (folder / RUN_FILE).write_text(to_json(deciding) + "\n", encoding="utf-8")
+        for place, number in enumerate(numbers, 1):
+            if done and str(number) in done.results:
+                announce([f"fold {number} is finished ({place} of {len(numbers)})"])
+                continue
+            announce([f"fold {number} is held out ({place} of {len(numbers)})"])
+            outcome = finetune(of_fold(arguments, number), announce)
+            results = (done.results if done else {}) | {str(number): scores(outcome.metrics)}
+            done = CrossValidation(outcome.metric, division, results, *summary(results.values()))
+            if first:
+                write_results(folder, done)
+            # A model of this fold must not stay in a GPU's memory beside the next one's.
+            del outcome
+            gc.collect()
+            torch.cuda.empty_cache()
+    assert done is not None  # there are at least two folds
+    return done
+
+
+def read_folds(arguments: DataArguments) -> tuple[list[int], str]:
+    """The numbers of the folds, and a hash of which clips are in which.
+
+    Raises:
+        OSError, ValueError: The data cannot be read or divided.
+    """
+    if arguments.streaming:
+        raise ValueError("--folds looks at all clips first; train without --streaming")
+    source = read_source(arguments)
+    splits = DatasetDict(source.splits) if isinstance(source, LocalData) else source
+    # Any fold: they are all wanted.
+    chosen, _ = chosen_splits(splits, replace(arguments, eval_fold=1))
+    whole = prepared(split_of(splits, chosen.train_split, chosen), chosen)
+    numbers = fold_numbers(whole, chosen)
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(
+            f"the column {chosen.fold_column!r} holds {numbers.tolist()[0]!r}; the folds must be "
+            f"whole numbers"
+        )
+    reader = ClipReader(audio_column=chosen.audio_column)
+    names = [os.path.basename(name) for name in clip_names(whole, reader)]
+    digest = hashlib.blake2b(to_json([names, numbers.tolist()]).encode(), digest_size=8)
+    return sorted(set(numbers.tolist())), digest.hexdigest()
+
+
+def of_fold(arguments: Arguments, number: int) -> Arguments:
+    """The arguments of the run of one fold; a run changes its own."""
+    own = copy.copy(arguments)
+    for entry in fields(arguments):
+        setattr(own, entry.name, copy.copy(getattr(arguments, entry.name)))
+    own.data = replace(arguments.data, eval_fold=number)
+    own.training.output_dir = str(output_folder(arguments.training) / f"fold_{number}")
+    return own
+
+
+def scores(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a run that say something about its model; None for those undefined."""
+    return {
+        name: value if math.isfinite(value) else None
+        for name, value in metrics.items()
+        if not name.endswith(NO_SCORES) and isinstance(value, int | float)
+    }
+
+
+def summary(
+    results: Iterable[Mapping[str, float | None]],
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Mean and standard deviation of each metric, over the folds where it is defined."""
+    values: dict[str, list[float]] = {}
+    for metrics in results:
+        for name, value in metrics.items():
+            values.setdefault(name, []).extend([] if value is None else [value])
+    mean = {name: statistics.fmean(own) if own else None for name, own in values.items()}
+    std = {name: statistics.stdev(own) if len(own) > 1 else None for name, own in values.items()}
+    return mean, std
+
+
+def read_results(folder: Path, division: str) -> CrossValidation | None:
+    """The folds that are finished.
+
+    Raises:
+        ValueError: They are folds of other clips, or the file is none of ours.
+    """
+    file = folder / FOLDS_FILE
+    if not file.is_file():
+        return None
+    try:
+        found = CrossValidation(**json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); move it away") from error
+    if found.division != division:
+        raise ValueError(
+            f"{folder} holds folds of other clips than the data has now; give another --output-dir"
+        )
+    return found
+
+
+def write_results(folder: Path, results: CrossValidation) -> None:
+    """Writes folds.json, whole or not at all."""
+    new = folder / f"{FOLDS_FILE}.new"
+    new.write_text(to_json(results._asdict()) + "\n", encoding="utf-8")
+    new.replace(folder / FOLDS_FILE)
+
+
+__all__ = ["FOLDS_FILE", "CrossValidation", "cross_validate", "is_cross_validation", "read_folds"]

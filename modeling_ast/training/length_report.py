@@ -1,0 +1,108 @@
+"""The scores at several lengths under both paddings: as a table, a picture, a section of a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..labels import printable
+from ..plotting import plain_text
+from .lengths import Lengths
+
+LENGTH_PICTURE = "score_by_length.png"
+# For a reader of the scores under both paddings.
+PLAIN_TRANSFORMERS = "plain transformers and transformers.js always pad to max_length"
+
+
+def length_table(lengths: Mapping[str, Lengths], metric: str) -> str:
+    """For a terminal: a line for each model and padding.
+
+    Args:
+        lengths: By the name of the model, all of the same clips; at least one.
+        metric: Which to show.
+    """
+    first = next(iter(lengths.values()))
+    width = max(len(printable(name)) for name in lengths)
+    heads = [*(f"{seconds:g} s" for seconds in first.seconds), "whole"]
+    lines = [
+        f"{metric} of {first.num_clips} clips, cut to the loudest part of each, and whole (median "
+        f"{first.whole_seconds:.3g} s)",
+        f"{'':<{width}}  {'padding':<10}" + "".join(f"{head:>9}" for head in heads),
+    ]
+    for name, judged in lengths.items():
+        for padding, values in judged.values(metric).items():
+            numbers = "".join(f"{value:>9.4f}" for value in values)
+            lines.append(f"{printable(name):<{width}}  {padding:<10}{numbers}")
+    lines.append(f"({PLAIN_TRANSFORMERS})")
+    return "\n".join(lines) + "\n"
+
+
+def length_section(lengths: Lengths, metric: str, padding: str) -> str:
+    """For a model card: a table and the picture; empty if nothing was judged.
+
+    Args:
+        lengths: Of the model.
+        metric: Which to show.
+        padding: That the model has saved.
+    """
+    if not lengths.results:
+        return ""
+    heads = [*(f"{seconds:g} s" for seconds in lengths.seconds), "whole"]
+    rows = [
+        f"| `{name}` | " + " | ".join(f"{value:.4f}" for value in values) + " |"
+        for name, values in lengths.values(metric).items()
+    ]
+    return "\n".join(
+        (
+            f"""
+## Short clips
+
+{metric} on {lengths.num_clips} of the held-out clips, cut to the loudest part of each, and whole
+(the median is {lengths.whole_seconds:.3g} s). A short clip is padded to the length of the model's
+input (`max_length`), or its padding is hidden from the model (`longest`). This model has saved
+`{padding}`; {PLAIN_TRANSFORMERS}.
+
+| padding | {" | ".join(heads)} |
+| --- |{" ---: |" * len(heads)}""",
+            *rows,
+            "",
+            f"![score against the length of a clip]({LENGTH_PICTURE})",
+            "",
+        )
+    )
+
+
+def draw_lengths(curves: Mapping[str, Lengths], metric: str, path: Path) -> None:
+    """Draws a metric against the length of the clips, a line for each model and padding.
+
+    Args:
+        curves: By a name, which is shown if there are several.
+        metric: Which to draw.
+        path: The PNG to write.
+    """
+    # Not pyplot, which keeps a list of pictures and may open windows.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.set_xscale("log")
+    for number, (name, lengths) in enumerate(curves.items()):
+        seconds = [*lengths.seconds, lengths.whole_seconds]
+        axis.set_xticks(seconds, [f"{value:.3g}" for value in seconds])
+        for (padding, values), style in zip(lengths.values(metric).items(), ("--", "-")):
+            label = f"{plain_text(name)}, {padding}" if len(curves) > 1 else padding
+            axis.plot(seconds, values, style, color=f"C{number % 10}", marker=".", label=label)
+    axis.minorticks_off()
+    axis.set(xlabel="length of the clips in seconds, whole ones last", ylabel=metric, ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right", title="padding" if len(curves) == 1 else None)
+    figure.savefig(path, dpi=120)
+
+
+__all__ = [
+    "LENGTH_PICTURE",
+    "PLAIN_TRANSFORMERS",
+    "draw_lengths",
+    "length_section",
+    "length_table",
+]

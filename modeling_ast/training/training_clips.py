@@ -1,0 +1,118 @@
+"""Which clips a model was trained on, as the run.json in its folder says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers.utils import logging
+
+from ..errors import one_line
+from .arguments import RUN_FILE
+from .clips import ClipReader, undecoded
+from .data_arguments import DataArguments
+from .data_sources import load_part
+from .held_out import HeldOut
+
+logger = logging.get_logger(__name__)
+
+
+def data_of_run(model: str | Path) -> dict[str, Any]:
+    """The `DataArguments` of the fine-tuning that wrote a model's folder; none if none did.
+
+    Raises:
+        ValueError: Its run.json is something else.
+    """
+    file = Path(model) / RUN_FILE
+    if not file.is_file():
+        return {}
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))
+        known = {row.name for row in fields(DataArguments)}
+        return {name: value for name, value in run.items() if name in known}
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{file} does not hold the arguments of a run ({one_line(error)}); restore or remove it"
+        ) from error
+
+
+def defaults_of_run(model: str | Path, data: str | None) -> dict[str, Any]:
+    """What to take for data arguments that are not given, so that its held-out clips are meant.
+
+    Args:
+        data: Given by the user. Of other data than the run's nothing is known.
+    """
+    run = data_of_run(model)
+    if data is None or data == run.get("data"):
+        return run
+    is_same = run.get("data") is not None and os.path.realpath(data) == os.path.realpath(
+        run["data"]
+    )
+    return {**run, "data": data} if is_same else {}
+
+
+def refuse_training_clips(model: str, held_out: HeldOut) -> None:
+    """Refuses clips that the model was trained on, as far as its run.json says what these are.
+
+    That is so of a folder that finetune wrote and whose data is still there. Clips are the same
+    where their paths are, or the name and length of what a data set holds.
+
+    Raises:
+        ValueError: There are such clips.
+    """
+    run = data_of_run(model)
+    if not run:
+        logger.info(f"{model} has no {RUN_FILE}: its training clips are not known")
+        return
+    arguments = DataArguments(**run)
+    if arguments.streaming or arguments.root is None:
+        logger.warning(
+            f"{model} was trained on {arguments.data}, which is not read again: make sure that no "
+            f"clip here is one of its training clips"
+        )
+        return
+    try:
+        trained = load_part(arguments, held_out=False)
+        reader = ClipReader(audio_column=arguments.audio_column, root=arguments.root)
+        seen = set(identities(trained, reader))
+    except (OSError, ValueError) as error:
+        logger.warning(f"the training clips of {model} cannot be read ({one_line(error)})")
+        return
+    again = sum(identity in seen for identity in identities(held_out.clips, held_out.reader))
+    if again:
+        raise ValueError(
+            f"{again} of the {len(held_out.clips)} clips are among those that {model} was trained "
+            f"on ({RUN_FILE}): its scores are too sure there; give others, such as --eval-split "
+            f"{arguments.eval_split}"
+        )
+
+
+def identities(clips: Dataset, reader: ClipReader) -> Iterator[tuple[str, int]]:
+    """What tells one clip from another, without decoding it."""
+    for row in undecoded(clips, reader.audio_column).select_columns(reader.audio_column):
+        clip = reader.clip(row)
+        if isinstance(clip, str | os.PathLike):
+            yield os.path.abspath(clip), 0
+        elif isinstance(clip, Mapping) and clip.get("bytes") is not None:
+            content = clip["bytes"]
+            yield clip.get("path") or hashlib.blake2b(content).hexdigest(), len(content)
+        else:
+            yield reader.name(row), 0
+
+
+def fingerprint(held_out: HeldOut) -> str:
+    """Of the clips and their labels, in their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for identity, target in zip(identities(held_out.clips, held_out.reader), held_out.targets):
+        digest.update(repr((identity, np.flatnonzero(target).tolist())).encode())
+    return digest.hexdigest()
+
+
+__all__ = ["data_of_run", "defaults_of_run", "fingerprint", "refuse_training_clips"]
