@@ -79,7 +79,7 @@ def rows_of(output):
     lines = (output / "manifest.jsonl").read_text().splitlines()
     names = [json.loads(line)["shard"] for line in lines]
     assert len(set(names)) == len(names)
-    assert sorted(path.name for path in output.glob("*part*")) == sorted(names)
+    assert sorted(path.name for path in output.glob("shard-*")) == sorted(names)
     rows = [row for name in names for row in parquet.read_table(output / name).to_pylist()]
     assert len({row["file"] for row in rows}) == len(rows)
     return {row["file"]: row for row in rows}

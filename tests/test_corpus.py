@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -14,14 +16,23 @@ pytest.importorskip("pyarrow", reason="the extra ray is not installed")
 import pyarrow as pa
 from pyarrow import parquet
 
-from modeling_ast import AudioTagger, read_audio
+from modeling_ast import AudioTagger, read_audio, workers
 from modeling_ast.commands import main
-from modeling_ast.corpus import KeySet, Manifest, find_source, write_shard
+from modeling_ast.corpus import (
+    Job,
+    KeySet,
+    Manifest,
+    Resources,
+    Source,
+    find_source,
+    run_job,
+    write_shard,
+)
 from modeling_ast.corpus import decoding as decoding_stage
 from modeling_ast.corpus.decoding import Decoder
 from modeling_ast.corpus.event_rows import event_schema, event_table
 from modeling_ast.corpus.sources import ROWS, read_parquet, read_tar
-from modeling_ast.corpus.stages import Resources, TagActor
+from modeling_ast.corpus.stages import TagActor
 from tests.corpora import (
     RATE,
     add_bad_files,
@@ -67,7 +78,15 @@ def test_lists_and_patterns(tmp_path, monkeypatch):
     assert (source.kind, source.names) == ("tar", ["three.tar", "two.tar"])
     assert source.root == str(tmp_path / "deep")
     assert find_source("one.tar").names == ["one.tar"]
+    write_folder(tmp_path / "clips", 2)
+    source = find_source("clips/*/*1.flac", whole_keys=True)
+    assert (source.kind, source.names) == ("files", ["000/000001.flac"])
+    assert source.key(source.names[0]) == "clips/000/000001.flac"
+    assert find_source("clips", whole_keys=True).key("a.wav") == "clips/a.wav"
+    assert find_source("clips").key("a.wav") == "a.wav"
+    assert find_source("clips/000/000001.flac").names == ["000001.flac"]
     assert find_source(f"file://{tmp_path}/*/*.tar").names == ["deep/three.tar", "deep/two.tar"]
+    shutil.rmtree("clips")
     assert sorted(find_source(tmp_path).names) == ["deep/three.tar", "deep/two.tar", "one.tar"]
 
 
@@ -276,11 +295,14 @@ def test_shards_are_whole_named_by_their_bytes_and_counted_once(tmp_path):
     (bad,) = write_shard(some_rows(["x", "y"], "a reason"), str(tmp_path)).to_pylist()
     manifest.add(bad)
     # A writer that was killed, and one whose report never came.
-    (tmp_path / "part-0.parquet.12.partial").write_bytes(b"half")
+    (tmp_path / f"shard-{'0' * 24}.parquet.{'1' * 32}.partial").write_bytes(b"half")
     write_shard(some_rows(["lost"]), str(tmp_path))
+    # No file of this run, nor of any.
+    (tmp_path / "part-00000.snappy.parquet").write_bytes(b"somebody's")
     manifest.remove_others()
-    there = sorted(path.name for path in tmp_path.iterdir())
-    assert there == sorted(["manifest.jsonl", report["shard"], bad["shard"]])
+    there = {path.name for path in tmp_path.iterdir()} - {"part-00000.snappy.parquet"}
+    assert there == {"manifest.jsonl", report["shard"], bad["shard"]}
+    assert (tmp_path / "part-00000.snappy.parquet").exists()
     assert manifest.keys().missing(["a", "b", "c", "x", "y", "z"]) == ["z"]
     assert (manifest.num_rows, manifest.num_bad) == (5, 2)
     lines = manifest.write_bad_list().read_text().splitlines()
@@ -300,7 +322,7 @@ def test_a_manifest_is_resumed_and_guards_what_it_counts(tmp_path):
     manifest.file.close()
     manifest.lines.close()
     whole = path.read_bytes()
-    path.write_bytes(whole + b'{"shard": "part-')  # killed in the middle of a line
+    path.write_bytes(whole + b'{"shard": "shard-')  # killed in the middle of a line
     again = manifest_of(tmp_path)
     assert again.done == {report["shard"]} and path.read_bytes() == whole
     with pytest.raises(ValueError, match="padding 'longest', not 'max_length'"):
@@ -387,3 +409,36 @@ def test_the_extra_is_named_where_it_is_missing(tiny_folder, tmp_path, capsys, m
     flags = ("--engine", "ray", "--output", str(tmp_path / "out"))
     assert main(["tag", str(tiny_folder), str(tmp_path), *flags]) == 1
     assert 'pip install "modeling-ast[ray]"' in capsys.readouterr().err
+
+
+def test_a_file_that_kills_its_decoder_is_a_row(tmp_path, monkeypatch):
+    """Ray would give it to one worker after the other."""
+    decode = workers.decode_clip
+
+    def deadly(source, *arguments):
+        if "deadly" in source.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(source, *arguments)
+
+    monkeypatch.setattr(workers, "decode_clip", deadly)
+    write_folder(tmp_path, 3)
+    (tmp_path / "deadly.flac").write_bytes(encoded(sound(1)))
+    paths = [*sorted(tmp_path.glob("*/*.flac")), tmp_path / "deadly.flac"]
+    rows = decoded(Decoder(RATE, 400), shard_rows(*paths))
+    assert "killed each process that decoded it" in rows["deadly.flac"]["error"]
+    assert [row["error"] for name, row in rows.items() if name != "deadly.flac"] == [None] * 3
+
+
+def test_keys_that_stand_twice_are_said(tmp_path, monkeypatch, caplog):
+    """Of clips with one key a resumed run may do one."""
+    (report,) = write_shard(some_rows(["a", "a", "b"]), str(tmp_path)).to_pylist()
+    manifest_of(tmp_path).add(report)
+    settings, flags = {"padding": "longest"}, {"padding": "--padding {}"}
+    job = Job(lambda rows: rows, "m", settings, flags)
+    again = Source("files", "", ["a"])
+    with caplog.at_level("WARNING"):
+        manifest = run_job(job, again, tmp_path, resources=Resources("cpu", 1))
+    assert manifest.num_rows == 3
+    assert "1 rows have the key of another row" in caplog.text
+    with pytest.raises(ValueError, match=r"cannot go on with .*: .* the results of the model"):
+        run_job(Job(lambda rows: rows, "n", {}, {}), again, tmp_path, resources=Resources("cpu", 1))

@@ -1,4 +1,4 @@
-"""20,000 small clips on Ray: no process grows. tests/benchmarks/corpus.py does it with 100,000."""
+"""20,000 small clips on Ray: no process grows; `tests/benchmarks/corpus.py` has 100,000."""
 
 import pytest
 

@@ -94,6 +94,8 @@ def test_rates_fall_with_the_width():
     assert between["learning_rate"] == pytest.approx(1e-3 * 3**slope, rel=0.05)
     assert between["learning_rate"] * between["head_rate"] == pytest.approx(1e-3, rel=0.05)
     assert values(rates(facts(width=24)))["learning_rate"] == 1e-3
+    adapter = values(rates(facts(width=768, adapted=True)))
+    assert adapter["learning_rate"] == pytest.approx(5e-4)
     scratch = [values(rates(facts(width=width, pretrained=False))) for width in (128, 768)]
     assert [rate["learning_rate"] for rate in scratch] == pytest.approx([1e-3, 1e-3 / 6], rel=0.05)
     assert scratch[0]["layer_decay"] == scratch[0]["head_rate"] == 1

@@ -228,7 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.engine == RAY:
         (source,) = options.files
-        return run_on_ray(options, source, partial(_job, options), prefix=source)
+        job = partial(detect_job, options, load_detector, settings_of, SETTINGS)
+        return run_on_ray(options, source, job, whole_keys=True)
     for error in options.unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not options.recordings:
@@ -312,14 +313,8 @@ def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[st
         "padding": tagger.padding,
         "activation": "sigmoid" if tagger.sigmoid else "softmax",
         "calibration": fingerprint_of(tagger.calibration),
-        "dtype": "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch."),
+        "dtype": tagger.dtype_name,
     }
-
-
-def _job(options: argparse.Namespace, resources: Any) -> Any:
-    detector = load_detector(options)
-    settings = settings_of(detector, options)
-    return detect_job(options, detector, settings, SETTINGS, resources)
 
 
 def detect_missing(

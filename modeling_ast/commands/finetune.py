@@ -9,6 +9,7 @@ The work is in `training/finetuning.py`, that of --folds in `training/folds.py`.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -28,6 +29,7 @@ from ..training.arguments import (
 from ..training.finetuning import Outcome, finetune
 from ..training.folds import CrossValidation, cross_validate, is_cross_validation
 from ..training.recipe_files import read_recipe, recipe_names
+from ..training.search import SearchResult, search
 from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
 
@@ -65,18 +67,31 @@ def main(arguments: list[str]) -> int:
         transformers_logging.disable_progress_bar()  # of files that are read or written in no time
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
-            if is_cross_validation(chosen.data):
-                folds = cross_validate(chosen, announce=print_report)
-            else:
-                outcome = finetune(chosen, announce=print_report)
+            result = run(chosen)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
-    if is_cross_validation(chosen.data):
-        if chosen.training.process_index == 0:
-            report_folds(str(chosen.training.output_dir), folds, as_json)
-    elif outcome.trainer.is_world_process_zero():
-        report(outcome, as_json)
+    if chosen.training.process_index == 0:
+        report(result, str(chosen.training.output_dir), as_json)
     return 0
+
+
+def run(arguments: Arguments) -> Outcome | CrossValidation | SearchResult:
+    """One fine-tuning, one for each fold, or one for each trial of a search."""
+    if arguments.search.search_trials is not None:
+        return search(arguments, announce=print_report)
+    if is_cross_validation(arguments.data):
+        return cross_validate(arguments, announce=print_report)
+    return finetune(arguments, announce=print_report)
+
+
+def report(result: Outcome | CrossValidation | SearchResult, folder: str, as_json: bool) -> None:
+    """Prints what came out of it."""
+    if isinstance(result, SearchResult):
+        report_search(result, as_json)
+    elif isinstance(result, CrossValidation):
+        report_folds(folder, result, as_json)
+    else:
+        report_outcome(result, as_json)
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
@@ -138,7 +153,23 @@ def summary(kind: type) -> str:
     return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
-def report(outcome: Outcome, as_json: bool) -> None:
+def report_search(found: SearchResult, as_json: bool) -> None:
+    """Prints the best trial of a search, and how to train with its numbers."""
+    if as_json:
+        print_json({**found._asdict(), "recipe": str(found.recipe)})
+        return
+    values = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found.values.items()
+    )
+    sys.stdout.write(
+        f"best of {found.num_trials} trials: {values}; {found.metric} {found.score:.4f} of "
+        f"{found.num_clips} validation clips\n"
+        f"train with it: modeling-ast finetune --recipe {shlex.quote(str(found.recipe))}\n"
+    )
+
+
+def report_outcome(outcome: Outcome, as_json: bool) -> None:
     """Prints what became of the data, the weights that were kept, the score and the place."""
     # Again: clips that turned out bad are skipped by now.
     print_report(outcome.data.lines()[:1])

@@ -88,14 +88,14 @@ def run_on_ray(
     options: argparse.Namespace,
     source: str,
     job_of: Callable[[Resources], Job],
-    prefix: str = "",
+    whole_keys: bool = False,
 ) -> int:
     """Does a job on Ray; returns the exit status.
 
     Args:
         source: As in `corpus.find_source`.
         job_of: Makes the job, for what of the cluster the models take.
-        prefix: What keys of files begin with.
+        whole_keys: As in `corpus.find_source`.
     """
     try:
         need_extra("ray", "ray", "--engine ray")
@@ -103,8 +103,7 @@ def run_on_ray(
         need_extra("pandas", "ray", "--engine ray")
         from .. import corpus
 
-        found = corpus.find_source(source, options.key_column)
-        found.prefix = prefix if found.kind == "files" and found.root else ""
+        found = corpus.find_source(source, options.key_column, whole_keys)
         for error in found.errors:
             sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
         with corpus.connected(options.address):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..events import EventDetector
 from ..tag_files import EARLIER
-from ..tag_rows import SETTINGS, settings_of
+from ..tag_rows import SETTINGS
+from ..tag_rows import settings_of as tag_settings
 from .model_flags import load_tagger
 
 if TYPE_CHECKING:
@@ -33,24 +34,30 @@ def tag_job(options: argparse.Namespace, resources: Resources) -> Job:
         name=options.model,
         batch_frames=options.batch_frames,
     )
-    settings = settings_of(tagger, options.embeddings)
+    settings = tag_settings(tagger, options.embeddings)
     return Job(stages, options.model, settings, SETTINGS, EARLIER)
 
 
 def detect_job(
     options: argparse.Namespace,
-    detector: EventDetector,
-    settings: Mapping[str, Any],
+    load: Callable[[argparse.Namespace], EventDetector],
+    settings_of: Callable[[EventDetector, argparse.Namespace], Mapping[str, Any]],
     flags: Mapping[str, str],
     resources: Resources,
 ) -> Job:
     """The rows of `detect`, in Parquet.
 
     Args:
-        settings: What decides the events of a row.
+        load: Makes the detector that the flags describe.
+        settings_of: Says what decides the events of a row.
         flags: Which flag sets each of them.
+    Raises:
+        OSError, ValueError, RuntimeError: The model cannot be loaded, or a number is impossible.
     """
     from ..corpus import Job, detect_dataset
+
+    detector = load(options)
+    settings = settings_of(detector, options)
 
     stages = partial(
         detect_dataset,

@@ -12,11 +12,14 @@ from typing import Any
 import ray
 from ray.data import DataContext, Dataset
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..errors import one_line
 from .shards import Manifest, write_shard
 from .sources import FILES, Source
 from .stages import Resources
+
+logger = logging.get_logger(__name__)
 
 # Rows of a shard: what a kill can cost, and how often there is progress to be seen.
 SHARD_ROWS = 1000
@@ -65,18 +68,16 @@ def run_job(
     Returns:
         The manifest of all that is done.
     Raises:
-        ValueError: The directory holds something else, rows of another model or other settings, or
-            another run is writing there; a shard is missing.
+        ValueError: The directory cannot be written, holds something else, or rows of another model
+            or other settings; another run is writing there; a shard is missing.
         TooManyBadError: As `most_bad` says. What was done stays done.
         RuntimeError: A stage failed; the message is one sentence.
-        OSError: The directory cannot be written.
+        OSError: The directory cannot be written any more.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(output, job.model, job.flags, job.defaults)
-    manifest.use(**job.settings)
-    manifest.remove_others()
-    # Its bars would hide ours.
-    DataContext.get_current().enable_progress_bars = False
+    manifest = _opened(job, output)
+    context = DataContext.get_current()
+    # Its bars would hide ours, and its own exception the reason.
+    context.enable_progress_bars, context.raise_original_map_exception = False, True
     dataset = source.dataset(manifest.keys())
     if dataset is not None:
         # Blocks of exactly so many rows: a batch size would leave a small rest in each task.
@@ -94,6 +95,22 @@ def run_job(
         _follow(reports, manifest, total, most_bad)
         manifest.remove_others()
     manifest.write_bad_list()
+    if more := manifest.num_rows - len(manifest.keys()):
+        logger.warning(
+            f"{more} rows have the key of another row; a run that goes on after a kill may do one "
+            f"of them only: give a column of distinct values with --key-column"
+        )
+    return manifest
+
+
+def _opened(job: Job, output: Path) -> Manifest:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        manifest = Manifest(output, job.model, job.flags, job.defaults)
+        manifest.use(**job.settings)
+        manifest.remove_others()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot go on with {output}: {one_line(error)}") from error
     return manifest
 
 

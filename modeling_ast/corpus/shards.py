@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ MANIFEST = "manifest.jsonl"
 SHARD = "shard"
 ROW_FIELDS = {SHARD, "rows", "bad", "seconds", "first", "last", "digest", "model"}
 PARTIAL = ".partial"
+# No other file is ever removed.
+OURS = re.compile(r"shard-[0-9a-f]{24}\.parquet(\.[0-9a-f]{32}\.partial)?")
 REPORT = pa.schema(
     [
         (SHARD, pa.string()),
@@ -57,7 +60,7 @@ def write_shard(rows: pa.Table, folder: str) -> pa.Table:
     parquet.write_table(rows, sink)
     content = sink.getvalue().to_pybytes()
     digest = hashlib.sha256(content).hexdigest()
-    name = f"part-{digest[:24]}.parquet"
+    name = f"shard-{digest[:24]}.parquet"
     _write_whole(Path(folder) / name, content)
     report = {
         SHARD: name,
@@ -118,7 +121,7 @@ class Manifest(Journal):
         """
         there = set()
         for path in self.folder.iterdir():
-            if path.name.startswith("part-") and path.name not in self.done:
+            if OURS.fullmatch(path.name) and path.name not in self.done:
                 path.unlink(missing_ok=True)
             there.add(path.name)
         if missing := sorted(self.done - there):

@@ -21,7 +21,15 @@ import pyarrow as pa
 import ray
 from pyarrow import parquet
 
-from ..audio_files import AUDIO_NAMES, Skipped, audio_files, skipped_by_name, suffix_of
+from ..audio_files import (
+    AUDIO_NAMES,
+    AUDIO_SUFFIXES,
+    OTHER_SUFFIX,
+    Skipped,
+    audio_files,
+    skipped_by_name,
+    suffix_of,
+)
 from ..errors import one_line
 from ..labels import valid_unicode
 from .keys import KeySet
@@ -111,7 +119,9 @@ class Source:
         return pa.table([keys, nothing, paths, nothing], schema=ROWS)
 
 
-def find_source(source: str | Path | Iterable[str], key_column: str | None = None) -> Source:
+def find_source(
+    source: str | Path | Iterable[str], key_column: str | None = None, whole_keys: bool = False
+) -> Source:
     """Finds out what was given; nothing but folders is opened.
 
     Args:
@@ -120,6 +130,7 @@ def find_source(source: str | Path | Iterable[str], key_column: str | None = Non
             pattern of them (`shards/*.tar`); a .txt file with a path or address in each line; or
             the paths themselves.
         key_column: Column of Parquet whose values are the keys.
+        whole_keys: Keys of files begin with their folder as it is given, as those of `detect` do.
     Raises:
         ValueError: Nothing usable is there, several kinds are, or other machines cannot read it.
         OSError: It cannot be listed.
@@ -139,9 +150,20 @@ def find_source(source: str | Path | Iterable[str], key_column: str | None = Non
         if not names:
             raise ValueError(f"{text} names no file; write a path or an address into each line")
         return Source(FILES, "", names)
-    if suffix_of(text) in SHARD_SUFFIXES:
-        return _from_pattern(text, key_column)
-    return _from_folder(text, key_column)
+    try:
+        if suffix_of(text) in AUDIO_SUFFIXES | SHARD_SUFFIXES.keys():
+            found = _from_pattern(text)
+        else:
+            found = _from_folder(text)
+    except (OSError, ValueError, ImportError):
+        raise
+    # Whatever the library of a protocol raises, such as for missing credentials.
+    except Exception as error:
+        raise ValueError(f"cannot list {text} ({one_line(error)})") from error
+    found.key_column = key_column
+    if not whole_keys or found.kind != FILES:
+        found.prefix = ""
+    return found
 
 
 def is_address(text: str) -> bool:
@@ -153,11 +175,12 @@ def _distinct(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(map(os.fspath, names)))
 
 
-def _from_pattern(text: str, key_column: str | None) -> Source:
-    """A shard, or a pattern of shards."""
-    root, kind = posixpath.dirname(text), SHARD_SUFFIXES[suffix_of(text)]
+def _from_pattern(text: str) -> Source:
+    """A file or a shard, or a pattern of them."""
+    root, kind = posixpath.dirname(text), SHARD_SUFFIXES.get(suffix_of(text), FILES)
     while glob.has_magic(root):
         root = posixpath.dirname(root)
+    prefix = root
     if is_address(text):
         filesystem, path = fsspec.core.url_to_fs(text)
         found = [filesystem.unstrip_protocol(name) for name in filesystem.glob(path)]
@@ -169,10 +192,10 @@ def _from_pattern(text: str, key_column: str | None) -> Source:
         root = os.path.abspath(root or os.curdir)
     if not names:
         raise ValueError(f"no file at {text!r}; check the path or the pattern")
-    return Source(kind, root, sorted(names), key_column=key_column)
+    return Source(kind, root, sorted(names), prefix=prefix)
 
 
-def _from_folder(text: str, key_column: str | None) -> Source:
+def _from_folder(text: str) -> Source:
     errors: list[OSError] = []
     if is_address(text):
         filesystem, path = fsspec.core.url_to_fs(text)
@@ -180,9 +203,8 @@ def _from_folder(text: str, key_column: str | None) -> Source:
         found = [posixpath.relpath(name, path) for name in filesystem.find(path)]
         files, skipped = [], []
         for name in sorted(found):
-            reasons = map(skipped_by_name, name.split("/"))
-            hidden = name.startswith(".") or "/." in name
-            reason = next(filter(None, reasons)) if hidden else skipped_by_name(name)
+            hidden = next((part for part in name.split("/") if part.startswith(".")), None)
+            reason = skipped_by_name(hidden or posixpath.basename(name))
             if reason is None:
                 files.append(name)
             else:
@@ -194,7 +216,11 @@ def _from_folder(text: str, key_column: str | None) -> Source:
         files, skipped, errors = audio_files(text)
     by_kind = {FILES: files}
     for suffix, kind in SHARD_SUFFIXES.items():
-        by_kind[kind] = [entry.file for entry in skipped if suffix_of(entry.file) == suffix]
+        by_kind[kind] = [
+            entry.file
+            for entry in skipped
+            if suffix_of(entry.file) == suffix and entry.reason == OTHER_SUFFIX
+        ]
     there = [kind for kind, names in by_kind.items() if names]
     if not there:
         raise ValueError(
@@ -209,7 +235,7 @@ def _from_folder(text: str, key_column: str | None) -> Source:
         )
     kind = there[0]
     skipped = [entry for entry in skipped if entry.file not in set(by_kind[kind])]
-    return Source(kind, root, by_kind[kind], skipped, errors, key_column)
+    return Source(kind, root, by_kind[kind], skipped, errors, prefix=text)
 
 
 def read_parquet(
@@ -307,7 +333,7 @@ def _members(name: str, path: str, known: KeySet) -> Iterator[tuple[str, bytes]]
         for member in shard:
             key = f"{name}/{member.name.removeprefix('./')}"
             is_audio = skipped_by_name(posixpath.basename(member.name)) is None
-            if member.isfile() and is_audio and known.missing([valid_unicode(key)]):
+            if member.isfile() and is_audio and known.missing([key]):
                 content = shard.extractfile(member)
                 yield key, b"" if content is None else content.read()
 

@@ -188,6 +188,29 @@ class ResultArguments:
 
 
 @dataclass
+class SearchArguments:
+    """A search for good numbers instead of one run; see `search.py`."""
+
+    search_trials: int | None = field(
+        default=None,
+        metadata={
+            "help": "train this many times with other numbers, judged by clips set aside from the "
+            "training set, and write the best as a recipe"
+        },
+    )
+    search_space: str | None = field(
+        default=None,
+        metadata={"help": "YAML file of what to search (default: rates, mixup, rank)"},
+    )
+
+    def __post_init__(self):
+        if self.search_trials is not None and self.search_trials < 1:
+            raise ValueError(f"--search-trials is {self.search_trials}; it must be at least 1")
+        if self.search_space is not None and self.search_trials is None:
+            raise ValueError("--search-space is for a search; give --search-trials too")
+
+
+@dataclass
 class Arguments:
     """All that can be set, by its kind.
 
@@ -204,6 +227,7 @@ class Arguments:
     results: ResultArguments = field(default_factory=ResultArguments)
     auto: AutoArguments = field(default_factory=AutoArguments)
     cheap: CheapArguments = field(default_factory=CheapArguments)
+    search: SearchArguments = field(default_factory=SearchArguments)
     given: frozenset[str] = frozenset()
 
     def value(self, name: str) -> Any:
@@ -238,6 +262,7 @@ KINDS = (
     ResultArguments,
     AutoArguments,
     CheapArguments,
+    SearchArguments,
 )
 
 
@@ -310,6 +335,8 @@ def contradiction(arguments: Arguments) -> str | None:
     auto = arguments.auto
     if auto.keep_weights == "average" and sampling.average_from is None and not auto.auto:
         return "--keep-weights average needs --average-from, the first epoch that counts"
+    if arguments.search.search_trials is not None and arguments.data.folds is not None:
+        return "--search-trials and --folds train in different ways; give one of them"
     if arguments.lengths.length_clips < 0:
         return f"--length-clips is {arguments.lengths.length_clips}; give 0 or more"
     if mistake := contradiction_of_stream(arguments):

@@ -129,8 +129,8 @@ def read_folds(arguments: DataArguments) -> tuple[list[int], str]:
     numbers = fold_numbers(whole, chosen)
     if not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(
-            f"the column {chosen.fold_column!r} holds {numbers[0]!r}; the folds must be whole "
-            f"numbers"
+            f"the column {chosen.fold_column!r} holds {numbers.tolist()[0]!r}; the folds must be "
+            f"whole numbers"
         )
     reader = ClipReader(audio_column=chosen.audio_column)
     names = [os.path.basename(name) for name in clip_names(whole, reader)]

@@ -7,6 +7,7 @@ the metric of the validation clips was highest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +18,14 @@ from torch import nn
 from transformers.trainer_utils import SaveStrategy
 
 from ..pretrained import load_model
-from .arguments import Arguments
+from .arguments import Arguments, SamplingArguments
 from .cheap_tuning import is_adapted
 from .small_data import GIVEN, Choice
 from .trainer import ASTTrainer, output_folder
 
 VALIDATION = "validation"
-# Of equal scores the first is taken. An average swings least from clip to clip; the best of many
-# epochs is the likeliest to be so by chance.
+# Of scores that a few clips cannot tell apart the first is taken. An average swings least from clip
+# to clip; the best of many evaluations is the likeliest to be so by chance.
 ORDER = ("average", "last", "best")
 REFUSED = (
     "{flag} would let the held-out clips choose the weights that are then judged on them; set some "
@@ -36,7 +37,7 @@ class Weights(NamedTuple):
     """Weights that a run could end with."""
 
     name: str  # one of ORDER
-    words: str  # "of the last epoch", say
+    place: str  # "step 40", say
     folder: Path | None  # where they are saved; None: in the trainer
 
 
@@ -81,20 +82,22 @@ def judged_by(trainer: ASTTrainer, validation: Dataset | None) -> Iterator[None]
         trainer.eval_dataset = held_out
 
 
-def all_weights(trainer: ASTTrainer, average: bool) -> list[Weights]:
+def all_weights(trainer: ASTTrainer, arguments: SamplingArguments) -> list[Weights]:
     """What the run could end with.
 
     Args:
-        average: Whether weights were averaged.
+        trainer: After the training.
+        arguments: Say which weights were averaged, if any.
     """
     state = trainer.state
-    found = [Weights("last", f"of the last step, {state.global_step}", None)]
+    found = [Weights("last", f"step {state.global_step}", None)]
     best = state.best_model_checkpoint
     if best is not None and Path(best).is_dir() and state.best_global_step != state.global_step:
-        found.append(Weights("best", f"of step {state.best_global_step}", Path(best)))
-    if average:
-        folder = output_folder(trainer.args) / "average"
-        found.append(Weights("average", "averaged over the last epochs", folder))
+        found.append(Weights("best", f"step {state.best_global_step}", Path(best)))
+    if arguments.average_from is not None:
+        last = arguments.average_to or math.ceil(state.epoch or 0)
+        place = f"epochs {arguments.average_from} to {last}"
+        found.append(Weights("average", place, output_folder(trainer.args) / "average"))
     return found
 
 
@@ -157,19 +160,33 @@ def choose_weights(
     if asked != "auto":
         # The last epoch is the best one too.
         return by_name["last"], Choice("keep_weights", "last", f"which is also the {asked} one")
+    if len(candidates) == 1:
+        return candidates[0], Choice("keep_weights", "last", "the run has no others")
     if not scores:
         reason = "no validation clips to choose by"
         # Of a run that chooses itself: an average swings least.
         name = "average" if arguments.auto.auto and "average" in by_name else "last"
         return by_name[name], Choice("keep_weights", name, reason)
-    # NaN, an undefined metric, is never the best.
-    name = max(
-        (name for name in ORDER if name in scores),
-        key=lambda name: scores[name] if scores[name] == scores[name] else -1.0,
-    )
-    told = ", ".join(f"{name} {scores[name]:.4f}" for name in scores)
-    reason = f"{metric} of the {num_clips} validation clips: {told}"
+    name = within_chance(scores, num_clips)
+    told = ", ".join(f"{name} ({by_name[name].place}) {scores[name]:.4f}" for name in scores)
+    reason = f"{metric} of the {num_clips} validation clips: {told}; the first within chance"
     return by_name[name], Choice("keep_weights", name, reason)
+
+
+def within_chance(scores: Mapping[str, float], num_clips: int) -> str:
+    """The first of `ORDER` whose score is at most a standard error below the highest one.
+
+    Args:
+        scores: From 0 to 1, shares of the clips; NaN, an undefined one, is never taken.
+        num_clips: That they are shares of.
+    Source: Breiman et al. 1984, section 3.4.3 (the 1 SE rule).
+    """
+    known = {name: scores[name] for name in ORDER if scores.get(name, math.nan) >= 0}
+    if not known:
+        return "last"
+    highest = max(known.values())
+    lowest = highest - math.sqrt(highest * (1 - highest) / num_clips)
+    return next(name for name, score in known.items() if score >= lowest)
 
 
 __all__ = [
@@ -181,4 +198,5 @@ __all__ = [
     "prepare_choice",
     "using",
     "validation_scores",
+    "within_chance",
 ]

@@ -39,6 +39,8 @@ MASKED_SHARE = 3 / 16
 # Learning rates (AdamW, batches of 16) of a pretrained model by its width. Of the small one it was
 # measured; that of the base size is usual.
 RATES = {128: 1e-3, 768: 5e-5}
+# The new matrices of an adapter take larger steps (Hu et al. 2021, appendix D).
+ADAPTER_FACTOR = 10
 # From random weights, at the width 128; it falls with the width (Yang et al. 2021, muP).
 SCRATCH_RATE = 1e-3
 # How often clips are drawn in a run, over all epochs.
@@ -80,6 +82,7 @@ class Facts:
         max_length, num_mel_bins, patch_frames, time_stride: Of the model's input.
         width, num_layers: Of the model.
         pretrained: Whether it starts from trained weights.
+        adapted: Whether an adapter is trained in their place.
         num_processes: That share a batch.
     """
 
@@ -95,6 +98,7 @@ class Facts:
     width: int
     num_layers: int
     pretrained: bool
+    adapted: bool = False
     num_processes: int = 1
 
 
@@ -137,6 +141,7 @@ def measure(arguments: Arguments, train: Dataset, exclusive: bool) -> Facts:
         width=config.hidden_size,
         num_layers=config.num_hidden_layers,
         pretrained=not given.from_scratch,
+        adapted=arguments.cheap.lora_rank is not None,
         num_processes=training.world_size,
     )
 
@@ -213,14 +218,15 @@ def rates(facts: Facts) -> list[Choice]:
         ]
     (small, large), (high, low) = RATES.keys(), RATES.values()
     slope = math.log(low / high) / math.log(large / small)
-    rate = float(f"{min(high, high * (width / small) ** slope):.2g}")
+    rate = high * (width / small) ** slope
+    reason = f"between {high:g} for trained weights of width {small} and {low:g} for {large}"
+    if facts.adapted:
+        rate *= ADAPTER_FACTOR
+        reason += f", times {ADAPTER_FACTOR} for an adapter, up to {high:g}"
+    rate = float(f"{min(high, rate):.2g}")
     head_rate = float(f"{min(10.0, high / rate):.2g}")
     return [
-        Choice(
-            "learning_rate",
-            rate,
-            f"between {high:g} for trained weights of width {small} and {low:g} for {large}",
-        ),
+        Choice("learning_rate", rate, reason),
         Choice("layer_decay", 0.75, "lower layers hear general things and change less"),
         Choice("head_rate", head_rate, f"the head is new: up to ten times, at most {high:g}"),
     ]

@@ -116,7 +116,7 @@ def rates(folder: Path, count: int = 40) -> None:
         table = rows_of_tags(1000, embeddings)
         title = f"writing shards of 1,000 rows, embeddings {embeddings}"
         measured(title, 1000, lambda table=table: write_shard(table, str(folder)))
-    newest = sorted(folder.glob("part-*"), key=lambda path: path.stat().st_size)
+    newest = sorted(folder.glob("shard-*"), key=lambda path: path.stat().st_size)
     print("\nbytes a row: " + ", ".join(f"{path.stat().st_size / 1000:.0f}" for path in newest))
     keys = [f"shard-{number // 1000:06d}.tar/{number}.flac" for number in range(300_000)]
     measured(
