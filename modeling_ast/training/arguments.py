@@ -335,6 +335,8 @@ def contradiction(arguments: Arguments) -> str | None:
     auto = arguments.auto
     if auto.keep_weights == "average" and sampling.average_from is None and not auto.auto:
         return "--keep-weights average needs --average-from, the first epoch that counts"
+    if arguments.search.search_trials is not None and arguments.data.folds is not None:
+        return "--search-trials and --folds train in different ways; give one of them"
     if arguments.lengths.length_clips < 0:
         return f"--length-clips is {arguments.lengths.length_clips}; give 0 or more"
     if mistake := contradiction_of_stream(arguments):
