@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from datasets import Dataset
 from transformers import set_seed
 
 from ..outputs import one_run_at_a_time
@@ -97,6 +98,7 @@ def load_divided(arguments: Arguments) -> tuple[Loaded, list[Choice]]:
     is_divided = loaded.validation is not None or "validation_share" in arguments.given
     if not arguments.auto.auto or is_divided:
         return loaded, []
+    assert isinstance(loaded.train, Dataset)  # --auto refuses a stream
     choice = validation_share(len(loaded.train))
     if choice.value is not None:
         arguments.change(choice.name, choice.value)
