@@ -11,8 +11,8 @@ from examples.embedded_data import write_data_set
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands import main
 from modeling_ast.training import search as searching
-from modeling_ast.training.arguments import read_recipe
 from modeling_ast.training.data_sources import DataArguments
+from modeling_ast.training.recipe_files import read_recipe
 from tests.conftest import TINY, randomise
 
 optuna = pytest.importorskip("optuna", reason="the extra search is not installed")
