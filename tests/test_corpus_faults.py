@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ray
 
 CLIPS, SHARD_ROWS = 800, 40
 # Longer than any of these takes on a machine that does other things too.
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 
 
 def free_port():
@@ -195,12 +195,8 @@ def test_the_driver_is_killed_and_started_again(model, tagger, clips, cluster, t
     folder.symlink_to(clips[0])
     first = Run("tag", model, folder, tmp_path / "out", cluster)
     first.wait_for_shards(3)
-    second = Run("tag", model, folder, tmp_path / "out", cluster)
-    _, err = second.finish()
-    line = err.splitlines()[-1]
-    assert line.startswith("error: cannot go on with") and "another process is writing it" in line
     first.process.send_signal(signal.SIGKILL)
-    first.process.wait()
+    assert first.process.wait() == -signal.SIGKILL, "the run has ended before the fault"
     before = (first.output / "manifest.jsonl").read_bytes()
     done = before[: before.rindex(b"\n") + 1]
     Run("tag", model, folder, first.output, cluster).finish()

@@ -115,7 +115,6 @@ def run_on_ray(
                 job_of(resources),
                 found,
                 options.output,
-                resources=resources,
                 shard_rows=options.shard_rows or corpus.SHARD_ROWS,
                 most_bad=1.0 if options.most_bad is None else options.most_bad,
             )

@@ -17,7 +17,6 @@ from transformers.utils import logging
 from ..errors import one_line
 from .shards import Manifest, write_shard
 from .sources import FILES, Source
-from .stages import Resources
 
 logger = logging.get_logger(__name__)
 
@@ -55,7 +54,6 @@ def run_job(
     source: Source,
     output: Path,
     *,
-    resources: Resources,
     shard_rows: int = SHARD_ROWS,
     most_bad: float = 1.0,
 ) -> Manifest:
@@ -89,12 +87,12 @@ def run_job(
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"folder": str(output.resolve())},
-            num_cpus=resources.task_cpus,
         )
         total = len(source.names) if source.kind == FILES else None
         _follow(reports, manifest, total, most_bad)
         manifest.remove_others()
-    manifest.write_bad_list()
+    if manifest.num_bad:
+        manifest.write_bad_list()
     if more := manifest.num_rows - len(manifest.keys()):
         logger.warning(
             f"{more} rows have the key of another row; a run that goes on after a kill may do one "
