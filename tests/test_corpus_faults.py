@@ -26,7 +26,7 @@ from tests.corpora import add_bad_files, check_equal, rows_of, write_folder
 
 pytestmark = pytest.mark.ray
 
-CLIPS, SHARD_ROWS = 800, 40
+CLIPS, SHARD_ROWS = 1600, 64
 # Longer than any of these takes on a machine that does other things too.
 PATIENCE_SECONDS = 600
 
@@ -63,7 +63,7 @@ def tagger(model):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """The folder, and key -> path of its 800 small files, two of them bad."""
+    """The folder, and key -> path of its 1,600 small files, two of them bad."""
     folder = tmp_path_factory.mktemp("clips")
     keys = write_folder(folder, CLIPS - 2) + add_bad_files(folder)
     return folder, {key: str(folder / key) for key in keys}

@@ -39,7 +39,7 @@ def add_ray_flags(parser: argparse.ArgumentParser) -> None:
         help="of the cluster: auto for that of this machine, or HOST:PORT (default: Ray is started "
         "on this machine)",
     )
-    group.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard (1000)")
+    group.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard (1024)")
     group.add_argument(
         "--models",
         type=int,

@@ -20,8 +20,9 @@ from .sources import FILES, Source
 
 logger = logging.get_logger(__name__)
 
-# Rows of a shard: what a kill can cost, and how often there is progress to be seen.
-SHARD_ROWS = 1000
+# Rows of a shard: what a kill can cost, and how often there is progress to be seen. A multiple of
+# the blocks before it, whose rest would be a small shard of its own.
+SHARD_ROWS = 1024
 # Bad clips that an error names; all of them are in the list that it names.
 NAMED_CLIPS = 5
 
@@ -61,7 +62,7 @@ def run_job(
 
     Args:
         output: A directory that all machines see; it is made where it is missing.
-        shard_rows: Rows of a shard; the last one may have fewer.
+        shard_rows: Rows of a shard at most.
         most_bad: The run stops when a larger share of all its rows is bad.
     Returns:
         The manifest of all that is done.
@@ -78,13 +79,13 @@ def run_job(
     context.enable_progress_bars, context.raise_original_map_exception = False, True
     dataset = source.dataset(manifest.keys())
     if dataset is not None:
-        # Blocks of exactly so many rows: a batch size would leave a small rest in each task.
-        rows = job.stages(dataset).repartition(target_num_rows_per_block=shard_rows, strict=True)
+        # Not `repartition`, which hands nothing on before the last row has come.
+        rows = job.stages(dataset)
         # Ray's types do not know arguments beside the batch.
         write: Any = write_shard
         reports = rows.map_batches(
             write,
-            batch_size=None,
+            batch_size=shard_rows,
             batch_format="pyarrow",
             fn_kwargs={"folder": str(output.resolve())},
         )
