@@ -88,6 +88,7 @@ class ASTConfig(Framing, PreTrainedConfig):
         patchout_frequency: Rows of the patch grid that each clip loses while training, drawn anew
             at each step; 0 is none. Evaluations, and plain transformers, see all patches.
         patchout_time: Columns, in the same way; a shorter input keeps at least one.
+        int8_linear: Whether the linear layers have 8-bit weights; see `quantize_int8`.
         max_length: Frames the position table is learned for.
         num_mel_bins: Mel bins F of a frame.
         sampling_rate: Rate of the waveforms, in Hz.
@@ -140,6 +141,7 @@ class ASTConfig(Framing, PreTrainedConfig):
     time_stride: int = 10
     patchout_frequency: int = 0
     patchout_time: int = 0
+    int8_linear: bool = False
     max_length: int = 1024
     num_mel_bins: int = 128
     sampling_rate: int = 16000

@@ -33,6 +33,7 @@ from .fast_layers import (
     may_use_blocks,
     sdpa_attention,
 )
+from .int8_linear import use_int8
 from .loading import LoadableModel, register_key_layout
 from .position import (
     NUM_PREFIX_TOKENS,
@@ -269,6 +270,12 @@ class ASTPreTrainedModel(LoadableModel):
         # A field that was set after the config's construction has not been checked yet.
         config.validate_architecture()
         super().__init__(config, *args, **kwargs)
+
+    def post_init(self):
+        """As in transformers; of a config with `int8_linear` after the change of the layers."""
+        if self.config.int8_linear:
+            use_int8(self)
+        super().post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -87,8 +87,13 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
         OSError: There is no such checkpoint, or the Hub cannot be reached.
         ValueError: It is that of another model, damaged, or lacks weights.
     """
-    load_config(name)
+    config = load_config(name)
     with _named(name):
+        if fresh_head and config.int8_linear:
+            raise ValueError(
+                "its weights are 8-bit integers, which cannot be trained; give the model that it "
+                "was made of"
+            )
         loaded: Any = ASTForAudioClassification.from_pretrained(
             name, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )

@@ -276,6 +276,7 @@ def test_what_cannot_be_loaded(kind, adapter, tmp_path, capsys, monkeypatch):
         AudioTagger.from_pretrained(adapter)
     assert str(error.value).startswith(f"cannot load the model '{adapter}': ")
     soundfile.write("a.wav", np.zeros(16000), 16000)
+    capsys.readouterr()
     assert main(["classify", str(adapter), "a.wav"]) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and words in line

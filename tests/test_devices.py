@@ -1,12 +1,15 @@
 """A forked process computes with torch; copies to a GPU do not stop the host."""
 
 import multiprocessing
+import timeit
 from contextlib import contextmanager
 
 import pytest
+import soundfile
 import torch
 
-from modeling_ast import ASTFeatureExtractor, devices
+from modeling_ast import ASTFeatureExtractor, AudioTagger, devices
+from modeling_ast.commands import main, model_flags
 from modeling_ast.devices import sent, sent_together
 
 RATE = 16000
@@ -98,3 +101,35 @@ def test_a_gpu_copies_a_batch_beside_its_work_and_reads_it_after(monkeypatch):
     padded = sent_together([torch.ones(3), torch.ones(5)], torch.device("cuda", 7))
     assert padded.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert calls == ["begin", "pin", "copy 3", "pin", "copy 5", "end", "wait", "record"]
+
+
+@pytest.mark.parametrize(("speedup", "dtype"), [(1.6, "bfloat16"), (1.1, "float32")])
+def test_auto_takes_bfloat16_only_where_it_is_clearly_faster(
+    speedup, dtype, tiny_model, tmp_path, monkeypatch, capsys
+):
+    """Whatever the checkpoint has: float16 is never computed with on a CPU."""
+    tiny_model.half().save_pretrained(tmp_path)
+    ASTFeatureExtractor.from_config(tiny_model.config).save_pretrained(tmp_path)
+    soundfile.write(tmp_path / "a.wav", noise(RATE).numpy(), RATE)
+    for module in (devices, model_flags):
+        monkeypatch.setattr(module, "bfloat16_speedup", lambda: speedup)
+    assert AudioTagger.from_pretrained(tmp_path, "cpu", "auto").dtype_name == dtype
+    assert main(["classify", str(tmp_path), str(tmp_path / "a.wav"), "--dtype", "auto"]) == 0
+    line = f"--dtype auto: {dtype}; bfloat16 is {speedup} times as fast as float32\n"
+    assert capsys.readouterr().err.endswith(line)
+    # Without the flag it is the checkpoint's, and nothing is measured.
+    assert AudioTagger.from_pretrained(tmp_path, "cpu").dtype_name == "float16"
+
+
+def test_the_measurement_is_that_of_two_products():
+    speedup = devices.bfloat16_speedup()
+    assert 0.01 < speedup < 100 and devices.bfloat16_speedup() == speedup
+    with torch.inference_mode():
+        x, weight = torch.ones(640, 768), torch.ones(3072, 768)
+        seconds = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            a, b = x.to(dtype), weight.to(dtype)
+            seconds[dtype] = min(timeit.repeat(lambda a=a, b=b: a @ b.T, number=1, repeat=6))
+    expected = seconds[torch.float32] / seconds[torch.bfloat16]
+    # Far apart on a busy machine, but the same kind of number.
+    assert expected / 5 < speedup < expected * 5

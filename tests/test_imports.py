@@ -39,6 +39,7 @@ FLAT_FILES = [
     "fast_layers",
     "stochastic_depth",
     "adapters",
+    "int8_linear",
     "loading",
     "modeling_ast",
     "registration",

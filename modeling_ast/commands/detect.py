@@ -313,7 +313,7 @@ def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[st
         "padding": tagger.padding,
         "activation": "sigmoid" if tagger.sigmoid else "softmax",
         "calibration": fingerprint_of(tagger.calibration),
-        "dtype": "int8" if options.int8 else str(tagger.model.dtype).removeprefix("torch."),
+        "dtype": tagger.dtype_name,
     }
 
 
