@@ -20,6 +20,7 @@ import fsspec
 import pyarrow as pa
 import ray
 from pyarrow import parquet
+from ray.data import TaskPoolStrategy
 
 from ..audio_files import (
     AUDIO_NAMES,
@@ -40,8 +41,10 @@ SHARD_SUFFIXES = {".parquet": PARQUET, ".tar": TAR}
 # Columns of Parquet that may name a clip, the first that is there: AudioSet's on the Hub is
 # video_id. Where none is there, a clip is named by its path, or by file and number of the row.
 KEY_COLUMNS = ("file", "key", "video_id", "id", "filename")
-# Files of one task: many tasks balance the load, few cost Ray less.
-LEAST_CHUNK, MOST_CHUNK, WANTED_CHUNKS = 64, 1024, 10_000
+# Files of one task: many tasks balance the load; few cost less, since each begins a process.
+# Powers of two, of which shards are multiples; so many clips of 10 s are one block for Ray, 82 MB.
+LEAST_CHUNK, MOST_CHUNK, WANTED_CHUNKS = 32, 128, 200
+CPUS_A_READER = 8
 # Encoded audio that a reading task hands on at a time, and rows of Parquet that it holds.
 BYTES_AT_ONCE, ROWS_AT_ONCE = 2**24, 32
 
@@ -97,7 +100,9 @@ class Source:
             return None
         size = 1
         if self.kind == FILES:
-            size = min(MOST_CHUNK, max(LEAST_CHUNK, len(names) // WANTED_CHUNKS))
+            size = LEAST_CHUNK
+            while size < MOST_CHUNK and len(names) >= 2 * size * WANTED_CHUNKS:
+                size *= 2
         chunks = [self._chunk(names[start : start + size]) for start in range(0, len(names), size)]
         dataset = ray.data.from_arrow(chunks)
         if self.kind == FILES:
@@ -110,6 +115,9 @@ class Source:
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"done": [kept], "key_column": self.key_column},
+            # Reading takes a tenth of decoding. It must not take the CPU that is kept for writing.
+            num_cpus=0,
+            compute=TaskPoolStrategy(max(1, int(ray.cluster_resources()["CPU"] / CPUS_A_READER))),
         )
 
     def _chunk(self, names: Sequence[str]) -> pa.Table:

@@ -163,7 +163,7 @@ def run(folder: Path, count: int, every: float) -> Iterator[tuple[int, dict[str,
     process = subprocess.Popen(list(map(str, command)))
     while process.poll() is None:
         time.sleep(every)
-        done = 1000 * manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+        done = 1024 * manifest.read_bytes().count(b"\n") if manifest.exists() else 0
         with suppress(psutil.NoSuchProcess):  # it has just ended
             yield min(done, count), private_mb(process.pid)
     if process.returncode:
