@@ -28,9 +28,10 @@ from tests.conftest import ROOT, randomise
 from tests.hub_stand_in import HubStandIn
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Compiles a network with AOTInductor and starts Ray, or traces graphs for ONNX: minutes.
-SLOW_DOCUMENTS = {"other_libraries.md", "export.md", "many_machines.md"}
+# Compiles a network with AOTInductor and starts Ray, traces graphs for ONNX, or trains seven times.
+SLOW_DOCUMENTS = {"cheap_tuning.md", "other_libraries.md", "export.md", "many_machines.md"}
 NEEDED = {
+    "cheap_tuning.md": ("peft", "optuna"),
     "other_libraries.md": ("peft", "ray"),
     "export.md": ("onnx", "onnxscript", "onnxruntime"),
     "many_machines.md": ("ray", "pandas", "pyarrow"),
