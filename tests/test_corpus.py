@@ -31,7 +31,7 @@ from modeling_ast.corpus import (
 from modeling_ast.corpus import decoding as decoding_stage
 from modeling_ast.corpus.decoding import Decoder
 from modeling_ast.corpus.event_rows import event_schema, event_table
-from modeling_ast.corpus.sources import ROWS, read_parquet, read_tar
+from modeling_ast.corpus.reading import ROWS, read_parquet, read_tar
 from modeling_ast.corpus.stages import TagActor
 from tests.corpora import (
     RATE,

@@ -21,7 +21,7 @@ from ..tag_rows import NO_EMBEDDINGS, settings_of, tag_row, tag_schema, tag_tabl
 from ..tagging import AudioTagger, ClipTags
 from .decoding import Decoder, clips_of
 from .event_rows import event_schema, event_table
-from .sources import AUDIO, KEY
+from .reading import AUDIO, KEY
 
 # Clips that an actor takes at once. A GPU wants several batches of them; a CPU's shall be lost
 # seldom when a machine dies.

@@ -33,8 +33,8 @@ from pyarrow import parquet
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.corpus.decoding import Decoder
 from modeling_ast.corpus.keys import KeySet
+from modeling_ast.corpus.reading import ROWS, read_parquet, read_tar
 from modeling_ast.corpus.shards import write_shard
-from modeling_ast.corpus.sources import ROWS, read_parquet, read_tar
 from modeling_ast.tag_rows import tag_row, tag_schema, tag_table
 from modeling_ast.tagging import ClipTags
 from tests.benchmarks.memory import TINY, files
