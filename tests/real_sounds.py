@@ -2,6 +2,7 @@
 
     python -m tests.real_sounds drums OUTPUT_DIR
     python -m tests.real_sounds letters OUTPUT_DIR [--fold 0]
+    python -m tests.real_sounds syllables OUTPUT_DIR [--fold 0]
 
     OUTPUT_DIR/train/LABEL/GROUP__NAME.flac
     OUTPUT_DIR/test/LABEL/GROUP__NAME.flac
@@ -10,7 +11,8 @@
 The packages are downloaded by apt-get and unpacked into a cache folder, which needs neither root
 nor an installation. drums: five kinds of drum hits; the test has other kits. letters: eight letters
 of the alphabet, said once by each of 18 speakers, in 12 languages that have much the same names for
-them; the test has other speakers. The three folds of 6 speakers test every speaker once.
+them. syllables: a consonant and a vowel, which is the label, by speakers of five languages. The
+test has other speakers; the three folds of each test every speaker once.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ def drums() -> list[Recording]:
     ]
 
 
-# Spoken letters.
+# Spoken letters and syllables.
 
 KLETTRES_PACKAGE = "klettres-data"
 KLETTRES = "usr/share/klettres"
@@ -159,7 +161,24 @@ ASTERISK_LETTERS = (
     ("asterisk-prompt-fr-armelle", "fr/letters", "Armelle"),
 )
 LETTERS = "bflmnors"
+VOWELS = "aeiou"
+# Those of whom there are many syllables, with five vowels much alike; by the fold that tests them.
+SYLLABLE_SPEAKERS = (("es",), ("it", "cs"), ("pt_BR", "tn"))
 FOLDS = 3
+
+
+def klettres(language: str, part: str) -> dict[str, Path]:
+    """Names, in lower case, and files of the "alphabet" or the "syllables" of a language.
+
+    A table may name files that the package does not have; they are left out.
+
+    Raises:
+        OSError: See `unpacked`.
+    """
+    root = unpacked(KLETTRES_PACKAGE) / KLETTRES
+    sounds = ElementTree.parse(root / language / "sounds.xml").iterfind(f".//{part}/sound")
+    paths = {sound.attrib["name"].lower(): root / sound.attrib["file"] for sound in sounds}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def letters() -> list[Recording]:
@@ -168,11 +187,9 @@ def letters() -> list[Recording]:
     Raises:
         OSError: See `unpacked`.
     """
-    root = unpacked(KLETTRES_PACKAGE) / KLETTRES
     found = []
     for language in KLETTRES_LANGUAGES:
-        sounds = ElementTree.parse(root / language / "sounds.xml").iterfind(".//alphabet/sound")
-        paths = {sound.attrib["name"].lower(): root / sound.attrib["file"] for sound in sounds}
+        paths = klettres(language, "alphabet")
         found += [Recording(paths[letter], letter, language) for letter in LETTERS]
     for package, place, speaker in ASTERISK_LETTERS:
         folder = unpacked(package) / ASTERISK / place
@@ -181,23 +198,47 @@ def letters() -> list[Recording]:
     return found
 
 
-def letter_test_speakers(fold: int) -> tuple[str, ...]:
-    """Every third speaker: each fold has some of both sources.
+def syllables() -> list[Recording]:
+    """A consonant and a vowel, which is the label.
 
     Raises:
-        ValueError: `fold` is not in 0 .. FOLDS - 1.
+        OSError: See `unpacked`.
     """
+    return [
+        Recording(path, name[1], language)
+        for languages in SYLLABLE_SPEAKERS
+        for language in languages
+        for name, path in klettres(language, "syllables").items()
+        if len(name) == 2 and name[0] not in VOWELS and name[1] in VOWELS
+    ]
+
+
+def held_out_groups(kind: str, fold: int) -> tuple[str, ...]:
+    """The kits, or the speakers, of the test: of the letters every third one.
+
+    Raises:
+        ValueError: There is no such fold.
+    """
+    if kind == "drums" and fold:
+        raise ValueError("the drums have one split; leave the fold out")
     if fold not in range(FOLDS):
         raise ValueError(f"the fold is {fold}; give one from 0 to {FOLDS - 1}")
-    speakers = dict.fromkeys([*KLETTRES_LANGUAGES, *(row[2] for row in ASTERISK_LETTERS)])
-    return tuple(speakers)[fold::FOLDS]
+    if kind == "drums":
+        return DRUM_TEST_KITS
+    if kind == "syllables":
+        return SYLLABLE_SPEAKERS[fold]
+    return (*KLETTRES_LANGUAGES, *(row[2] for row in ASTERISK_LETTERS))[fold::FOLDS]
 
 
 # Data sets.
 
 # All that are downloaded.
 PACKAGES = (DRUM_PACKAGE, KLETTRES_PACKAGE, *(row[0] for row in ASTERISK_LETTERS))
-KINDS: dict[str, Callable[[], list[Recording]]] = {"drums": drums, "letters": letters}
+KINDS: dict[str, Callable[[], list[Recording]]] = {
+    "drums": drums,
+    "letters": letters,
+    "syllables": syllables,
+}
 
 
 def file_name(recording: Recording) -> str:
@@ -231,9 +272,9 @@ def write_data_set(
     recording has.
 
     Args:
-        kind: "drums" or "letters".
+        kind: "drums", "letters" or "syllables".
         folder: New or empty.
-        fold: Which speakers of the letters are in the test. The drums have one split.
+        fold: Which speakers are in the test, 0 to 2. The drums have one split.
         examples: Clips of each label to train on, drawn with `seed`; all by default.
     Returns:
         `folder`, with train/LABEL/*.flac, test/LABEL/*.flac and clips.csv.
@@ -245,11 +286,9 @@ def write_data_set(
     folder = Path(folder)
     if kind not in KINDS:
         raise ValueError(f"there is no data set {kind!r}; give one of {', '.join(KINDS)}")
-    if kind == "drums" and fold:
-        raise ValueError("the drums have one split; leave the fold out")
     if examples is not None and examples < 1:
         raise ValueError(f"the examples of each label are {examples}; give 1 or more")
-    held_out = DRUM_TEST_KITS if kind == "drums" else letter_test_speakers(fold)
+    held_out = held_out_groups(kind, fold)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; name a new folder")
     recordings = KINDS[kind]()
@@ -284,7 +323,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("folder", metavar="OUTPUT_DIR", help="folder to write, new or empty")
-    parser.add_argument("--fold", type=int, default=0, metavar="N", help="letters: 0, 1 or 2")
+    parser.add_argument(
+        "--fold", type=int, default=0, metavar="N", help="letters, syllables: 0, 1 or 2"
+    )
     parser.add_argument("--examples", type=int, metavar="N", help="of each label to train on")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="which examples")
     return parser.parse_args()

@@ -49,7 +49,7 @@ SHORTER = {
     "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
     "calibrate": "--min-positives 1",
     "finetune my_folder": "--num_train_epochs 1 --average_from 1",
-    "tests.benchmarks.claims": "--quick --seeds 2",
+    "tests.benchmarks.claims": "--quick --seeds 1",
     "tests.benchmarks.real_claims": "--quick",
 }
 RUNNER = """

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -22,10 +23,12 @@ from tests.real_sounds import (
     KLETTRES,
     KLETTRES_LANGUAGES,
     LETTERS,
+    SYLLABLE_SPEAKERS,
+    VOWELS,
     Recording,
     drum_label,
     few,
-    letter_test_speakers,
+    held_out_groups,
     unpacked,
     write_data_set,
 )
@@ -67,6 +70,19 @@ def packages(cache):
             f"<klettres><language><alphabet>{''.join(sounds)}</alphabet><syllables>"
             '<sound name="B" file="no/such.ogg"/></syllables></language></klettres>'
         )
+    for language in chain(*SYLLABLE_SPEAKERS):
+        folder = cache / "klettres-data" / KLETTRES
+        names = [f"M{vowel.upper()}" for vowel in VOWELS] + ["AM", "LLA", "OU"]
+        for name in names:
+            write_noise(folder / language / "syllab" / f"{name}.ogg")
+        names += ["BA"]  # has no file
+        sounds = [f'<sound name="{n}" file="{language}/syllab/{n}.ogg"/>' for n in names]
+        file = folder / language / "sounds.xml"
+        if not file.is_file():
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("<klettres><syllables></syllables></klettres>")
+        text = file.read_text().replace("<syllables>", f"<syllables>{''.join(sounds)}")
+        file.write_text(text)
     for package, place, _ in ASTERISK_LETTERS:
         for letter in LETTERS:
             write_noise(cache / package / ASTERISK / place / f"{letter}.wav")
@@ -107,7 +123,7 @@ def test_labels_of_drum_hits(name, label):
     assert drum_label(name) == label
 
 
-@pytest.mark.parametrize("kind, num_groups", [("drums", 10), ("letters", 18)])
+@pytest.mark.parametrize("kind, num_groups", [("drums", 10), ("letters", 18), ("syllables", 5)])
 def test_no_group_is_on_both_sides(packages, tmp_path, kind, num_groups):
     folder = write_data_set(kind, tmp_path / "data")
     rows = rows_of(folder)
@@ -129,9 +145,17 @@ def test_samples_rate_and_channels_are_the_recording_s(packages, tmp_path):
     assert written_rate == rate and np.array_equal(written, expected)
 
 
-def test_every_speaker_is_tested_in_one_fold():
-    tested = Counter(speaker for fold in range(FOLDS) for speaker in letter_test_speakers(fold))
-    assert len(tested) == 18 and set(tested.values()) == {1}
+@pytest.mark.parametrize("kind, num_speakers", [("letters", 18), ("syllables", 5)])
+def test_every_speaker_is_tested_in_one_fold(kind, num_speakers):
+    tested = Counter(speaker for fold in range(FOLDS) for speaker in held_out_groups(kind, fold))
+    assert len(tested) == num_speakers and set(tested.values()) == {1}
+
+
+def test_syllables_have_the_label_of_their_vowel(packages, tmp_path):
+    rows = rows_of(write_data_set("syllables", tmp_path / "data", fold=1))
+    assert {row["group"] for row in rows if row["split"] == "test"} == {"it", "cs"}
+    assert Counter(row["label"] for row in rows) == dict.fromkeys(VOWELS, 5)
+    assert all(row["file"].endswith(f"__M{row['label'].upper()}.flac") for row in rows)
 
 
 def test_few_examples_come_from_different_groups():
@@ -151,8 +175,9 @@ def test_few_examples_leave_the_test_as_it_is(packages, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"kind": "birds"}, "there is no data set 'birds'; give one of drums, letters"),
+        ({"kind": "birds"}, "there is no data set 'birds'; give one of drums, letters, syllables"),
         ({"kind": "letters", "fold": 3}, "the fold is 3; give one from 0 to 2"),
+        ({"kind": "syllables", "fold": -1}, "the fold is -1; give one from 0 to 2"),
         ({"kind": "drums", "fold": 1}, "the drums have one split"),
         ({"kind": "letters", "examples": 0}, "the examples of each label are 0; give 1 or more"),
     ],
@@ -228,6 +253,7 @@ def test_without_apt_one_sentence_and_status_1(tmp_path):
             {"cymbal": 41, "hihat": 50, "kick": 21, "snare": 25, "tom": 25},
         ),
         ("letters", dict.fromkeys(LETTERS, 12), dict.fromkeys(LETTERS, 6)),
+        ("syllables", {"a": 44, "e": 44, "i": 34, "o": 41, "u": 34}, dict.fromkeys(VOWELS, 21)),
     ],
 )
 def test_the_real_packages(tmp_path, kind, train, test):

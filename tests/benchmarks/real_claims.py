@@ -3,11 +3,11 @@
     python examples/quickstart.py
     python -m tests.benchmarks.real_claims [STUDY ...] [--start quickstart/model] [--folder claims]
 
-STUDY is drums, letters or few; by default all. Each prints a table in Markdown, a row when it is
-known. The sounds come from Debian packages, see tests/real_sounds.py. Drums start from the
-quickstart's model, letters from the same network after ten words of espeak-ng, a synthesiser, see
-tests/spoken_words.py. Every speaker is tested once: each seed has its own third of them. Results
-are kept in the folder: a study that was cut goes on.
+STUDY is drums, letters, syllables or few; by default all. Each prints a table in Markdown, a row
+when it is known. The sounds come from Debian packages, see tests/real_sounds.py. Drums start from
+the quickstart's model, the others from the same network after ten words of espeak-ng, a
+synthesiser, see tests/spoken_words.py. Every speaker is tested once: each seed has its own third of
+them. Results are kept in the folder: a study that was cut goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests import real_sounds, spoken_words
 from tests.benchmarks import example_way
 from tests.benchmarks.experiments import Experiments, spread, write_small_ast
 
-SEEDS = range(3)
+SEEDS = 3
 FRAMES = 200
 # Chosen once and not tuned.
 BY_HAND = {
@@ -77,15 +77,16 @@ class Study:
     Args:
         folder: See `Experiments`.
         start: A model that the quickstart made.
-        quick: Whether to try the code out: few words, two steps a run.
+        quick: Whether to try the code out: few words, one seed, two steps a run.
     """
 
     def __init__(self, folder: str | Path, start: str | Path, quick: bool = False):
         self.experiments, self.start = Experiments(folder, quick), Path(start)
+        self.seeds = range(1 if quick else SEEDS)
 
     def data(self, kind: str, seed: int = 0, examples: int | None = None) -> Path:
-        """A data set of real sounds; of the letters each seed has its own speakers."""
-        fold = seed if kind == "letters" else 0
+        """A data set of real sounds; where it is spoken, each seed has its own speakers."""
+        fold = 0 if kind == "drums" else seed
         name = f"{kind}_{fold}" + (f"_{examples}" if examples else "")
         write = partial(real_sounds.write_data_set, kind, fold=fold, examples=examples, seed=fold)
         return self.experiments.make(name, write)
@@ -124,17 +125,17 @@ class Study:
             self.experiments.finetune(
                 f"{name}_{seed}", {**flags, "data": data(seed), "seed": seed}
             )["metrics"][key]
-            for seed in SEEDS
+            for seed in self.seeds
         ]
 
-    def example(self, ours: str, name: str, learning_rate: float, start: Path) -> list[float]:
-        """transformers' own way, with the batches and at least the steps of the runs `ours`."""
+    def example(self, kind: str, name: str, learning_rate: float, start: Path) -> list[float]:
+        """transformers' own way, with the batches and at least the steps of our runs on `kind`."""
 
         def run(seed: int) -> dict[str, float]:
-            folder = self.experiments.model(f"{ours}_{seed}")
+            folder = self.experiments.model(f"{kind}_{seed}")
             trained = torch.load(folder / "training_args.bin", weights_only=False)
-            metrics = self.experiments.once(f"{ours}_{seed}", dict)["metrics"]
-            data = self.data("letters", seed)
+            metrics = self.experiments.once(f"{kind}_{seed}", dict)["metrics"]
+            data = self.data(kind, seed)
             batch = trained.per_device_train_batch_size
             clips = len(list((data / "train").glob("*/*")))
             steps = max(1, round(metrics["epoch"] * -(-clips // batch)))
@@ -152,7 +153,7 @@ class Study:
 
         return [
             self.experiments.once(f"{name}_{seed}", partial(run, seed))["accuracy"]
-            for seed in SEEDS
+            for seed in self.seeds
         ]
 
 
@@ -172,25 +173,26 @@ def drums(study: Study) -> Iterator[str]:
             yield f"| {start} | {shown} | {spread(scores)} |"
 
 
-def letters(study: Study) -> Iterator[str]:
+def spoken(study: Study, kind: str) -> Iterator[str]:
     """The recipe for small data against transformers' example, from the same start."""
     start = study.words()
     yield from ("| way | accuracy | seeds |", "| --- | --: | --- |")
-    data = partial(study.data, "letters")
-    scores = study.scores("letters", {**RECIPE, "model": start}, data, "eval_accuracy")
+    scores = study.scores(
+        kind, {**RECIPE, "model": start}, partial(study.data, kind), "eval_accuracy"
+    )
     yield f"| the recipe small_data | {spread(scores)} |"
     for name, (rate, shown) in EXAMPLE_RATES.items():
-        scores = study.example("letters", f"letters_{name}", rate, start)
+        scores = study.example(kind, f"{kind}_{name}", rate, start)
         yield f"| transformers' example, {shown} ({rate:g}) | {spread(scores)} |"
 
 
 def few(study: Study) -> Iterator[str]:
-    """1, 5 and 10 examples of each letter: all weights, LoRA, the head alone."""
+    """1, 5 and 10 examples of each vowel: all weights, LoRA, the head alone."""
     start = study.words()
     yield from ("| examples | trained | accuracy | seeds |", "| --: | --- | --: | --- |")
     for examples in EXAMPLES:
         for way, more in WAYS.items():
-            data = partial(study.data, "letters", examples=examples)
+            data = partial(study.data, "syllables", examples=examples)
             flags = {**FEW, **more, "model": start}
             scores = study.scores(f"few_{examples}_{way}", flags, data, "eval_accuracy")
             yield f"| {examples} | {way} | {spread(scores)} |"
@@ -198,7 +200,8 @@ def few(study: Study) -> Iterator[str]:
 
 STUDIES: dict[str, Callable[[Study], Iterator[str]]] = {
     "drums": drums,
-    "letters": letters,
+    "letters": partial(spoken, kind="letters"),
+    "syllables": partial(spoken, kind="syllables"),
     "few": few,
 }
 
