@@ -323,7 +323,12 @@ class EventDetector:
         extractor = self.tagger.extractor
         first = position // extractor.hop_samples  # number of the first of these frames
         stop = extractor.count_frames(recording.num_samples) - first
-        new = frames[max(0, finder.num_frames - first) : max(0, stop)]
+        begin = finder.num_frames - first
+        new = frames[max(0, begin) : max(0, stop)]
+        if begin < 0 and len(new):
+            # Windows that do not overlap: the frames that reach over the border of two blocks are
+            # in neither. The next one stands for them, so that times stay right.
+            new = torch.cat([new[:1].expand(-begin, -1), new])
         nats = new * (2 * extractor.std if extractor.do_normalize else 1.0)
         return without_stretches(finder.add(nats), recording.bad_seconds())
 

@@ -79,6 +79,7 @@ def _call(command: list[str], folder: str) -> None:
 
 # Drum hits.
 
+DRUM_PACKAGE = "hydrogen-drumkits"
 DRUMS = "usr/share/hydrogen/data/drumkits"
 # Kits of several kinds on both sides: acoustic ones of one and of many strengths, and electronic
 # ones. Left out are the kits whose files have no names of drums.
@@ -119,7 +120,7 @@ def drums() -> list[Recording]:
     Raises:
         OSError: See `unpacked`.
     """
-    folder = unpacked("hydrogen-drumkits") / DRUMS
+    folder = unpacked(DRUM_PACKAGE) / DRUMS
     return [
         Recording(path, label, kit)
         for kit in (*DRUM_TRAIN_KITS, *DRUM_TEST_KITS)
@@ -130,6 +131,7 @@ def drums() -> list[Recording]:
 
 # Spoken letters.
 
+KLETTRES_PACKAGE = "klettres-data"
 KLETTRES = "usr/share/klettres"
 # One speaker each. Danish is left out: there the letter is said seconds after the file's beginning.
 KLETTRES_LANGUAGES = (
@@ -166,7 +168,7 @@ def letters() -> list[Recording]:
     Raises:
         OSError: See `unpacked`.
     """
-    root = unpacked("klettres-data") / KLETTRES
+    root = unpacked(KLETTRES_PACKAGE) / KLETTRES
     found = []
     for language in KLETTRES_LANGUAGES:
         sounds = ElementTree.parse(root / language / "sounds.xml").iterfind(".//alphabet/sound")
@@ -193,6 +195,8 @@ def letter_test_speakers(fold: int) -> tuple[str, ...]:
 
 # Data sets.
 
+# All that are downloaded.
+PACKAGES = (DRUM_PACKAGE, KLETTRES_PACKAGE, *(row[0] for row in ASTERISK_LETTERS))
 KINDS: dict[str, Callable[[], list[Recording]]] = {"drums": drums, "letters": letters}
 
 

@@ -275,3 +275,16 @@ def test_any_recipe_is_read_or_refused_as_documented(tmp_path, content):
         assert read_recipe(str(recipe)).keys() <= ARGUMENTS.keys()
     except ValueError as error:
         assert "recipe" in str(error)
+
+
+def test_an_argument_of_any_kind_is_read_and_changed_by_its_name():
+    arguments = parse(*PATHS)
+    for name, value in [("max_length", 200), ("time_mask", 9), ("learning_rate", 1e-4)]:
+        arguments.change(name, value)
+        assert arguments.value(name) == value
+    assert arguments.augmentation.time_mask == 9 and arguments.training.learning_rate == 1e-4
+    # A kind checks what it is changed to.
+    with pytest.raises(ValueError, match="--padding is 'short'"):
+        arguments.change("padding", "short")
+    with pytest.raises(ValueError, match="there is no argument 'max_lenght'; see --help"):
+        arguments.value("max_lenght")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -15,14 +16,23 @@ pytest.importorskip("pyarrow", reason="the extra ray is not installed")
 import pyarrow as pa
 from pyarrow import parquet
 
-from modeling_ast import AudioTagger, read_audio
+from modeling_ast import AudioTagger, read_audio, workers
 from modeling_ast.commands import main
-from modeling_ast.corpus import KeySet, Manifest, find_source, write_shard
+from modeling_ast.corpus import (
+    Job,
+    KeySet,
+    Manifest,
+    Resources,
+    Source,
+    find_source,
+    run_job,
+    write_shard,
+)
 from modeling_ast.corpus import decoding as decoding_stage
 from modeling_ast.corpus.decoding import Decoder
 from modeling_ast.corpus.event_rows import event_schema, event_table
 from modeling_ast.corpus.sources import ROWS, read_parquet, read_tar
-from modeling_ast.corpus.stages import Resources, TagActor
+from modeling_ast.corpus.stages import TagActor
 from tests.corpora import (
     RATE,
     add_bad_files,
@@ -399,3 +409,36 @@ def test_the_extra_is_named_where_it_is_missing(tiny_folder, tmp_path, capsys, m
     flags = ("--engine", "ray", "--output", str(tmp_path / "out"))
     assert main(["tag", str(tiny_folder), str(tmp_path), *flags]) == 1
     assert 'pip install "modeling-ast[ray]"' in capsys.readouterr().err
+
+
+def test_a_file_that_kills_its_decoder_is_a_row(tmp_path, monkeypatch):
+    """Ray would give it to one worker after the other."""
+    decode = workers.decode_clip
+
+    def deadly(source, *arguments):
+        if "deadly" in source.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(source, *arguments)
+
+    monkeypatch.setattr(workers, "decode_clip", deadly)
+    write_folder(tmp_path, 3)
+    (tmp_path / "deadly.flac").write_bytes(encoded(sound(1)))
+    paths = [*sorted(tmp_path.glob("*/*.flac")), tmp_path / "deadly.flac"]
+    rows = decoded(Decoder(RATE, 400), shard_rows(*paths))
+    assert "killed each process that decoded it" in rows["deadly.flac"]["error"]
+    assert [row["error"] for name, row in rows.items() if name != "deadly.flac"] == [None] * 3
+
+
+def test_keys_that_stand_twice_are_said(tmp_path, monkeypatch, caplog):
+    """Of clips with one key a resumed run may do one."""
+    (report,) = write_shard(some_rows(["a", "a", "b"]), str(tmp_path)).to_pylist()
+    manifest_of(tmp_path).add(report)
+    settings, flags = {"padding": "longest"}, {"padding": "--padding {}"}
+    job = Job(lambda rows: rows, "m", settings, flags)
+    again = Source("files", "", ["a"])
+    with caplog.at_level("WARNING"):
+        manifest = run_job(job, again, tmp_path, resources=Resources("cpu", 1))
+    assert manifest.num_rows == 3
+    assert "1 rows have the key of another row" in caplog.text
+    with pytest.raises(ValueError, match=r"cannot go on with .*: .* the results of the model"):
+        run_job(Job(lambda rows: rows, "n", {}, {}), again, tmp_path, resources=Resources("cpu", 1))

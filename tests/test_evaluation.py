@@ -228,6 +228,19 @@ def test_a_directory_of_results(sounds, models, tmp_path, run):
     assert "cannot make the directory" in error and "give another --output-dir" in error
 
 
+def test_groups_make_the_interval_wider(sounds, models, tmp_path, run):
+    """The groups are the labels, of which the model does well on some only."""
+    folder, _ = sounds
+    options = (models[0], "--data", folder, "--bad-clips", tmp_path / "bad.txt", "--json")
+    options += ("--length-clips", 0)
+    alone = json.loads(run(*options).out)
+    grouped = json.loads(run(*options, "--group-by", "(cat|dog|owl)/").out)
+    assert (alone["groups"], grouped["groups"]) == (None, 3)
+    assert grouped["value"] == alone["value"]
+    assert grouped["low"] < alone["low"] and grouped["high"] > alone["high"]
+    assert "--group-by" in run(*options, "--group-by", "(x).wav", status=1).err
+
+
 def test_mistakes_are_one_line(sounds, models, tmp_path, run):
     folder, rows = sounds
     extra = folder / "test" / "wolf" / "x.wav"

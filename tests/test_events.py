@@ -100,6 +100,16 @@ def test_a_needle_is_found_where_it_is(depth, is_silent):
         assert round(time / 0.1, 6) % 1 == 0
 
 
+@pytest.mark.parametrize("window", [0.5, 0.51, 1.0])
+def test_many_blocks_do_not_move_edges(window, monkeypatch, tmp_path):
+    """Also where windows do not overlap, so that no window holds what lies on a border."""
+    monkeypatch.setattr("modeling_ast.recordings.BLOCK_SECONDS", 1.0)
+    soundfile.write(tmp_path / "a.wav", with_sound(55.2, 56.4, 60), RATE, subtype="FLOAT")
+    (event,) = loud(detector(window=window, hop=0.5)(tmp_path / "a.wav"))
+    assert event.onset == pytest.approx(55.2, abs=FRAME)
+    assert event.offset == pytest.approx(56.4, abs=FRAME)
+
+
 def test_a_sound_without_an_edge_reaches_to_the_end_of_the_recording():
     """Or to a stretch that cannot be used: it went on there."""
     (event,) = loud(detector()(with_sound(0, 5, 5)))

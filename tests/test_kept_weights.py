@@ -26,11 +26,13 @@ def parse(*words):
 @pytest.mark.parametrize(
     ("scores", "kept"),
     [
-        ({"last": 0.7, "best": 0.8, "average": 0.75}, "best"),
-        # Of equal ones the average, then the last.
-        ({"last": 0.8, "best": 0.8, "average": 0.8}, "average"),
-        ({"last": 0.8, "best": 0.8, "average": 0.7}, "last"),
+        # The standard error of 0.8 of 40 clips is 0.063.
+        ({"last": 0.7, "best": 0.8, "average": 0.73}, "best"),
+        ({"last": 0.8, "best": 0.8, "average": 0.74}, "average"),
+        ({"last": 0.75, "best": 0.8, "average": 0.73}, "last"),
+        ({"last": 1.0, "best": 1.0, "average": 1.0}, "average"),
         ({"last": float("nan"), "best": 0.1, "average": float("nan")}, "best"),
+        ({"last": float("nan"), "average": float("nan")}, "last"),
         ({}, "last"),
     ],
 )
@@ -146,7 +148,10 @@ def test_the_saved_model_is_the_one_that_was_kept(base, tmp_path, keep):
     chosen = keep
     if keep == "auto":
         scores = {name: metrics.get(f"validation_{name}_accuracy", -1) for name in folders}
-        chosen = max(("average", "last", "best"), key=scores.__getitem__)
+        highest = max(scores.values())
+        error = np.sqrt(highest * (1 - highest) / 8)  # a third of 24 clips
+        names = ("average", "last", "best")
+        chosen = next(name for name in names if scores[name] >= highest - error)
     kept = load_file(out / "model.safetensors")
     wanted = load_file(folders[chosen] / "model.safetensors")
     assert all(torch.equal(kept[name], wanted[name]) for name in wanted)

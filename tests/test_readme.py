@@ -24,17 +24,23 @@ from safetensors.torch import save_file
 from examples.embedded_data import CLASS_LIST, write_data_set
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.labels import read_label_file
+from tests import real_sounds, spoken_words
 from tests.conftest import ROOT, randomise
 from tests.hub_stand_in import HubStandIn
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Compiles a network with AOTInductor and starts Ray, traces graphs for ONNX, or trains seven times.
-SLOW_DOCUMENTS = {"cheap_tuning.md", "other_libraries.md", "export.md", "many_machines.md"}
+# Compiles a network with AOTInductor and starts Ray, traces graphs for ONNX, trains and searches, or
+# downloads recorded sounds and trains dozens of models for two steps each: minutes.
+SLOW_DOCUMENTS = {
+    *("cheap_tuning.md", "other_libraries.md", "export.md", "many_machines.md"),
+    "what_we_measured.md",
+}
 NEEDED = {
     "cheap_tuning.md": ("peft", "optuna"),
     "other_libraries.md": ("peft", "ray"),
     "export.md": ("onnx", "onnxscript", "onnxruntime"),
     "many_machines.md": ("ray", "pandas", "pyarrow"),
+    "what_we_measured.md": ("peft",),
 }
 INSTALLS = ("python3 -m venv", "pip install")
 # What makes a command short enough for a test; everything else is as printed.
@@ -43,6 +49,8 @@ SHORTER = {
     "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
     "calibrate": "--min-positives 1",
     "finetune my_folder": "--num_train_epochs 1 --average_from 1",
+    "tests.benchmarks.claims": "--quick --seeds 2",
+    "tests.benchmarks.real_claims": "--quick",
 }
 RUNNER = """
 import json, os, runpy, sys
@@ -55,6 +63,9 @@ for folder, kind, text in json.load(open("commands.json")):
             sys.argv, sys.path[0] = text, os.path.dirname(text[0])
             if text[0] == "modeling-ast":
                 runpy.run_module("modeling_ast", run_name="__main__")
+            elif text[0] == "-m":
+                sys.argv, sys.path[0] = text[1:], folder
+                runpy.run_module(text[1], run_name="__main__", alter_sys=True)
             else:
                 runpy.run_path(text[0], run_name="__main__")
     except SystemExit as end:
@@ -79,7 +90,7 @@ def commands(document):
                 continue
             words = shlex.split(line)
             assert words[0] in ("python", "modeling-ast"), line
-            name = words[1].rpartition("/")[2]
+            name = words[2] if words[1] == "-m" else words[1].rpartition("/")[2]
             name += " my_folder" if name == "finetune" and "my_folder" in words else ""
             words = words[1:] if words[0] == "python" else words
             yield kind, words + shlex.split(SHORTER.get(name, ""))
@@ -137,7 +148,7 @@ def hub_folder(tmp_path_factory):
 def furnish(folder, hub_folder):
     """What a reader of any page has at hand: a clone, clips, weights, a model, own sounds."""
     folder.mkdir()
-    for name in ("examples", "conversion"):
+    for name in ("examples", "conversion", "tests"):
         (folder / name).symlink_to(ROOT / name)
     rng = np.random.default_rng(0)
     soundfile.write(folder / "dog.wav", 0.1 * rng.standard_normal((22050, 2)), 44100)
@@ -199,11 +210,23 @@ def test_every_command_runs(hub_folder, tmp_path):
     assert all(torch.equal(weights[name], tensor) for name, tensor in trained.state_dict().items())
 
 
+def skip_without_real_sounds():
+    if shutil.which(spoken_words.PROGRAM) is None:
+        pytest.skip(spoken_words.INSTALL)
+    for package in real_sounds.PACKAGES:
+        try:
+            real_sounds.unpacked(package)
+        except OSError as error:
+            pytest.skip(f"the recorded sounds cannot be had here: {error}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SLOW_DOCUMENTS))
 def test_every_long_command_runs(name, hub_folder, tmp_path):
     for library in NEEDED[name]:
         pytest.importorskip(library, reason=f"{name} shows {library}, which is not installed")
+    if name == "what_we_measured.md":
+        skip_without_real_sounds()
     assert run_documents([ROOT / "docs" / name], hub_folder, tmp_path)
 
 

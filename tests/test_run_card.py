@@ -56,12 +56,14 @@ def test_figures_and_files(tmp_path):
         (folder / name).touch()
     metrics = {"eval_accuracy": 0.5, "eval_loss": 1.25, "eval_runtime": 3.0}
     metrics |= {"training_accuracy": 0.75, "average_accuracy": 0.625}
+    metrics |= {"validation_best_accuracy": 0.875}
     card = card_of(folder, answers, metrics)
     headline = answers.headline
     assert f"| **accuracy** | **{headline.value:.4f}** (95 % interval" in card
     assert f"always answering {headline.majority} | {headline.chance:.4f} |" in card
     assert "| loss | 1.2500 |" in card and "runtime" not in card
     assert "| accuracy of the training clips | 0.7500 |" in card
+    assert "validation clips, by those of the best evaluation | 0.8750 |" in card
     assert "accuracy of the averaged weights, in `average/` | 0.6250 |" in card
     for link in ("confusion.png", "worst_clips.html", "worst_clips.csv", "learning_curve.png"):
         assert f"({link})" in card

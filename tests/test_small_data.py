@@ -62,6 +62,8 @@ def values(choices):
         ([98] * 38 + [900] * 2, {}, 16 + 6 * 16),
         # All fit, where the longest is not much longer.
         ([98] * 38 + [120] * 2, {}, 16 + 7 * 16),
+        # At most twice the usual clip: longer ones are cropped, and judged in parts.
+        ([98] * 30 + [900] * 10, {"max_length": 1024}, 16 + 12 * 16),
         # Not beyond the published input, nor below one patch.
         ([3000] * 40, {}, 1024),
         ([3000] * 40, {"max_length": 1500}, 1500),

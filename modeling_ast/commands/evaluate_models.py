@@ -16,6 +16,7 @@ from ..labels import printable
 from ..outputs import check_output_file
 from ..training.answers import summary_lines
 from ..training.arguments import LengthArguments, ResultArguments
+from ..training.bad_clip_search import listing_all_bad_clips
 from ..training.data_arguments import DataArguments
 from ..training.evaluation import (
     Evaluation,
@@ -48,7 +49,8 @@ def main(arguments: list[str]) -> int:
         for file in filter(None, (rest.per_class, rest.length_plot)):
             check_output_file(file)
         folder = None if rest.output_dir is None else output_directory(rest.output_dir)
-        result = evaluate_models(rest.models, options, data, lengths.length_clips)
+        with listing_all_bad_clips(data, options.bad_clips, rest.models[0], train=False):
+            result = evaluate_models(rest.models, options, data, lengths.length_clips)
         if rest.per_class:
             write_table(result.answers.classes, Path(rest.per_class))
         if rest.length_plot and result.lengths:

@@ -130,7 +130,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
     # A value of a recipe, of a kind that its flag does not take.
     except (AttributeError, OverflowError, TypeError) as error:
         parser.error(f"a value has the wrong type: {one_line(error)}")
-    chosen = Arguments(*kinds, given=names)
+    chosen = Arguments(*kinds)
+    chosen.given = names
     if mistake := contradiction(chosen):
         parser.error(mistake)
     prepare(chosen.training)
@@ -139,7 +140,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
 
 def help_groups() -> dict[type, Group]:
     """A part of --help for each kind of arguments, with the first line of its docstring."""
-    groups = {
+    groups: dict[type, Group] = {
         kind: Group(kind.__name__.removesuffix("Arguments").lower(), summary(kind))
         for kind in KINDS
     }

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..pretrained import load_config, load_extractor
+from ..training.bad_clip_search import listing_all_bad_clips
 from ..training.classes import check_labels, label_column, read_classes
 from ..training.clips import BadClips, ClipReader
 from ..training.data_arguments import DataArguments
@@ -105,7 +106,8 @@ def measure(model: str, stats: StatsArguments, data: DataArguments) -> tuple[Mom
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
     bad_clips = BadClips(stats.bad_clips, len(clips), data.max_bad_share)
     workers = stats.num_workers
-    moments = normalization_stats(clips, extractor, reader, bad_clips, num_workers=workers)
+    with listing_all_bad_clips(data, stats.bad_clips, model, held_out=False):
+        moments = normalization_stats(clips, extractor, reader, bad_clips, num_workers=workers)
     loaded.skip_bad_clips(bad_clips.read(), reader, data)
     return moments, loaded.report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,15 @@ from typing import Any
 import ray
 
 from ..errors import one_line
+
+# Unless the user has set them otherwise. Nothing of a run is sent to Ray's makers. What Ray logs of
+# its plans, and the warnings of its core, of which a user can make nothing, would hide the one line
+# with the reason.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
+}
 
 
 @contextmanager
@@ -26,25 +36,36 @@ def connected(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Nothing of a run is sent to Ray's makers.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Its core writes warnings to standard error that a user can do nothing about.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
     level = logging.ERROR
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=level, **own)
+        with _nothing_on_stderr():
+            ray.init(address=address or "local", log_to_driver=False, logging_level=level, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"cannot connect to Ray at {address or 'this machine'} ({one_line(error)}); start a "
             f"cluster with: ray start --head, or leave --address out"
         ) from error
-    # What Ray Data logs of its plans hides the one line with the reason.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _nothing_on_stderr() -> Iterator[None]:
+    """Ray's core writes there, below Python, that its log level was set."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 __all__ = ["connected"]

@@ -75,8 +75,9 @@ def run_job(
         OSError: The directory cannot be written any more.
     """
     manifest = _opened(job, output)
-    # Its bars would hide ours.
-    DataContext.get_current().enable_progress_bars = False
+    context = DataContext.get_current()
+    # Its bars would hide ours, and its own exception the reason.
+    context.enable_progress_bars, context.raise_original_map_exception = False, True
     dataset = source.dataset(manifest.keys())
     if dataset is not None:
         # Blocks of exactly so many rows: a batch size would leave a small rest in each task.

@@ -5,6 +5,7 @@ The names here are parts that each work alone, in your own Trainer script. `fine
 """
 
 from ..conversion import WeightMean, average_checkpoints
+from .answers import Answers, summary_lines
 from .augmentation import (
     Augmentation,
     add_noise,
@@ -31,6 +32,7 @@ from .clips import (
 from .data_arguments import DataArguments
 from .data_report import DataReport
 from .data_sources import Loaded, load, load_data, load_part
+from .intervals import Interval, accuracy_interval, mean_precision_interval
 from .metrics import (
     AudioTaggingMetric,
     ClassResult,
@@ -40,6 +42,7 @@ from .metrics import (
     class_table,
     compute_metrics,
     d_prime,
+    precision_recall_f1,
     tagging_metrics,
 )
 from .normalization import Moments, normalization_stats
@@ -52,6 +55,7 @@ __all__ = [
     "FOLDER_FEATURES",
     "SCHEDULES",
     "ASTTrainer",
+    "Answers",
     "AudioCollator",
     "AudioTaggingMetric",
     "Augmentation",
@@ -64,6 +68,7 @@ __all__ = [
     "DataReport",
     "EpochCallback",
     "EpochDecay",
+    "Interval",
     "LabelEncoder",
     "Loaded",
     "Moments",
@@ -71,6 +76,7 @@ __all__ = [
     "TrainingStream",
     "WeightMean",
     "accuracy",
+    "accuracy_interval",
     "add_features",
     "add_noise",
     "areas_under_roc",
@@ -91,14 +97,17 @@ __all__ = [
     "load_part",
     "mask_frequency",
     "mask_time",
+    "mean_precision_interval",
     "mixup",
     "mixup_shares",
     "normalization_stats",
     "parameter_groups",
+    "precision_recall_f1",
     "published_adam",
     "read_classes",
     "roll_time",
     "smooth_labels",
+    "summary_lines",
     "tagging_metrics",
     "undecoded",
 ]

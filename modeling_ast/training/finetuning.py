@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from datasets import Dataset
 from transformers import set_seed
 
 from ..outputs import one_run_at_a_time
@@ -22,6 +23,7 @@ from ..strict_json import to_json
 from ..tagging import AudioTagger
 from .answers import Answers
 from .arguments import RUN_FILE, Arguments
+from .bad_clip_search import listing_all_bad_clips
 from .batches import AudioCollator
 from .building import BAD_LIST, build_trainer, load_model, start_line
 from .cheap_tuning import as_saved, how_trained, train_a_part
@@ -96,6 +98,7 @@ def load_divided(arguments: Arguments) -> tuple[Loaded, list[Choice]]:
     is_divided = loaded.validation is not None or "validation_share" in arguments.given
     if not arguments.auto.auto or is_divided:
         return loaded, []
+    assert isinstance(loaded.train, Dataset)  # --auto refuses a stream
     choice = validation_share(len(loaded.train))
     if choice.value is not None:
         arguments.change(choice.name, choice.value)
@@ -209,7 +212,9 @@ def finetune(
     folder.mkdir(parents=True, exist_ok=True)
     # The processes of one run share the directory: the first locks it for all.
     first = arguments.training.process_index == 0
-    with one_run_at_a_time(folder) if first else nullcontext(), naming_unwritable(folder):
+    lock = one_run_at_a_time(folder) if first else nullcontext()
+    all_bad = listing_all_bad_clips(arguments.data, folder / BAD_LIST, arguments.model.model)
+    with lock, naming_unwritable(folder), all_bad:
         return _finetune(arguments, announce)
 
 
@@ -221,7 +226,7 @@ def _finetune(arguments: Arguments, announce: Callable[[Iterable[str]], None]) -
     answers = None
     # From now on the run's model is that.
     with using(trainer, weights), as_saved(trainer, arguments.cheap):
-        held_out = judged_clips(trainer, judge)
+        held_out = judged_clips(trainer, judge, arguments.data)
         if trainer.is_world_process_zero():
             answers = judged_answers(trainer, judge, held_out)
         metrics |= evaluate_training_clips(trainer)
@@ -251,12 +256,14 @@ def write_results(
         choices: What the run chose itself.
         trained: One sentence on which weights were trained.
     Returns:
-        The metrics of shorter clips.
+        What guessing would give, and the metrics of shorter clips.
     """
     data = arguments.data.data
     assert data is not None  # it has been read
     lengths = judge_saved_model(trainer, held_out, arguments.lengths.length_clips)
-    more = {"lengths": lengths.as_json(answers.metric)} if lengths.results else {}
+    more: dict[str, Any] = {"eval_chance": answers.headline.chance}
+    if lengths.results:
+        more["lengths"] = lengths.as_json(answers.metric)
     if len(choices) > 1 or trainer.validation_dataset is not None:
         rows = [choice._asdict() for choice in choices]
         chosen = output_folder(trainer.args) / CHOSEN_FILE

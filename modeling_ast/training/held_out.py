@@ -16,6 +16,7 @@ from .classes import check_labels, is_exclusive, label_column, read_classes
 from .clips import ClipReader, undecoded
 from .data_arguments import DataArguments
 from .data_sources import Loaded, load
+from .grouping import groups_of
 from .metrics import accuracy, tagging_metrics
 
 
@@ -27,11 +28,13 @@ class HeldOut(NamedTuple):
     classes: Sequence[Label]
     targets: np.ndarray  # (clips, C), zeros and ones
     exclusive: bool  # whether a clip has exactly one label
+    groups: Sequence[str] | None = None  # of each clip, with --group-by
 
     def select(self, indices: Sequence[int]) -> HeldOut:
         """Some of the clips."""
         clips, targets = self.clips.select(indices), self.targets[np.asarray(indices, int)]
-        return self._replace(clips=clips, targets=targets)
+        groups = None if self.groups is None else [self.groups[index] for index in indices]
+        return self._replace(clips=clips, targets=targets, groups=groups)
 
 
 def read_held_out(data: DataArguments) -> HeldOut:
@@ -55,7 +58,12 @@ def load_held_out(data: DataArguments) -> tuple[HeldOut, Loaded]:
     check_labels(loaded.report, classes, None, loaded.held_out_name)
     reader = ClipReader(audio_column=data.audio_column, root=data.root)
     held_out = held_out_clips(
-        clips, reader, classes, label_column(data, clips), is_exclusive(data, clips)
+        clips,
+        reader,
+        classes,
+        label_column(data, clips),
+        is_exclusive(data, clips),
+        groups_of(clips, data),
     )
     return held_out, loaded
 
@@ -66,6 +74,7 @@ def held_out_clips(
     classes: Sequence[Label],
     column: str,
     exclusive: bool,
+    groups: Sequence[str] | None = None,
 ) -> HeldOut:
     """The clips of a data set with their labels; no audio is read.
 
@@ -75,6 +84,7 @@ def held_out_clips(
         classes: In the order that scores shall have.
         column: Of the labels.
         exclusive: Whether a clip has exactly one label.
+        groups: Of each clip, from `grouping.groups_of`.
     Raises:
         ValueError: A label is none of the classes.
     """
@@ -87,6 +97,7 @@ def held_out_clips(
         classes,
         torch.stack(targets).numpy(),
         exclusive,
+        groups,
     )
 
 

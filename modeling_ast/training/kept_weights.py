@@ -24,8 +24,8 @@ from .small_data import GIVEN, Choice
 from .trainer import ASTTrainer, output_folder
 
 VALIDATION = "validation"
-# Of equal scores the first is taken. An average swings least from clip to clip; the best of many
-# epochs is the likeliest to be so by chance.
+# Of scores that a few clips cannot tell apart the first is taken. An average swings least from clip
+# to clip; the best of many evaluations is the likeliest to be so by chance.
 ORDER = ("average", "last", "best")
 REFUSED = (
     "{flag} would let the held-out clips choose the weights that are then judged on them; set some "
@@ -167,14 +167,26 @@ def choose_weights(
         # Of a run that chooses itself: an average swings least.
         name = "average" if arguments.auto.auto and "average" in by_name else "last"
         return by_name[name], Choice("keep_weights", name, reason)
-    # NaN, an undefined metric, is never the best.
-    name = max(
-        (name for name in ORDER if name in scores),
-        key=lambda name: scores[name] if scores[name] == scores[name] else -1.0,
-    )
+    name = within_chance(scores, num_clips)
     told = ", ".join(f"{name} ({by_name[name].place}) {scores[name]:.4f}" for name in scores)
-    reason = f"{metric} of the {num_clips} validation clips: {told}"
+    reason = f"{metric} of the {num_clips} validation clips: {told}; the first within chance"
     return by_name[name], Choice("keep_weights", name, reason)
+
+
+def within_chance(scores: Mapping[str, float], num_clips: int) -> str:
+    """The first of `ORDER` whose score is at most a standard error below the highest one.
+
+    Args:
+        scores: From 0 to 1, shares of the clips; NaN, an undefined one, is never taken.
+        num_clips: That they are shares of.
+    Source: Breiman et al. 1984, section 3.4.3 (the 1 SE rule).
+    """
+    known = {name: scores[name] for name in ORDER if scores.get(name, math.nan) >= 0}
+    if not known:
+        return "last"
+    highest = max(known.values())
+    lowest = highest - math.sqrt(highest * (1 - highest) / num_clips)
+    return next(name for name, score in known.items() if score >= lowest)
 
 
 __all__ = [
@@ -186,4 +198,5 @@ __all__ = [
     "prepare_choice",
     "using",
     "validation_scores",
+    "within_chance",
 ]

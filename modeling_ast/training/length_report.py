@@ -95,7 +95,7 @@ def draw_lengths(curves: Mapping[str, Lengths], metric: str, path: Path) -> None
     axis.minorticks_off()
     axis.set(xlabel="length of the clips in seconds, whole ones last", ylabel=metric, ylim=(0, 1))
     axis.grid(alpha=0.3)
-    axis.legend(loc="lower right", title="padding" if len(curves) == 1 else None)
+    axis.legend(loc="best", title="padding" if len(curves) == 1 else None)
     figure.savefig(path, dpi=120)
 
 

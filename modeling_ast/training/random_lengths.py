@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-# Shares of the training clips: those that stay whole, so that little is lost at full length, and
-# those whose padding is hidden by the attention mask.
+# Share of the training clips that stay whole. On the embedded data, trained at 2 s with parts from
+# 0.5 s, the mAP of whole clips was .963 without parts, .958 with 0.6, .965 with 0.75 (one seed).
 WHOLE_SHARE = 0.75
+# Share of the training clips whose padding is hidden by the attention mask.
 MASKED_SHARE = 0.5
 # A part has at least this power, as a share of that of the loudest part of its length: it has the
 # labels of the whole clip, and where the clip is loud most of its sounds are. Of the labels of the

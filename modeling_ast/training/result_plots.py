@@ -23,10 +23,12 @@ SHARES_UP_TO = 12
 LONGEST_LABEL = 32
 # What the beginning of a metric's name in Trainer's log says.
 JUDGED = {
-    "eval": ("held-out clips", "tab:orange"),
     "eval_validation": ("validation clips", "tab:purple"),
-    "training": ("training clips, at the end", "tab:blue"),
+    "eval": ("held-out clips", "tab:orange"),
+    "last": ("held-out clips, last weights", "tab:red"),
+    "best": ("held-out clips, best evaluation", "tab:olive"),
     "average": ("held-out clips, averaged weights", "tab:green"),
+    "training": ("training clips, at the end", "tab:blue"),
 }
 # A line of more points has no dot for each.
 DOTS_UP_TO = 60

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
 from ..strict_json import to_json
 from . import worst_clips
-from .answers import Answers
+from .answers import DEFAULT_THRESHOLD, Answers
 from .arguments import ResultArguments
 from .held_out import HeldOut
 from .intervals import CONFIDENCE
@@ -65,19 +65,16 @@ class Judge:
             metrics = {"accuracy": accuracy(logits, labels.argmax(1))} | metrics
         return metrics
 
-    def answers(
-        self, held_out: HeldOut, sigmoid: bool, groups: Sequence[Hashable] | None = None
-    ) -> Answers:
+    def answers(self, held_out: HeldOut, sigmoid: bool) -> Answers:
         """What the model answered in the last evaluation.
 
         Args:
             held_out: The clips of that evaluation.
             sigmoid: What makes scores of the logits; else it is softmax.
-            groups: Of the clips, see `Answers`.
         """
         # Our own mistake: other clips, or these in another order.
         assert np.array_equal(self._targets, held_out.targets)
-        return answers_of(held_out, scores_of(self._logits, sigmoid), groups=groups)
+        return answers_of(held_out, scores_of(self._logits, sigmoid))
 
 
 def scores_of(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
@@ -89,18 +86,28 @@ def scores_of(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
     return shifted / shifted.sum(1, keepdims=True)
 
 
-def answers_of(held_out: HeldOut, scores: np.ndarray, **more: Any) -> Answers:
+def answers_of(
+    held_out: HeldOut, scores: np.ndarray, thresholds: np.ndarray | float = DEFAULT_THRESHOLD
+) -> Answers:
     """The answers to held-out clips, with the names of the files.
 
     Args:
         scores: (clips, C), probabilities in the order of the data's classes.
-        more: `thresholds` and `groups` of `Answers`.
+        thresholds: See `Answers`.
     """
     names = [label.name for label in held_out.classes]
     columns = held_out.clips.select_columns(held_out.reader.audio_column)
     root = held_out.reader.root
     files = [name_below(root, held_out.reader.name(row)) for row in columns]
-    return Answers(scores, held_out.targets, names, held_out.exclusive, files, **more)
+    return Answers(
+        scores,
+        held_out.targets,
+        names,
+        held_out.exclusive,
+        files,
+        thresholds,
+        held_out.groups,
+    )
 
 
 def name_below(root: Path | None, name: str) -> str:

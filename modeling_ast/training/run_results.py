@@ -12,6 +12,8 @@ from .answers import Answers
 from .arguments import ResultArguments
 from .batches import AudioCollator
 from .clips import drop_bad_clips
+from .data_arguments import DataArguments
+from .grouping import groups_of
 from .held_out import HeldOut, held_out_clips
 from .length_report import LENGTH_PICTURE, draw_lengths
 from .lengths import Lengths, spread_numbers
@@ -24,12 +26,17 @@ from .trainer import ASTTrainer, output_folder
 MOST_TRAINING_CLIPS = 200
 
 
-def judged_clips(trainer: ASTTrainer, judge: Judge) -> HeldOut:
-    """The held-out clips of a run with their labels; no audio is read."""
-    collate = trainer.eval_collator
-    assert isinstance(collate, AudioCollator)  # from `build_trainer`
+def judged_clips(trainer: ASTTrainer, judge: Judge, data: DataArguments) -> HeldOut:
+    """The held-out clips of a run with their labels and groups; no audio is read."""
+    clips, collate = trainer.eval_dataset, trainer.eval_collator
+    assert isinstance(clips, Dataset) and isinstance(collate, AudioCollator)  # `build_trainer`
     return held_out_clips(
-        trainer.eval_dataset, collate.reader, judge.classes, collate.label_column, judge.exclusive
+        clips,
+        collate.reader,
+        judge.classes,
+        collate.label_column,
+        judge.exclusive,
+        groups_of(clips, data),
     )
 
 
@@ -81,10 +88,8 @@ def save_run(
     """
     folder = output_folder(trainer.args)
     assert trainer.extractor is not None  # from `build_trainer`
-    chance = answers.headline.chance
-    figures = metrics | {"eval_chance": chance}
-    (folder / "metrics.json").write_text(to_json(figures) + "\n", encoding="utf-8")
-    history = trainer.state.log_history
+    (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
+    history, chance = trainer.state.log_history, answers.headline.chance
     draw_curve(history, folder / "learning_curve.png", answers.metric, chance)
     if lengths.results:
         draw_lengths({folder.name: lengths}, answers.metric, folder / LENGTH_PICTURE)

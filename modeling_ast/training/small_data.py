@@ -33,6 +33,8 @@ FEWEST_TO_DIVIDE = 60
 VALIDATION_SHARE = 0.15
 # The published input of AudioSet: longer ones cost more than they gain.
 LONGEST_INPUT = 1024
+# Times the usual clip's length that an input may have.
+MOST_OF_USUAL = 2
 # Of clips and mel bins that the widest mask hides: the published 96 of ESC-50's 512 frames, and 24
 # of 128 mel bins.
 MASKED_SHARE = 3 / 16
@@ -157,8 +159,13 @@ def validation_share(num_clips: int) -> Choice:
 
 
 def max_length(facts: Facts) -> Choice:
-    """Nine of ten clips fit whole; the patches end where the input ends."""
-    fitting = math.ceil(float(np.percentile(facts.num_frames, 90)))
+    """Nine of ten clips fit whole, unless these are over twice as long as the usual one.
+
+    A few long clips would make every batch long, and stretch trained positions. The patches end
+    where the input ends.
+    """
+    fitting = float(np.percentile(facts.num_frames, 90))
+    fitting = math.ceil(min(fitting, MOST_OF_USUAL * float(np.median(facts.num_frames))))
     longest = max(facts.num_frames)
     # A few frames more, where the longest clip then fits too.
     wanted = longest if longest <= 1.25 * fitting else fitting

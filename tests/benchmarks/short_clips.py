@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.short_clips OUT --model AST [--seeds 0 1 2] [--ways whole short]
 
-AST is the untrained model that examples/quickstart.py converts (OUT/ast of it). Trains with the
-recipe `demo` on the embedded data at 2 s; minutes a run. Each finished run is a row of
-OUT/runs.json and is not run again; then it prints Markdown.
+AST is the untrained model of examples/quickstart.py, quickstart/ast. Trains with the recipe `demo`
+on the embedded data at 2 s; minutes a run. Each finished run is a row of OUT/runs.json and is not
+run again; then it prints Markdown.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def train(way: str, seed: int, model: Path, data: Path, folder: Path) -> None:
 
 def table(runs: dict[str, dict[str, dict[str, list[float]]]]) -> str:
     """Mean mAP of the seeds, a row for each way, model, place and padding."""
-    lines = ["| trained on | model | cut | padding | " + " | ".join(f"{s:g} s" for s in SECONDS)]
+    heads = " | ".join(f"{seconds:g} s" for seconds in SECONDS)
+    lines = [f"| trained on | model | cut | padding | {heads} |"]
     lines.append("| --- | --- | --- | --- |" + " ---: |" * len(SECONDS))
     for way in WAYS:
         chosen = [run for name, run in runs.items() if name.startswith(f"{way} ")]
