@@ -29,8 +29,8 @@ from tests.conftest import ROOT, randomise
 from tests.hub_stand_in import HubStandIn
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Compiles a network with AOTInductor and starts Ray, traces graphs for ONNX, trains and searches, or
-# downloads recorded sounds and trains dozens of models for two steps each: minutes.
+# Compiles a network with AOTInductor and starts Ray, traces graphs for ONNX, trains and searches,
+# or downloads recorded sounds and trains dozens of models for two steps each: minutes.
 SLOW_DOCUMENTS = {
     *("cheap_tuning.md", "other_libraries.md", "export.md", "many_machines.md"),
     "what_we_measured.md",
