@@ -31,7 +31,7 @@ from modeling_ast.corpus import (
 from modeling_ast.corpus import decoding as decoding_stage
 from modeling_ast.corpus.decoding import Decoder
 from modeling_ast.corpus.event_rows import event_schema, event_table
-from modeling_ast.corpus.sources import ROWS, read_parquet, read_tar
+from modeling_ast.corpus.reading import ROWS, read_parquet, read_tar
 from modeling_ast.corpus.stages import TagActor
 from tests.corpora import (
     RATE,
@@ -365,15 +365,17 @@ def test_what_of_a_cluster_the_models_take(monkeypatch):
         monkeypatch.setattr("modeling_ast.corpus.stages.ray.cluster_resources", lambda: total)
         return Resources.of_cluster(*arguments)
 
-    assert of({"CPU": 64, "GPU": 8}) == Resources("cuda", 8, 1, 1)
-    assert of({"CPU": 64, "GPU": 8}, "cpu", None, 4) == Resources("cpu", 12, 4)
-    assert of({"CPU": 2}) == Resources("cpu", 1, 1)
-    assert of({"CPU": 1}) == Resources("cpu", 1, 0.5, 0, 0.25)
+    assert of({"CPU": 64, "GPU": 8}) == Resources("cuda", 8, 1, 1, 55)
+    assert of({"CPU": 64, "GPU": 8}, "cpu", None, 4) == Resources("cpu", 12, 4, 0, 15)
+    assert of({"CPU": 6}) == Resources("cpu", 4, 1, 0, 1)
+    assert of({"CPU": 4}) == Resources("cpu", 2, 1, 0, 1)
+    assert of({"CPU": 3}) == Resources("cpu", 1, 1, 0, 1)
     for total, arguments, message in [
         ({"CPU": 8}, ("cuda",), "0 models want a GPU each but the cluster has 0"),
         ({"CPU": 8, "GPU": 2}, (None, 3), "3 models want a GPU each but the cluster has 2"),
         ({"CPU": 8}, ("mps",), "on a cluster it is cuda or cpu"),
-        ({"CPU": 8}, (None, 8), "8 models of 1 CPUs leave none"),
+        ({"CPU": 8}, (None, 7), "7 models of 1 CPUs leave less than two"),
+        ({"CPU": 2}, (), "1 models of 1 CPUs leave less than two of the cluster's 2 CPUs"),
     ]:
         with pytest.raises(ValueError, match=message):
             of(total, *arguments)
@@ -437,8 +439,8 @@ def test_keys_that_stand_twice_are_said(tmp_path, monkeypatch, caplog):
     job = Job(lambda rows: rows, "m", settings, flags)
     again = Source("files", "", ["a"])
     with caplog.at_level("WARNING"):
-        manifest = run_job(job, again, tmp_path, resources=Resources("cpu", 1))
+        manifest = run_job(job, again, tmp_path)
     assert manifest.num_rows == 3
     assert "1 rows have the key of another row" in caplog.text
     with pytest.raises(ValueError, match=r"cannot go on with .*: .* the results of the model"):
-        run_job(Job(lambda rows: rows, "n", {}, {}), again, tmp_path, resources=Resources("cpu", 1))
+        run_job(Job(lambda rows: rows, "n", {}, {}), again, tmp_path)

@@ -26,9 +26,9 @@ from tests.corpora import add_bad_files, check_equal, rows_of, write_folder
 
 pytestmark = pytest.mark.ray
 
-CLIPS, SHARD_ROWS = 800, 40
+CLIPS, SHARD_ROWS = 1600, 64
 # Longer than any of these takes on a machine that does other things too.
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 
 
 def free_port():
@@ -63,7 +63,7 @@ def tagger(model):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """The folder, and key -> path of its 800 small files, two of them bad."""
+    """The folder, and key -> path of its 1,600 small files, two of them bad."""
     folder = tmp_path_factory.mktemp("clips")
     keys = write_folder(folder, CLIPS - 2) + add_bad_files(folder)
     return folder, {key: str(folder / key) for key in keys}
@@ -195,12 +195,8 @@ def test_the_driver_is_killed_and_started_again(model, tagger, clips, cluster, t
     folder.symlink_to(clips[0])
     first = Run("tag", model, folder, tmp_path / "out", cluster)
     first.wait_for_shards(3)
-    second = Run("tag", model, folder, tmp_path / "out", cluster)
-    _, err = second.finish()
-    line = err.splitlines()[-1]
-    assert line.startswith("error: cannot go on with") and "another process is writing it" in line
     first.process.send_signal(signal.SIGKILL)
-    first.process.wait()
+    assert first.process.wait() == -signal.SIGKILL, "the run has ended before the fault"
     before = (first.output / "manifest.jsonl").read_bytes()
     done = before[: before.rindex(b"\n") + 1]
     Run("tag", model, folder, first.output, cluster).finish()

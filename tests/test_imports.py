@@ -71,7 +71,7 @@ LIBRARIES = {
     "": CORE_LIBRARIES,
     "conversion": CORE_LIBRARIES | {"yaml"},
     "training": CORE_LIBRARIES
-    | {"datasets", "evaluate", "accelerate", "pyarrow", "sklearn", "yaml", "matplotlib"},
+    | {"datasets", "evaluate", "accelerate", "matplotlib", "peft", "pyarrow", "sklearn", "yaml"},
     "exporting": CORE_LIBRARIES | {"onnx", "onnx_ir", "onnxruntime"},
     "corpus": CORE_LIBRARIES | {"fsspec", "pandas", "pyarrow", "ray"},
     "commands": CORE_LIBRARIES | {"yaml"},

@@ -20,6 +20,7 @@ from modeling_ast.commands import main
 from modeling_ast.training import ASTTrainer, AudioCollator, BadClips, LabelEncoder, evaluation
 from modeling_ast.training.data_sources import DataArguments
 from modeling_ast.training.evaluation import EvaluationArguments
+from modeling_ast.training.held_out import read_held_out
 from tests.conftest import TINY, randomise
 
 RATE = 16000
@@ -205,7 +206,7 @@ def test_evaluate(folder, labelled, judged, tmp_path, num_workers):
     options = EvaluationArguments(padding=padding, num_workers=num_workers)
     found = evaluation.probabilities(
         evaluation.load_tagger(str(folder), options),
-        evaluation.read_held_out(data),
+        read_held_out(data),
         BadClips(tmp_path / "bad.txt", len(expected)),
     )
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)

@@ -29,10 +29,14 @@ from tests.conftest import ROOT, randomise
 from tests.hub_stand_in import HubStandIn
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Compiles a network with AOTInductor and starts Ray, traces graphs for ONNX, or downloads recorded
-# sounds and trains dozens of models for two steps each: minutes.
-SLOW_DOCUMENTS = {"other_libraries.md", "export.md", "many_machines.md", "what_we_measured.md"}
+# Compiles a network with AOTInductor and starts Ray, traces graphs for ONNX, trains and searches,
+# or downloads recorded sounds and trains dozens of models for two steps each: minutes.
+SLOW_DOCUMENTS = {
+    *("cheap_tuning.md", "other_libraries.md", "export.md", "many_machines.md"),
+    "what_we_measured.md",
+}
 NEEDED = {
+    "cheap_tuning.md": ("peft", "optuna"),
     "other_libraries.md": ("peft", "ray"),
     "export.md": ("onnx", "onnxscript", "onnxruntime"),
     "many_machines.md": ("ray", "pandas", "pyarrow"),
@@ -45,7 +49,7 @@ SHORTER = {
     "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
     "calibrate": "--min-positives 1",
     "finetune my_folder": "--num_train_epochs 1 --average_from 1",
-    "tests.benchmarks.claims": "--quick --seeds 1",
+    "tests.benchmarks.claims": "--quick --seeds 2",
     "tests.benchmarks.real_claims": "--quick",
 }
 RUNNER = """

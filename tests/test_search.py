@@ -4,15 +4,17 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 
 from examples.embedded_data import write_data_set
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands import main
 from modeling_ast.training import search as searching
-from modeling_ast.training.arguments import read_recipe
 from modeling_ast.training.data_sources import DataArguments
+from modeling_ast.training.recipe_files import read_recipe
 from tests.conftest import TINY, randomise
 
 optuna = pytest.importorskip("optuna", reason="the extra search is not installed")
@@ -130,6 +132,20 @@ def test_the_held_out_clips_are_never_read(base, data, tmp_path, space, monkeypa
     loaded = searching.load(DataArguments(data=str(data), validation_share=0.2))
     assert heard and not set(heard) & set(loaded.held_out["video_id"])
     assert set(heard) == {*loaded.train["video_id"], *loaded.validation["video_id"]}
+
+
+def test_a_trial_with_mixup_of_one_label(base, tmp_path):
+    """The run itself has no mixup, and its labels are class indices: those of a trial are not."""
+    for index in range(12):
+        folder = tmp_path / "sounds" / ("high", "low")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        sound = np.random.default_rng(index).standard_normal(16000) / 10
+        soundfile.write(folder / f"{index}.wav", sound, 16000)
+    file = tmp_path / "space.yaml"
+    file.write_text("mixup_rate: [1.0]\nlabel_smoothing: [0.0]")
+    words = ("--eval-share", 0.3, "--search-space", file, "--search-trials", 1)
+    run(base, tmp_path / "sounds", tmp_path / "run", *words)
+    assert rows(tmp_path / "run")[0]["state"] == "complete"
 
 
 WRONG_SPACES = {

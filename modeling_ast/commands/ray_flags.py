@@ -39,7 +39,7 @@ def add_ray_flags(parser: argparse.ArgumentParser) -> None:
         help="of the cluster: auto for that of this machine, or HOST:PORT (default: Ray is started "
         "on this machine)",
     )
-    group.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard (1000)")
+    group.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard (1024)")
     group.add_argument(
         "--models",
         type=int,
@@ -115,7 +115,6 @@ def run_on_ray(
                 job_of(resources),
                 found,
                 options.output,
-                resources=resources,
                 shard_rows=options.shard_rows or corpus.SHARD_ROWS,
                 most_bad=1.0 if options.most_bad is None else options.most_bad,
             )

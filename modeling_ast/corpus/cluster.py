@@ -23,6 +23,10 @@ SETTINGS = {
 }
 
 
+# Of a Ray on this machine, even where it has fewer: models, decoding and writing run side by side.
+LEAST_CPUS = 4
+
+
 @contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
     """Connects this process to Ray, and disconnects it at the end.
@@ -38,7 +42,9 @@ def connected(address: str | None = None) -> Iterator[None]:
         return
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    own: dict[str, Any] = {} if address else {"include_dashboard": False}
+    own: dict[str, Any] = {}
+    if address is None:
+        own = {"include_dashboard": False, "num_cpus": max(LEAST_CPUS, os.cpu_count() or 1)}
     level = logging.ERROR
     try:
         with _nothing_on_stderr():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..labels import valid_unicode
 from ..workers import LONG_FILE_BYTES, Clip, decode_clips
-from .sources import AUDIO, ERROR, KEY, PATH, is_address
+from .reading import AUDIO, ERROR, KEY, PATH, is_address
 
 # Of a row: the waveform (float32), or the reason, or of a file that is too long for one waveform
 # its path or its content. `name` is what errors call the clip.

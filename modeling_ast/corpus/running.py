@@ -17,12 +17,12 @@ from transformers.utils import logging
 from ..errors import one_line
 from .shards import Manifest, write_shard
 from .sources import FILES, Source
-from .stages import Resources
 
 logger = logging.get_logger(__name__)
 
-# Rows of a shard: what a kill can cost, and how often there is progress to be seen.
-SHARD_ROWS = 1000
+# Rows of a shard: what a kill can cost, and how often there is progress to be seen. A multiple of
+# the blocks before it, whose rest would be a small shard of its own.
+SHARD_ROWS = 1024
 # Bad clips that an error names; all of them are in the list that it names.
 NAMED_CLIPS = 5
 
@@ -55,7 +55,6 @@ def run_job(
     source: Source,
     output: Path,
     *,
-    resources: Resources,
     shard_rows: int = SHARD_ROWS,
     most_bad: float = 1.0,
 ) -> Manifest:
@@ -63,7 +62,7 @@ def run_job(
 
     Args:
         output: A directory that all machines see; it is made where it is missing.
-        shard_rows: Rows of a shard; the last one may have fewer.
+        shard_rows: Rows of a shard at most.
         most_bad: The run stops when a larger share of all its rows is bad.
     Returns:
         The manifest of all that is done.
@@ -80,21 +79,21 @@ def run_job(
     context.enable_progress_bars, context.raise_original_map_exception = False, True
     dataset = source.dataset(manifest.keys())
     if dataset is not None:
-        # Blocks of exactly so many rows: a batch size would leave a small rest in each task.
-        rows = job.stages(dataset).repartition(target_num_rows_per_block=shard_rows, strict=True)
+        # Not `repartition`, which hands nothing on before the last row has come.
+        rows = job.stages(dataset)
         # Ray's types do not know arguments beside the batch.
         write: Any = write_shard
         reports = rows.map_batches(
             write,
-            batch_size=None,
+            batch_size=shard_rows,
             batch_format="pyarrow",
             fn_kwargs={"folder": str(output.resolve())},
-            num_cpus=resources.task_cpus,
         )
         total = len(source.names) if source.kind == FILES else None
         _follow(reports, manifest, total, most_bad)
         manifest.remove_others()
-    manifest.write_bad_list()
+    if manifest.num_bad:
+        manifest.write_bad_list()
     if more := manifest.num_rows - len(manifest.keys()):
         logger.warning(
             f"{more} rows have the key of another row; a run that goes on after a kill may do one "

@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from ..journal import Journal
 from .keys import KeySet
-from .sources import KEY
+from .reading import KEY
 
 MANIFEST = "manifest.jsonl"
 SHARD = "shard"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from torch import nn
 
 from ..event_files import as_row
@@ -21,17 +21,14 @@ from ..tag_rows import NO_EMBEDDINGS, settings_of, tag_row, tag_schema, tag_tabl
 from ..tagging import AudioTagger, ClipTags
 from .decoding import Decoder, clips_of
 from .event_rows import event_schema, event_table
-from .sources import AUDIO, KEY
+from .reading import AUDIO, KEY
 
 # Clips that an actor takes at once. A GPU wants several batches of them; a CPU's shall be lost
 # seldom when a machine dies.
 GPU_CLIPS, CPU_CLIPS = 256, 32
-# How often clips are given to a model once more whose process or machine died. Not for ever: a
-# recording that is decoded there, for its length, may be what kills it.
-MOST_RETRIES = 16
 # The part of the CPUs that models may take: the rest decodes, writes, and is there when a machine
-# is lost.
-SHARE_OF_MODELS = 0.75
+# is lost. One CPU is kept for writing: where decoding took all, shards would come at the end only.
+SHARE_OF_MODELS, CPUS_FOR_WRITING = 0.75, 1
 
 
 @dataclass(frozen=True)
@@ -43,14 +40,14 @@ class Resources:
         models: Their number.
         cpus: CPUs of each model, its threads among them.
         gpus: GPUs of each model; a part where several share one.
-        task_cpus: CPUs of a task that decodes or writes.
+        decoders: Tasks that decode at the same time.
     """
 
     device: str
     models: int
     cpus: float = 1
     gpus: float = 0
-    task_cpus: float = 1
+    decoders: int = 1
 
     @classmethod
     def of_cluster(
@@ -63,27 +60,27 @@ class Resources:
             ValueError: There is no such device, or there are too few CPUs or GPUs.
         """
         total = ray.cluster_resources()
-        total_cpus, total_gpus = total.get("CPU", 0), total.get("GPU", 0)
-        device = device or ("cuda" if total_gpus >= 1 else "cpu")
+        total_cpus, total_gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+        device, each = device or ("cuda" if total_gpus else "cpu"), cpus or 1
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"the device is {device!r}; on a cluster it is cuda or cpu")
+        free = total_cpus - CPUS_FOR_WRITING
         if device == "cuda":
-            models = models or int(total_gpus)
+            models = models or total_gpus
             if not 1 <= models <= total_gpus:
                 raise ValueError(
-                    f"{models} models want a GPU each but the cluster has {total_gpus:g}; give "
-                    f"fewer --models, or --device cpu"
+                    f"{models} models want a GPU each but the cluster has {total_gpus}; give fewer "
+                    f"--models, or --device cpu"
                 )
-            return cls(device, models, cpus or 1, 1)
-        if device != "cpu":
-            raise ValueError(f"the device is {device!r}; on a cluster it is cuda or cpu")
-        wanted = min(cpus or 1, total_cpus / 2)
-        models = models or max(1, int(SHARE_OF_MODELS * total_cpus / wanted))
-        task_cpus = 1 if total_cpus >= 2 else total_cpus / 4
-        if models * wanted > total_cpus - task_cpus:
+        else:
+            models = models or max(1, min(int(SHARE_OF_MODELS * total_cpus), free - 1) // each)
+        decoders = free - models * each
+        if decoders < 1:
             raise ValueError(
-                f"{models} models of {wanted:g} CPUs leave none of the cluster's {total_cpus:g} "
-                f"CPUs to decode; give fewer --models or --cpus-per-model"
+                f"{models} models of {each} CPUs leave less than two of the cluster's {total_cpus} "
+                f"CPUs to decode and to write; give fewer --models or --cpus-per-model"
             )
-        return cls(device, models, wanted, 0, task_cpus)
+        return cls(device, models, each, 1 if device == "cuda" else 0, decoders)
 
 
 def tag_dataset(
@@ -128,7 +125,7 @@ def tag_dataset(
         decoder.__call__,
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=resources.task_cpus,
+        compute=TaskPoolStrategy(resources.decoders),
     )
     row = {
         "model": name or getattr(tagger.model, "name_or_path", "") or str(model),
@@ -180,7 +177,6 @@ def _with_model(
         compute=ActorPoolStrategy(size=resources.models),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus,
-        ray_remote_args_fn=lambda: {"max_task_retries": MOST_RETRIES},
     )
 
 

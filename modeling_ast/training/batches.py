@@ -183,6 +183,7 @@ class AudioCollator:
         self.reader = reader
         self.crop = crop
         self.bad_clips = bad_clips
+        self.earlier: list[tuple[Mapping[str, Any], Tensor]] = []  # a good clip of the last batch
         self.augmentation = augmentation
         self.min_length = min_length
         self.partners = partners
@@ -206,8 +207,8 @@ class AudioCollator:
             number of `rows`; with crop="parts" B is the number of parts, a clip's one after the
             other, each with the clip's labels, and `num_parts` (rows,) comes first.
         Raises:
-            ValueError: A clip cannot be decoded and `bad_clips` is None, all clips of the batch are
-                bad, or a label is unknown.
+            ValueError: A clip cannot be decoded and `bad_clips` is None, all clips so far are bad,
+                or a label is unknown.
             TooManyBadClips: See `BadClips`.
             KeyError: A column is missing.
         """
@@ -245,14 +246,19 @@ class AudioCollator:
     def _read(
         self, rows: Sequence[Mapping[str, Any]]
     ) -> tuple[list[Mapping[str, Any]], list[Tensor]]:
-        """Rows and their waveforms, each bad clip replaced by a good one of the batch."""
+        """Rows and their waveforms, each bad clip replaced by a good one of the batch.
+
+        A batch without a good one, such as a last batch of one clip, takes that of an earlier one.
+        """
         read = [(row, read_or_list(row, self.reader, self.bad_clips)) for row in rows]
         good = [(row, waveform) for row, waveform in read if waveform is not None]
+        good = good or self.earlier
+        self.earlier = good[-1:]
         if not good:
             # Without a list the first bad clip has raised.
             assert self.bad_clips is not None
             raise ValueError(
-                f"all {len(rows)} clips of a batch cannot be decoded; take them out first with "
+                f"none of the {len(rows)} first clips can be decoded; take them out first with "
                 f"drop_bad_clips, or use larger batches; they are listed in {self.bad_clips.file}"
             )
         taken = [

@@ -18,6 +18,7 @@ from ..modeling_ast import ASTForAudioClassification
 from ..pretrained import load_config, load_extractor
 from ..pretrained import load_model as load_pretrained
 from .arguments import Arguments, ModelArguments
+from .augmentation import Augmentation
 from .averaging import AverageWeightsCallback
 from .batches import AudioCollator, LabelEncoder
 from .classes import Clips, label_column
@@ -147,7 +148,6 @@ def build_trainer(
     num_clips = clips_of_training(train, arguments) + len(held_out) + len(validation or ())
     bad_clips = BadClips(bad_list, num_clips, data.max_bad_share)
     augmentation = arguments.augmentation
-    mixes_labels = bool(augmentation.mixup_rate or augmentation.label_smoothing)
     collate = partial(
         AudioCollator,
         extractor,
@@ -161,7 +161,7 @@ def build_trainer(
         model,
         training,
         data_collator=collate(
-            label_encoder(classes, model.config.problem_type, shares=mixes_labels),
+            label_encoder(classes, model.config.problem_type, shares=mixes_labels(augmentation)),
             crop="random",
             bad_clips=bad_clips,
             augmentation=augmentation,
@@ -207,6 +207,11 @@ def good_clips(
         workers = training.dataloader_num_workers or None
         first = training.local_process_index == 0
         return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
+
+
+def mixes_labels(augmentation: Augmentation) -> bool:
+    """Whether a training clip may have a share of a label."""
+    return bool(augmentation.mixup_rate or augmentation.label_smoothing)
 
 
 def label_encoder(
@@ -260,6 +265,7 @@ __all__ = [
     "clips_of_training",
     "good_clips",
     "load_model",
+    "mixes_labels",
     "published_parts",
     "start_line",
 ]

@@ -43,6 +43,7 @@ from .kept_weights import (
     validation_scores,
 )
 from .lengths import Lengths, judge_lengths, spread
+from .progress import bars_closed
 from .results import Judge
 from .run_card import CHOSEN_FILE
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
@@ -156,7 +157,7 @@ def train(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(to_json(deciding) + "\n", encoding="utf-8")
         loaded.report.save(output_folder(training))
-    with judged_by(trainer, trainer.validation_dataset):
+    with judged_by(trainer, trainer.validation_dataset), bars_closed(trainer):
         trainer.train(resume_from_checkpoint=resumed)
     return trainer, judge, loaded, choices
 

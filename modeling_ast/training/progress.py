@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 
 # Metrics that a line names, where there are any.
 NAMED = ("accuracy", "mAP", "loss")
@@ -46,9 +47,21 @@ class PrintedLines(PrinterCallback):
             print(line)
 
 
+@contextmanager
+def bars_closed(trainer: Trainer) -> Iterator[None]:
+    """Closes the bars of a run that fails: they would be drawn once more, below the error."""
+    try:
+        yield
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            for bar in (vars(callback).get(name) for name in ("training_bar", "prediction_bar")):
+                if bar is not None:
+                    bar.close()
+
+
 def replaced_callbacks() -> dict[type[TrainerCallback], type[TrainerCallback]]:
     """Trainer's callback -> the one that takes its place."""
     return {ProgressCallback: ProgressLines, PrinterCallback: PrintedLines}
 
 
-__all__ = ["PrintedLines", "ProgressLines", "log_line", "replaced_callbacks"]
+__all__ = ["PrintedLines", "ProgressLines", "bars_closed", "log_line", "replaced_callbacks"]

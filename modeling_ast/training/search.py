@@ -26,8 +26,8 @@ from ..errors import need_extra, one_line
 from ..outputs import one_run_at_a_time
 from ..strict_json import to_json
 from .arguments import KINDS, RUN_FILE, Arguments
-from .batches import AudioCollator
-from .building import build_trainer, load_model, published_parts
+from .batches import AudioCollator, LabelEncoder
+from .building import build_trainer, load_model, mixes_labels, published_parts
 from .cheap_tuning import train_a_part
 from .classes import Clips, check_labels, is_exclusive, read_classes
 from .data_sources import load
@@ -289,8 +289,10 @@ def set_parts(trainer: ASTTrainer, own: Arguments, train: Clips) -> None:
     trainer.epoch_decay = parts.get("epoch_decay")
     trainer.augmentation = own.augmentation
     collate = trainer.data_collator
-    assert isinstance(collate, AudioCollator)  # from `build_trainer`
+    # Both from `build_trainer`.
+    assert isinstance(collate, AudioCollator) and isinstance(collate.encode_labels, LabelEncoder)
     collate.augmentation = own.augmentation
+    collate.encode_labels.shares = mixes_labels(own.augmentation)
 
 
 def _of_trainer(space: Mapping[str, Any], trial: optuna.Trial) -> dict[str, Any]:

@@ -33,8 +33,8 @@ from pyarrow import parquet
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.corpus.decoding import Decoder
 from modeling_ast.corpus.keys import KeySet
+from modeling_ast.corpus.reading import ROWS, read_parquet, read_tar
 from modeling_ast.corpus.shards import write_shard
-from modeling_ast.corpus.sources import ROWS, read_parquet, read_tar
 from modeling_ast.tag_rows import tag_row, tag_schema, tag_table
 from modeling_ast.tagging import ClipTags
 from tests.benchmarks.memory import TINY, files
@@ -163,7 +163,7 @@ def run(folder: Path, count: int, every: float) -> Iterator[tuple[int, dict[str,
     process = subprocess.Popen(list(map(str, command)))
     while process.poll() is None:
         time.sleep(every)
-        done = 1000 * manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+        done = 1024 * manifest.read_bytes().count(b"\n") if manifest.exists() else 0
         with suppress(psutil.NoSuchProcess):  # it has just ended
             yield min(done, count), private_mb(process.pid)
     if process.returncode:
