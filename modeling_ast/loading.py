@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from logging import LogRecord
 from typing import Any
 
 import torch
@@ -121,7 +122,7 @@ class LoadableModel(PreTrainedModel):
     @classmethod
     def _base_of(cls, adapter: Adapter, config: ASTConfig, hub: dict) -> LoadableModel:
         """The base model of an adapter, in its config, with a fresh head where that differs."""
-        with _without_reports():
+        with quiet_loading():
             loaded: Any = cls.from_pretrained(
                 adapter.base,
                 config=config,
@@ -258,14 +259,25 @@ def _elsewhere(hub: dict) -> dict:
 
 
 @contextmanager
-def _without_reports() -> Iterator[None]:
-    """Without transformers' table of the weights that are fresh, and our word about the grid."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+def quiet_loading() -> Iterator[None]:
+    """Keeps warnings about fresh weights and a refitted grid off the screen, and progress bars."""
+    # Not by a level, which makes transformers report on layers that no other machine holds.
+    loggers = [logging.get_logger(name) for name in ("transformers.modeling_utils", __name__)]
+    bars = logging.is_progress_bar_enabled()
+    for each in loggers:
+        each.addFilter(_is_error)
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        for each in loggers:
+            each.removeFilter(_is_error)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _is_error(record: LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _check_size(stored: ASTConfig | None, name_or_path, kwargs: dict) -> None:
@@ -308,4 +320,4 @@ def _wanted_grid(stored: ASTConfig | None, config, kwargs: dict) -> dict[str, in
     return wanted if differs else None
 
 
-__all__ = ["GRID_FIELDS", "LoadableModel", "register_key_layout"]
+__all__ = ["GRID_FIELDS", "LoadableModel", "quiet_loading", "register_key_layout"]

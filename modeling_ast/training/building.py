@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, IterableDataset
 from transformers import TrainingArguments
-from transformers.utils import logging
 
-from .. import loading
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import Label
+from ..loading import quiet_loading
 from ..modeling_ast import ASTForAudioClassification
 from ..pretrained import load_config, load_extractor
 from ..pretrained import load_model as load_pretrained
@@ -82,25 +80,6 @@ def load_model(
             setattr(model.config, name, getattr(arguments, name))
     padding = arguments.padding or stored.padding
     return model, ASTFeatureExtractor.from_config(model.config, padding=padding)
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keeps warnings about weights that a fine-tuning replaces off the screen; errors stay."""
-    names = ("transformers.modeling_utils", loading.__name__)
-    loggers = [logging.get_logger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    bars = logging.is_progress_bar_enabled()
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        logging.disable_progress_bar()
-        yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def start_line(arguments: ModelArguments, model: ASTForAudioClassification) -> str:
