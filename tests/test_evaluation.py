@@ -277,6 +277,28 @@ def test_bad_clips_are_left_out_of_everything(sounds, models, tmp_path, run):
     assert "cannot be decoded" in printed.err and "(test/cat/a.wav)" in printed.err
 
 
+def test_a_run_says_what_was_held_out(sounds, models, tmp_path, run):
+    """Also without --data; clips of its training give a warning, and the flag wins."""
+    folder, _ = sounds
+    whole = tmp_path / "whole"
+    (folder / "test").rename(whole)
+    run_file = {"data": str(whole), "eval_share": 0.3, "streaming": False}
+    (models[0] / "run.json").write_text(json.dumps(run_file))
+    options = ("--bad-clips", tmp_path / "bad.txt", "--length-clips", 0)
+    for given in ((), ("--data", whole)):
+        printed = run(models[0], *given, *options)
+        assert printed.out.startswith("6 clips\n") and "trained on" not in printed.err
+    printed = run(*models[:2], *options, "--eval-split", "train")
+    assert printed.out.startswith("18 clips\n")
+    assert (
+        f"WARNING: 12 of 18 clips are among those that {models[0]} was trained on; the scores "
+        f"flatter\n"
+    ) in printed.err
+    assert printed.err.count("WARNING") == 1
+    # A model without run.json: its training clips are not known.
+    assert "18 clips" in run(models[1], "--data", whole, "--eval-split", "train", *options).out
+
+
 @pytest.mark.parametrize(
     ("words", "words_of_error"),
     [

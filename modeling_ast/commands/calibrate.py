@@ -78,7 +78,8 @@ def parse_arguments(
     try:
         options, running, data, rest = parser.read(arguments)
         # Flags that are given win over these.
-        parser.set_defaults(**defaults_of_run(rest.model, data.data))
+        names = parser.given_names(arguments)
+        parser.set_defaults(**defaults_of_run(rest.model, data.data, names))
         options, running, data, rest = parser.read(arguments)
     except ValueError as error:
         parser.error(str(error))

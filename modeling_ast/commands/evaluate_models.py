@@ -2,6 +2,9 @@
 
     modeling-ast evaluate MODEL... --data DATA [--eval-split test] [--output-dir OUT] [--json]
 
+Where finetune wrote the folder of the first model, its run.json says the data, the split and the
+columns, unless flags say otherwise. A warning counts the clips that a model was trained on.
+
 The work is in `training/evaluation.py`.
 """
 
@@ -9,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..labels import printable
 from ..outputs import check_output_file
 from ..training.answers import summary_lines
-from ..training.arguments import LengthArguments, ResultArguments
+from ..training.arguments import RUN_FILE, LengthArguments, ResultArguments
 from ..training.bad_clip_search import listing_all_bad_clips
 from ..training.data_arguments import DataArguments
 from ..training.evaluation import (
@@ -24,14 +27,18 @@ from ..training.evaluation import (
     evaluate_models,
     save_evaluation,
 )
+from ..training.held_out import HeldOut
 from ..training.length_report import draw_lengths, length_table
 from ..training.results import results_json, write_table
+from ..training.training_clips import count_training_clips, defaults_of_run
 from .dataclass_parser import DataclassParser
 from .output import fail, print_json, print_report, quiet_libraries
 
 DESCRIPTION = """
 Judge a model, or an ensemble of several models, on the held-out clips of DATA: a data set on the
-Hub, a directory with one folder of audio files per label, or a CSV, JSON lines or parquet file.
+Hub, a directory with one folder of audio files per label, or a CSV, JSON lines or parquet file. Of
+a model that finetune wrote, its run.json says the data, the split and the columns where no flag
+does.
 """
 
 
@@ -61,6 +68,7 @@ def main(arguments: list[str]) -> int:
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
     print_report(result.data.lines(listed_in=options.missing_clips))
+    print_report(training_clip_warnings(rest.models, result.clips))
     if rest.json:
         print_json(
             {
@@ -80,6 +88,16 @@ def main(arguments: list[str]) -> int:
         if folder is not None:
             sys.stdout.write(f"pictures, tables and the worst clips: {printable(folder)}\n")
     return 0
+
+
+def training_clip_warnings(models: Sequence[str], clips: HeldOut) -> Iterator[str]:
+    """A line for each model that was trained on some of the clips."""
+    for model in dict.fromkeys(models):
+        if again := count_training_clips(model, clips):
+            yield (
+                f"WARNING: {again} of {len(clips.clips)} clips are among those that {model} was "
+                f"trained on; the scores flatter"
+            )
 
 
 def output_directory(name: str) -> Path:
@@ -118,7 +136,7 @@ def parse_arguments(
     parser = DataclassParser(
         "evaluate",
         (EvaluationArguments, DataArguments, LengthArguments, ResultArguments),
-        usage="modeling-ast evaluate MODEL... --data DATA [flags]",
+        usage="modeling-ast evaluate MODEL... [--data DATA] [flags]",
         description=DESCRIPTION,
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help="on the Hub, or a directory")
@@ -133,8 +151,15 @@ def parse_arguments(
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options, data, lengths, results, rest = parser.read(arguments)
+    # Flags that are given win over these.
+    names = parser.given_names(arguments)
+    parser.set_defaults(**defaults_of_run(rest.models[0], data.data, names))
+    options, data, lengths, results, rest = parser.read(arguments)
     if data.data is None:
-        parser.error("--data is missing; give a name on the Hub, a directory or a file")
+        parser.error(
+            f"--data is missing, and {rest.models[0]} has no {RUN_FILE} that says it; give a name "
+            f"on the Hub, a directory or a file"
+        )
     if data.streaming:
         parser.error("--streaming is for modeling-ast finetune; leave it out")
     if options.batch_size is not None and options.batch_size < 1:

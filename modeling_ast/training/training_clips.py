@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,13 @@ from .data_sources import load_part
 from .held_out import HeldOut
 
 logger = logging.get_logger(__name__)
+# A flag that says which clips are held out -> the run's arguments that it replaces.
+REPLACES = {
+    "eval_split": ("eval_share", "eval_fold", "folds"),
+    "eval_share": ("eval_fold", "folds"),
+    "eval_fold": ("eval_share",),
+    "folds": ("eval_share",),
+}
 
 
 def data_of_run(model: str | Path) -> dict[str, Any]:
@@ -43,13 +50,18 @@ def data_of_run(model: str | Path) -> dict[str, Any]:
         ) from error
 
 
-def defaults_of_run(model: str | Path, data: str | None) -> dict[str, Any]:
+def defaults_of_run(
+    model: str | Path, data: str | None, given: Collection[str] = ()
+) -> dict[str, Any]:
     """What to take for data arguments that are not given, so that its held-out clips are meant.
 
     Args:
         data: Given by the user. Of other data than the run's nothing is known.
+        given: The names of all flags that the user gave.
     """
-    run = data_of_run(model)
+    # Held-out clips are never streamed.
+    unused = {"streaming", *(name for flag in given for name in REPLACES.get(flag, ()))}
+    run = {name: value for name, value in data_of_run(model).items() if name not in unused}
     if data is None or data == run.get("data"):
         return run
     is_same = run.get("data") is not None and os.path.realpath(data) == os.path.realpath(
@@ -58,35 +70,42 @@ def defaults_of_run(model: str | Path, data: str | None) -> dict[str, Any]:
     return {**run, "data": data} if is_same else {}
 
 
-def refuse_training_clips(model: str, held_out: HeldOut) -> None:
-    """Refuses clips that the model was trained on, as far as its run.json says what these are.
+def count_training_clips(model: str, held_out: HeldOut) -> int:
+    """How many clips the model was trained on, as far as its run.json says which these are.
 
     That is so of a folder that finetune wrote and whose data is still there. Clips are the same
     where their paths are, or the name and length of what a data set holds.
-
-    Raises:
-        ValueError: There are such clips.
     """
     run = data_of_run(model)
     if not run:
         logger.info(f"{model} has no {RUN_FILE}: its training clips are not known")
-        return
+        return 0
     arguments = DataArguments(**run)
     if arguments.streaming or arguments.root is None:
         logger.warning(
             f"{model} was trained on {arguments.data}, which is not read again: make sure that no "
             f"clip here is one of its training clips"
         )
-        return
+        return 0
     try:
         trained = load_part(arguments, held_out=False)
         reader = ClipReader(audio_column=arguments.audio_column, root=arguments.root)
         seen = set(identities(trained, reader))
     except (OSError, ValueError) as error:
         logger.warning(f"the training clips of {model} cannot be read ({one_line(error)})")
-        return
-    again = sum(identity in seen for identity in identities(held_out.clips, held_out.reader))
+        return 0
+    return sum(identity in seen for identity in identities(held_out.clips, held_out.reader))
+
+
+def refuse_training_clips(model: str, held_out: HeldOut) -> None:
+    """Refuses clips that the model was trained on; see `count_training_clips`.
+
+    Raises:
+        ValueError: There are such clips.
+    """
+    again = count_training_clips(model, held_out)
     if again:
+        arguments = DataArguments(**data_of_run(model))
         raise ValueError(
             f"{again} of the {len(held_out.clips)} clips are among those that {model} was trained "
             f"on ({RUN_FILE}): its scores are too sure there; give others, such as --eval-split "
@@ -115,4 +134,10 @@ def fingerprint(held_out: HeldOut) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["data_of_run", "defaults_of_run", "fingerprint", "refuse_training_clips"]
+__all__ = [
+    "count_training_clips",
+    "data_of_run",
+    "defaults_of_run",
+    "fingerprint",
+    "refuse_training_clips",
+]
