@@ -107,6 +107,28 @@ def test_the_forms_of_the_scores(lengths, tmp_path):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("whole", "wanted"),
+    [
+        (0.22, ["whole\n(median 0.22)"]),
+        (0.5, ["0.25", "whole\n(median 0.5)"]),
+        (2.04, ["0.25", "0.5", "1", "whole\n(median 2.04)"]),
+    ],
+)
+def test_whole_clips_are_last_in_the_picture(lengths, whole, wanted, tmp_path, monkeypatch):
+    pictures = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, *_, **__: pictures.append(figure)
+    )
+    draw_lengths({"x": lengths._replace(whole_seconds=whole)}, "mAP", tmp_path / "x.png")
+    axis = pictures[0].axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == wanted
+    lines = [line for line in axis.lines if line.get_label() in ("max_length", "longest")]
+    shown = [list(line.get_ydata()) for line in lines]
+    cuts = len(wanted) - 1
+    assert shown == [[*values[:cuts], values[-1]] for values in lengths.values("mAP").values()]
+
+
 def test_the_cards_section(lengths):
     text = length_section(lengths, "mAP", "longest")
     assert "mAP on 17 of the held-out clips" in text and "saved\n`longest`" in text

@@ -75,8 +75,10 @@ input (`max_length`), or its padding is hidden from the model (`longest`). This 
 def draw_lengths(curves: Mapping[str, Lengths], metric: str, path: Path) -> None:
     """Draws a metric against the length of the clips, a line for each model and padding.
 
+    Whole clips come last; lengths that most clips do not exceed are left out.
+
     Args:
-        curves: By a name, which is shown if there are several.
+        curves: By a name, which is shown if there are several; all of the same clips, at least one.
         metric: Which to draw.
         path: The PNG to write.
     """
@@ -85,15 +87,21 @@ def draw_lengths(curves: Mapping[str, Lengths], metric: str, path: Path) -> None
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    axis.set_xscale("log")
+    first = next(iter(curves.values()))
+    cuts = [seconds for seconds in first.seconds if seconds < first.whole_seconds]
+    heads = [*(f"{seconds:g}" for seconds in cuts), f"whole\n(median {first.whole_seconds:.3g})"]
+    # Lengths as categories: whole clips come last, however short they are.
+    places = range(len(heads))
+    axis.set_xticks(places, heads)
+    axis.axvline(len(cuts) - 0.5, color="0.7", linewidth=1)
     for number, (name, lengths) in enumerate(curves.items()):
-        seconds = [*lengths.seconds, lengths.whole_seconds]
-        axis.set_xticks(seconds, [f"{value:.3g}" for value in seconds])
-        for (padding, values), style in zip(lengths.values(metric).items(), ("--", "-")):
+        for (padding, values), style in zip(lengths.values(metric).items(), ("--o", "-s")):
             label = f"{plain_text(name)}, {padding}" if len(curves) > 1 else padding
-            axis.plot(seconds, values, style, color=f"C{number % 10}", marker=".", label=label)
-    axis.minorticks_off()
-    axis.set(xlabel="length of the clips in seconds, whole ones last", ylabel=metric, ylim=(0, 1))
+            shown = [*values[: len(cuts)], values[-1]]
+            color = f"C{number % 10}"
+            axis.plot(places, shown, style, color=color, markersize=4, label=label)
+    axis.set(xlabel="length of the clips in seconds", ylabel=metric, ylim=(0, 1))
+    axis.set_xlim(-0.5, len(cuts) + 0.5)
     axis.grid(alpha=0.3)
     axis.legend(loc="best", title="padding" if len(curves) == 1 else None)
     figure.savefig(path, dpi=120)
