@@ -87,8 +87,9 @@ class Journal:
                 raise ValueError(f"line {number} of {self.path} is no row of this command")
             if row["model"] != self.model:
                 raise ValueError(
-                    f"{self.path} has the results of the model {row['model']!r}; give another "
-                    f"--output"
+                    f"{self.path} has the results of the model {row['model']!r} from an "
+                    f"earlier run, and {self.model!r} cannot add to them; give another --output, "
+                    f"or move what is there away to begin anew"
                 )
             said = {name: row[name] for name in self.flags if row.get(name) is not None}
             self.settings = {**self.defaults, **said}

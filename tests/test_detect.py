@@ -207,6 +207,30 @@ def test_one_sentence(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
     assert status == 1 and "needs pyarrow" in err
 
 
+def test_a_model_with_one_label_to_a_clip_always_names_one(tiny_folder, sounds, capsys):
+    rules = ("--window", "0.5", "--hop", "0.1", "--threshold", "0.4", "--activation")
+    _, out, err = run(capsys, tiny_folder, sounds / "a.wav", *rules, "softmax")
+    assert "it always names one of its labels, in silence too" in err and "silence" not in out
+    assert len(err.strip().splitlines()) == 1
+    assert not run(capsys, tiny_folder, sounds / "a.wav", *rules, "sigmoid")[2]
+
+
+def test_short_audio_is_counted_in_seconds(tiny_folder, sounds, tmp_path, capsys):
+    output = ("--output", tmp_path / "e.csv")
+    _, out, _ = run(capsys, tiny_folder, sounds / "a.wav", *output, *RULES)
+    assert "in 3.00 seconds of audio; 1 file, 0 of them bad" in out
+    assert detect_files.duration(90) == "1.5 minutes"
+    assert detect_files.duration(5400) == "1.50 hours"
+
+
+def test_a_journal_of_another_model_says_what_to_do(tiny_folder, sounds, tmp_path, capsys):
+    output = ("--output", tmp_path / "e.csv")
+    assert run(capsys, tiny_folder, sounds / "a.wav", *output, *RULES)[0] == 0
+    status, _, err = run(capsys, "another/model", sounds / "a.wav", *output, *RULES)
+    assert status == 1 and "e.jsonl has the results of the model" in err
+    assert "give another --output, or move what is there away to begin anew" in err
+
+
 def test_progress_in_audio_hours_a_minute():
     begin = time.monotonic()
     assert detect_files.speed(7200.0, begin - 60) == pytest.approx(2.0, rel=0.01)

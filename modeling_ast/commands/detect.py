@@ -48,6 +48,8 @@ ROW_FIELDS = {"file", "seconds", "events", "bad_stretches", "error", "model"}
 RULES = ("window", "hop", "combine", "hysteresis", "median", "min_gap", "min_length", "edges")
 # Of rows that do not say it: earlier versions placed events by their scores.
 EARLIER = {"edges": "scores"}
+# Labels of a model that was trained on what sounds between its events.
+REST_LABELS = {"other", "silence", "background", "noise", "none", "unknown"}
 SETTINGS = {name: f"--{name.replace('_', '-')} {{}}" for name in RULES} | {
     "thresholds": "the same --threshold",
     "padding": "--padding {}",
@@ -253,6 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
         detector = load_detector(options)
     except (OSError, ValueError, RuntimeError) as error:
         return fail(error)
+    print_report(hints(detector))
     try:
         if journal is not None:
             journal.use(**settings_of(detector, options))
@@ -300,6 +303,17 @@ def load_detector(options: argparse.Namespace) -> EventDetector:
         label_thresholds=options.label_thresholds,
         **rules,
     )
+
+
+def hints(detector: EventDetector) -> list[str]:
+    """What to know of the model's answers, a line each; none where its scores are sigmoid."""
+    names = {label.lower() for label in detector.labels}
+    if detector.tagger.sigmoid or names & REST_LABELS:
+        return []
+    return [
+        "this model has one label to a clip: it always names one of its labels, in silence too; "
+        "training it with a label such as 'other' or 'silence' helps"
+    ]
 
 
 def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[str, Any]:

@@ -122,11 +122,12 @@ def write_results(
     else:
         highest_hz = detector.tagger.extractor.sampling_rate / 2
         write_events(found, options.output, options.format, highest_hz)
+    seconds = sum(detection.seconds or 0.0 for detection in found)
     counts = {
         "files": len(found),
         "bad": sum(detection.error is not None for detection in found),
         "bad_stretches": sum(len(detection.bad_stretches) for detection in found),
-        "hours": sum(detection.seconds or 0.0 for detection in found) / 3600,
+        "hours": seconds / 3600,
         "events": sum(len(detection.events) for detection in found),
     }
     output = os.fsencode(options.output).decode(errors="replace")
@@ -134,9 +135,23 @@ def write_results(
         print_json({"output": output, **counts})
         return
     sys.stdout.write(
-        f"{output}: {counts['events']} events in {counts['hours']:.2f} hours of audio; "
-        f"{len(found)} files, {counts['bad']} of them bad\n"
+        f"{output}: {counted(counts['events'], 'event')} in {duration(seconds)} of audio; "
+        f"{counted(len(found), 'file')}, {counts['bad']} of them bad\n"
     )
 
 
-__all__ = ["Follower", "Outputs", "complain", "speed", "write_results"]
+def counted(count: int, noun: str) -> str:
+    """1 file, 2 files."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """A length of audio in the unit that suits it."""
+    if seconds < 60:
+        return f"{seconds:.2f} seconds"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} minutes"
+    return f"{seconds / 3600:.2f} hours"
+
+
+__all__ = ["Follower", "Outputs", "complain", "duration", "speed", "write_results"]
