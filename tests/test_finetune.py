@@ -175,6 +175,7 @@ def assert_same_weights(first, second):
             assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_unbroken_one(base, data, tmp_path):
     """Killed twice: just behind the second epoch's end, and while it writes a checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"

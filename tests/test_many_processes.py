@@ -121,6 +121,7 @@ def assert_counted_once(run, data):
     assert positives == targets.sum(0).tolist()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(base, data, alone, tmp_path):
     run = two(base, data, tmp_path / "run")
     assert_same_training(run, alone)

@@ -176,6 +176,7 @@ def test_the_attention_can_be_set(tiny_model, attention):
     assert tiny_model.base_model.config._attn_implementation == attention
 
 
+@pytest.mark.slow
 def test_flash_and_flex_get_the_masks_they_want(tiny_model):
     assert tiny_model._supports_flash_attn and tiny_model._supports_flex_attn
     encoder = tiny_model.audio_spectrogram_transformer

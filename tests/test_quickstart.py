@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_quickstart_runs_through(tmp_path):
     out = tmp_path / "quickstart"
     arguments = ["--output_dir", out, "--num-train", 28, "--num-test", 28, "--epochs", 1]
