@@ -101,7 +101,7 @@ def test_too_few_clips_of_each_label(model, data, tmp_path, capsys, monkeypatch)
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, "calibrate", model, "--data", data)
     assert status == 1 and not out and not (model / "calibration.json").exists()
-    assert "of no label there are 10 clips with it" in err and "the most are 8, of 40 clips" in err
+    assert "no label has 10 clips (the most: 8 of 40 clips); give more" in err
     assert run(capsys, "calibrate", model, "--data", data, "--min-positives", 8)[0] == 0
 
 

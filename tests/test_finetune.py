@@ -82,7 +82,10 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
     metrics = json.loads((out / "metrics.json").read_text())
     # Trainer's logs go to standard error.
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1] == f"mAP {metrics['eval_mAP']:.4f}; the model is in {out}"
+    assert printed[-2:] == [
+        f"listen to the mistakes: {out / 'worst_clips.html'}",
+        f"the model is in {out}",
+    ]
     assert printed[0].startswith(
         f"mAP {metrics['eval_mAP']:.3f} on 28 held-out clips (95 % interval"
     )

@@ -9,6 +9,7 @@ import soundfile
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands import main
+from modeling_ast.commands.finetune import parse_arguments
 from modeling_ast.training import folds
 from modeling_ast.training.data_arguments import DataArguments
 from modeling_ast.training.folds import read_folds, scores, summary
@@ -88,12 +89,28 @@ def test_each_fold_is_held_out_once(base, sounds, tmp_path, capsys, monkeypatch)
     text = capsys.readouterr()
     mean, std = printed["mean"]["eval_accuracy"], printed["std"]["eval_accuracy"]
     last = text.out.splitlines()[-1]
+    assert "training_accuracy" in printed["mean"] and "training_" not in text.out
     assert last == f"accuracy {mean:.4f} +- {std:.4f} over 2 folds; the models are in {out}/fold_*"
     assert "fold 1 is finished (1 of 2)" in text.err
     assert [path.read_bytes() for path in held_out] == weights
     # Other arguments are another run.
     run(*words, "--learning-rate", 1e-3, status=1)
     assert f"{out} holds a run with --learning-rate 5e-05, not 0.001" in capsys.readouterr().err
+
+
+def test_the_share_of_a_recipe_is_replaced_by_folds(tmp_path):
+    """It was not given by the user, so that no warning says that it is not used."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("eval_share: 0.2\n")
+    words = ["--recipe", str(recipe), "--model", "m", "--data", "d", "--output-dir", "o"]
+    words += ["--use_cpu"]
+    for given, share in (
+        ([], 0.2),
+        (["--folds", "2"], None),
+        (["--eval-fold", "2"], None),
+        (["--folds", "2", "--eval-share", "0.2"], 0.2),
+    ):
+        assert parse_arguments([*words, *given])[0].data.eval_share == share
 
 
 def test_a_killed_run_goes_on_with_the_fold_it_was_in(base, sounds, tmp_path, capsys, monkeypatch):

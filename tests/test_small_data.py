@@ -13,9 +13,11 @@ from modeling_ast.commands.finetune import parse_arguments
 from modeling_ast.training.normalization import Moments
 from modeling_ast.training.small_data import (
     GIVEN,
+    Choice,
     Facts,
     balance,
     batch_size,
+    choice_lines,
     choose,
     epochs,
     masks,
@@ -74,6 +76,38 @@ def values(choices):
 def test_the_input_fits_the_clips(lengths, changes, wanted):
     choice = max_length(facts(num_frames=lengths, **changes))
     assert choice.value == wanted and choice.reason
+
+
+@pytest.mark.parametrize(
+    ("lengths", "reason"),
+    [
+        ([198] * 40, "the model's own; 100% of"),
+        ([98] * 38 + [900] * 2, "nine of ten clips are no longer than 98 frames of 10 ms, rounded"),
+        ([112] * 38 + [900] * 2, "nine of ten clips are no longer than 112 frames of 10 ms; 95%"),
+        ([98] * 38 + [120] * 2, "the longest clip has 120 frames of 10 ms, rounded up"),
+        ([60] * 30 + [900] * 10, "twice the usual length: 120 frames of 10 ms, rounded up"),
+        ([3000] * 40, "the longest input: 1024 frames of 10 ms; 0% of the clips"),
+    ],
+)
+def test_the_reason_says_what_decided_the_length(lengths, reason):
+    assert max_length(facts(num_frames=lengths)).reason.startswith(reason)
+
+
+def test_reasons_at_a_bound():
+    assert epochs(200, True).reason == "about 8000 clips in all from trained weights"
+    assert epochs(20, True).reason == "the most from trained weights: 1200 clips in all"
+    assert epochs(2000, False).reason == "the fewest from random weights: 40000 clips in all"
+    looks = {choice.reason for choice in schedule(5, 5) if choice.name.startswith("eval")}
+    assert looks == {"5 steps, judged about 5 times"}
+
+
+def test_columns_are_aligned():
+    names, values = zip(*(("validation_share", None), ("a_name_of_more_than_27_letters", 0.25)))
+    lines = choice_lines([Choice(*pair, "why") for pair in zip(names, values)])
+    assert lines == [
+        "validation_share                none  why",
+        "a_name_of_more_than_27_letters  0.25  why",
+    ]
 
 
 def test_masks_are_in_proportion():
@@ -146,7 +180,7 @@ def test_a_recipe_gives_too(tmp_path):
     )
     # Given steps decide the course of the run.
     arguments, _ = parse_arguments([*WORDS, "--max-steps", "12"])
-    choose(arguments, facts())
+    assert "num_train_epochs" not in values(choose(arguments, facts()))
     assert arguments.training.eval_steps == 1 and arguments.sampling.average_from is None
 
 
@@ -189,7 +223,7 @@ def test_a_run_keeps_what_it_chose_and_looks_at_no_held_out_clip(base, tmp_path,
     printed = capsys.readouterr().err
     chosen = runs[0]
     assert all(row["reason"] for row in chosen.values())
-    for name in ("max_length", "mean", "learning_rate", "num_train_epochs", "mixup_rate"):
+    for name in ("max_length", "mean", "learning_rate", "mixup_rate"):
         assert f"{name} " in printed and chosen[name]["reason"] in printed
     # Clips of 0.7 s have 1 + (11200 - 400) // 160 = 68 frames: patches of 16, every 7 frames.
     assert chosen["max_length"]["value"] == 16 + 8 * 7
@@ -200,3 +234,28 @@ def test_a_run_keeps_what_it_chose_and_looks_at_no_held_out_clip(base, tmp_path,
     assert (extractor.mean, extractor.max_length) == (run["mean"], 72)
     assert "LOAD REPORT" not in printed and "fine-tune before you trust" not in printed
     assert "a new head for 2 labels; positions fitted from 3 x 12 to 3 x 9 patches" in printed
+
+
+def test_data_that_has_changed_is_named(base, tmp_path, capsys):
+    """The numbers of --auto differ then, which no user has given."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    write_tones(data / "train", 6, 0.7, seed=0)
+    write_tones(data / "test", 2, 0.7, seed=1)
+    words = ["--recipe", "small_data", "--model", base, "--data", data, "--output_dir", out]
+    words += ["--max_steps", 2, "--report_to", "none", "--length_clips", 0, "--worst_clips", 0]
+    assert finetune.main([*map(str, words)]) == 0
+    write_tones(data / "train" / "more", 3, 0.9, seed=2)
+    for file in (data / "train" / "more").rglob("*.wav"):
+        file.rename(data / "train" / file.parent.name / f"more_{file.name}")
+    for folder in (*(data / "train" / "more").iterdir(), data / "train" / "more"):
+        folder.rmdir()
+    capsys.readouterr()
+    assert finetune.main([*map(str, words)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == (
+        f"error: the data has changed since the run in {out}: it had 16 clips, and now has 22; "
+        f"give another --output-dir"
+    )
+    # A flag that differs is named first.
+    assert finetune.main([*map(str, words), "--seed", "7"]) == 1
+    assert "holds a run with --seed 0, not 7" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
@@ -27,8 +28,9 @@ from ..training.arguments import (
     prepare,
 )
 from ..training.finetuning import Outcome, finetune
-from ..training.folds import CrossValidation, cross_validate, is_cross_validation
+from ..training.folds import FOLDS_FILE, CrossValidation, cross_validate, is_cross_validation
 from ..training.recipe_files import read_recipe, recipe_names
+from ..training.results import WORST_PAGE
 from ..training.search import SearchResult, search
 from .dataclass_parser import DataclassParser, Group
 from .output import fail, print_json, print_report
@@ -118,6 +120,9 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
             settings = read_recipe(recipe)
         except ValueError as error:
             parser.error(str(error))
+        # A fold that the user asks for replaces the share that a recipe holds out.
+        if names & {"folds", "eval_fold"}:
+            settings.pop("eval_share", None)
         parser.set_defaults(**settings)
         names |= settings.keys()
     given = parser.parse_known_args(arguments)[0]
@@ -178,11 +183,13 @@ def report_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})
         return
-    score = outcome.metrics[f"eval_{metric}"]
     if outcome.answers is not None:
         sys.stdout.writelines(f"{line}\n" for line in summary_lines(outcome.answers))
     print_report([str(outcome.choices[-1]), f"pictures and card: {folder}/README.md"])
-    sys.stdout.write(f"{metric} {score:.4f}; the model is in {folder}\n")
+    page = Path(str(folder)) / WORST_PAGE
+    if page.is_file():
+        sys.stdout.write(f"listen to the mistakes: {page}\n")
+    sys.stdout.write(f"the model is in {folder}\n")
 
 
 def report_folds(folder: str, folds: CrossValidation, as_json: bool) -> None:
@@ -192,17 +199,21 @@ def report_folds(folder: str, folds: CrossValidation, as_json: bool) -> None:
         results = {name: value for name, value in folds._asdict().items() if name != "division"}
         print_json({"output_dir": folder, **results})
         return
-    width = max(map(len, folds.mean))
+    # The others are in folds.json.
+    names = [name for name in folds.mean if name.startswith("eval_")]
+    width = max(map(len, names))
     heads = "".join(f"{f'fold {number}':>10}" for number in folds.results)
     lines = [f"{'':<{width}}{heads}{'mean':>10}{'std':>10}"]
-    for name, mean in folds.mean.items():
-        values = [*(own.get(name) for own in folds.results.values()), mean, folds.std[name]]
+    for name in names:
+        own = [results.get(name) for results in folds.results.values()]
+        values = [*own, folds.mean[name], folds.std[name]]
         lines.append(f"{name:<{width}}" + "".join(map(cell, values)))
     lines.append(
         f"{metric} {cell(folds.mean[f'eval_{metric}']).strip()} +- "
         f"{cell(folds.std[f'eval_{metric}']).strip()} over {len(folds.results)} folds; the models "
         f"are in {folder}/fold_*"
     )
+    print_report([f"all figures: {folder}/{FOLDS_FILE}"])
     sys.stdout.write("\n".join(lines) + "\n")
 
 

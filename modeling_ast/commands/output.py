@@ -84,7 +84,8 @@ def print_report(lines: Iterable[str]) -> None:
     for line in lines:
         # A name need not be valid Unicode.
         text = os.fsencode(line).decode(errors="replace")
-        sys.stderr.write(f"{one_line(text)}\n")
+        # Several spaces stay: they align columns.
+        sys.stderr.write(f"{' '.join(text.splitlines())}\n")
 
 
 __all__ = ["CommandParser", "fail", "print_json", "print_report", "quiet_libraries"]

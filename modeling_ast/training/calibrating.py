@@ -90,10 +90,12 @@ def fit_calibration(
     fewer = np.minimum(positives, len(targets) - positives)  # clips with, or without each label
     few = fewer < options.min_positives
     if few.all():
+        wanted, most = f"{options.min_positives} clips", positives.max()
+        if most >= options.min_positives:
+            wanted, most = f"{wanted} with it and as many without it", fewer.max()
         raise ValueError(
-            f"of no label there are {options.min_positives} clips with it and as many without (the "
-            f"most are {fewer.max()}, of {len(targets)} clips in all); give more held-out clips, "
-            f"or a smaller --min-positives (min_positives)"
+            f"no label has {wanted} (the most: {most} of {len(targets)} clips); give more held-out "
+            f"clips, or a smaller --min-positives (min_positives)"
         )
     slope = 1 / temperature(scores, targets, activation)
     slopes, intercepts = np.full(len(labels), slope), np.zeros(len(labels))

@@ -48,7 +48,7 @@ from .results import Judge
 from .run_card import CHOSEN_FILE
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
 from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
-from .small_data import Choice, choose, measure, validation_share
+from .small_data import GIVEN, Choice, choice_lines, choose, measure, validation_share
 from .trainer import ASTTrainer, output_folder
 
 
@@ -141,11 +141,12 @@ def train(
     deciding = deciding_arguments(arguments)
     smooth_in_batches(arguments)
     model, extractor = load_model(arguments.model, classes, with_softmax)
-    say([start_line(arguments.model, model), *map(str, choices)])
+    say([start_line(arguments.model, model), *choice_lines(choices)])
     to_train = train_a_part(model, arguments.cheap)
     resumed = find_resumed(training, to_train)
     if resumed:
-        check_same_run(output_folder(training), deciding)
+        chosen = {choice.name for choice in choices if choice.reason != GIVEN}
+        check_same_run(output_folder(training), deciding, chosen, loaded.report.found)
     elif training.process_index == 0:
         # The clips that an earlier run listed may have been mended or removed since.
         (output_folder(training) / BAD_LIST).unlink(missing_ok=True)

@@ -347,10 +347,10 @@ def chosen_section(folder: Path) -> str:
     if not file.is_file():
         return ""
     choices: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    rows = [
-        tuple(markdown_text(choice.get(key, "")) for key in ("name", "value", "reason"))
-        for choice in choices
-    ]
+    rows = []
+    for choice in choices:
+        cells = (choice.get(key, "") for key in ("name", "value", "reason"))
+        rows.append(tuple(markdown_text("none" if cell is None else cell) for cell in cells))
     return f"Chosen for these clips and this model:\n\n{table(('', 'value', 'reason'), rows)}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..modeling_ast import ASTForAudioClassification
 from ..strict_json import to_json
 from .arguments import RUN_FILE, Arguments
 from .checkpoints import find_damage, last_whole_checkpoint
+from .data_report import REPORT_FILE
 from .trainer import output_folder
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ def deciding_arguments(arguments: Arguments) -> dict[str, Any]:
     return json.loads(to_json({name: given[name] for name in given if name not in MAY_CHANGE}))
 
 
-def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
+def check_same_run(
+    folder: Path,
+    deciding: dict[str, Any],
+    chosen: Collection[str] = (),
+    num_files: int | None = None,
+) -> None:
     """Refuses to go on with a run of other arguments.
 
     It would write a card and an extractor that the weights were not trained with.
@@ -53,18 +59,34 @@ def check_same_run(folder: Path, deciding: dict[str, Any]) -> None:
     Args:
         folder: The output directory.
         deciding: From `deciding_arguments`.
+        chosen: The names of those that `--auto` chose from the data.
+        num_files: Files or rows of the data, as `DataReport.found` counts them.
     Raises:
         ValueError: An argument differs from that of the run in `folder`.
     """
     file = folder / RUN_FILE
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for name, value in deciding.items():
+    # An argument that the user gave explains more than those that follow from the data.
+    for name, value in sorted(deciding.items(), key=lambda pair: pair[0] in chosen):
         if before.get(name, value) != value:
+            if name in chosen:
+                _refuse_other_data(folder, num_files)
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(
                 f"{folder} holds a run with {flag} {before[name]}, not {value}; give another "
                 f"--output-dir, or the same arguments to go on with it"
             )
+
+
+def _refuse_other_data(folder: Path, num_files: int | None) -> None:
+    """Says that the data is not that of the run in a folder, if its number of files differs."""
+    file = folder / REPORT_FILE
+    before = json.loads(file.read_text(encoding="utf-8")).get("found") if file.is_file() else None
+    if None not in (before, num_files) and before != num_files:
+        raise ValueError(
+            f"the data has changed since the run in {folder}: it had {before} clips, and now has "
+            f"{num_files}; give another --output-dir"
+        )
 
 
 def find_resumed(

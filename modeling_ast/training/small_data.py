@@ -63,9 +63,22 @@ class Choice(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
+        return f"{self.name} {self.value_text} {self.reason}"
+
+    @property
+    def value_text(self) -> str:
+        """The value as it is printed."""
+        if self.value is None:
+            return "none"
         value = getattr(self.value, "value", self.value)  # of an enumeration
-        value = f"{value:.4g}" if isinstance(value, float) else str(value)
-        return f"{self.name:<27} {value:<8} {self.reason}"
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def choice_lines(choices: Sequence[Choice]) -> list[str]:
+    """A line for each choice, in columns: name, value, reason."""
+    names = max((len(choice.name) for choice in choices), default=0)
+    values = max((len(choice.value_text) for choice in choices), default=0)
+    return [f"{row.name:<{names}}  {row.value_text:<{values}}  {row.reason}" for row in choices]
 
 
 GIVEN = "given"
@@ -165,19 +178,27 @@ def max_length(facts: Facts) -> Choice:
     where the input ends.
     """
     fitting = float(np.percentile(facts.num_frames, 90))
-    fitting = math.ceil(min(fitting, MOST_OF_USUAL * float(np.median(facts.num_frames))))
+    most = MOST_OF_USUAL * float(np.median(facts.num_frames))
+    wanted = math.ceil(min(fitting, most))
+    why = "nine of ten clips are no longer than" if fitting <= most else "twice the usual length:"
     longest = max(facts.num_frames)
     # A few frames more, where the longest clip then fits too.
-    wanted = longest if longest <= 1.25 * fitting else fitting
-    wanted = min(wanted, max(LONGEST_INPUT, facts.max_length))
+    if longest <= 1.25 * wanted:
+        wanted, why = longest, "the longest clip has"
+    limit = max(LONGEST_INPUT, facts.max_length)
+    if wanted > limit:
+        wanted, why = limit, "the longest input:"
     beyond = max(0, wanted - facts.patch_frames)
     frames = facts.patch_frames + math.ceil(beyond / facts.time_stride) * facts.time_stride
-    if wanted <= facts.max_length <= 1.1 * frames:
-        return Choice("max_length", facts.max_length, "the model's own, which fits the clips")
-    share = np.mean(np.asarray(facts.num_frames) <= frames)
-    return Choice(
-        "max_length", frames, f"frames of 10 ms: {share:.0%} of the clips to train on fit whole"
-    )
+    is_own = wanted <= facts.max_length <= 1.1 * frames
+    chosen = facts.max_length if is_own else frames
+    if is_own:
+        reason = "the model's own"
+    else:
+        rounded = ", rounded up to whole patches" if frames != wanted else ""
+        reason = f"{why} {wanted} frames of 10 ms{rounded}"
+    share = np.mean(np.asarray(facts.num_frames) <= chosen)
+    return Choice("max_length", chosen, f"{reason}; {share:.0%} of the clips to train on fit whole")
 
 
 def statistics(facts: Facts) -> list[Choice]:
@@ -252,9 +273,14 @@ def epochs(num_clips: int, pretrained: bool) -> Choice:
     """As many as draw a clip so and so often in all, within bounds."""
     draws = DRAWS if pretrained else SCRATCH_DRAWS
     fewest, most = EPOCHS if pretrained else SCRATCH_EPOCHS
-    count = min(most, max(fewest, round(draws / num_clips)))
+    wanted = round(draws / num_clips)
+    count = min(most, max(fewest, wanted))
     start = "trained" if pretrained else "random"
-    reason = f"about {draws} clips in all from {start} weights, in {fewest} to {most} epochs"
+    if count == wanted:
+        reason = f"about {draws} clips in all from {start} weights"
+    else:
+        bound = "most" if count < wanted else "fewest"
+        reason = f"the {bound} from {start} weights: {count * num_clips} clips in all"
     return Choice("num_train_epochs", float(count), reason)
 
 
@@ -284,7 +310,7 @@ def schedule(total_steps: int, steps_of_epoch: int) -> list[Choice]:
         total_steps, steps_of_epoch: Optimiser steps.
     """
     between = max(1, round(total_steps / EVALUATIONS))
-    looks = f"{total_steps} steps, judged about {EVALUATIONS} times"
+    looks = f"{total_steps} steps, judged about {total_steps // between} times"
     num_epochs = math.ceil(total_steps / steps_of_epoch)
     chosen = [
         Choice("warmup_steps", WARMUP_SHARE, "of the run: a new head must not disturb the rest"),
@@ -309,7 +335,8 @@ def choose(arguments: Arguments, facts: Facts) -> list[Choice]:
         arguments: Are changed; those that `arguments.given` names are not.
         facts: Of the clips to train on and of the model.
     Returns:
-        Every number that is chosen here, also those that were given.
+        Every number that is chosen here, also those that were given; no epochs where `max_steps`
+        overrides them.
     """
     done: list[Choice] = []
 
@@ -324,7 +351,8 @@ def choose(arguments: Arguments, facts: Facts) -> list[Choice]:
     take(max_length(facts), *statistics(facts))
     take(*masks(facts, arguments.value("max_length") or facts.max_length))
     take(*rates(facts), batch_size(facts.num_clips, facts.num_processes))
-    take(epochs(facts.num_clips, facts.pretrained))
+    if arguments.training.max_steps < 1:  # else these are the length of the run
+        take(epochs(facts.num_clips, facts.pretrained))
     take(*regularisers(facts), balance(facts.class_counts))
     take(*schedule(*steps(arguments, facts.num_clips)))
     return done
@@ -349,6 +377,7 @@ __all__ = [
     "Facts",
     "balance",
     "batch_size",
+    "choice_lines",
     "choose",
     "epochs",
     "masks",
