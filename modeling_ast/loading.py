@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from logging import LogRecord
+from logging import Filter, LogRecord
 from typing import Any
 
 import torch
@@ -263,21 +263,22 @@ def quiet_loading() -> Iterator[None]:
     """Keeps warnings about fresh weights and a refitted grid off the screen, and progress bars."""
     # Not by a level, which makes transformers report on layers that no other machine holds.
     loggers = [logging.get_logger(name) for name in ("transformers.modeling_utils", __name__)]
-    bars = logging.is_progress_bar_enabled()
+    bars, only_errors = logging.is_progress_bar_enabled(), _OnlyErrors()
     for each in loggers:
-        each.addFilter(_is_error)
+        each.addFilter(only_errors)
     logging.disable_progress_bar()
     try:
         yield
     finally:
         for each in loggers:
-            each.removeFilter(_is_error)
+            each.removeFilter(only_errors)
         if bars:
             logging.enable_progress_bar()
 
 
-def _is_error(record: LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+class _OnlyErrors(Filter):
+    def filter(self, record: LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
 
 
 def _check_size(stored: ASTConfig | None, name_or_path, kwargs: dict) -> None:

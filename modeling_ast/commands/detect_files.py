@@ -123,19 +123,20 @@ def write_results(
         highest_hz = detector.tagger.extractor.sampling_rate / 2
         write_events(found, options.output, options.format, highest_hz)
     seconds = sum(detection.seconds or 0.0 for detection in found)
+    num_events = sum(len(detection.events) for detection in found)
     counts = {
         "files": len(found),
         "bad": sum(detection.error is not None for detection in found),
         "bad_stretches": sum(len(detection.bad_stretches) for detection in found),
         "hours": seconds / 3600,
-        "events": sum(len(detection.events) for detection in found),
+        "events": num_events,
     }
     output = os.fsencode(options.output).decode(errors="replace")
     if options.json:
         print_json({"output": output, **counts})
         return
     sys.stdout.write(
-        f"{output}: {counted(counts['events'], 'event')} in {duration(seconds)} of audio; "
+        f"{output}: {counted(num_events, 'event')} in {duration(seconds)} of audio; "
         f"{counted(len(found), 'file')}, {counts['bad']} of them bad\n"
     )
 
