@@ -153,7 +153,10 @@ def test_help_shows_what_is_usual_and_help_all_everything(capsys):
     assert "--learning-rate" in short and "--adafactor" not in short
     for name in ARGUMENTS:
         assert f"--{name.replace('_', '-')}" in whole, name
-    assert len(short.splitlines()) < 260 < len(whole.splitlines())
+    assert len(short.splitlines()) < 265 < len(whole.splitlines())
+    for heading in ("train a part:", "chosen numbers:", "report:", "short clips:"):
+        assert f"\n{heading}\n" in short
+    assert "example: modeling-ast finetune --recipe my_folder" in short.replace("\n", " ")
     for kind in KINDS:
         assert kind.__doc__.strip().splitlines()[0][:40] in short or kind is TrainingArguments
     assert "default: None" not in short and "default: False" not in short

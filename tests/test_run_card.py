@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from transformers import TrainingArguments
 
+from modeling_ast import ASTFeatureExtractor
 from modeling_ast.training.answers import Answers
 from modeling_ast.training.lengths import Lengths
 from modeling_ast.training.optimizer import EpochDecay
@@ -27,13 +28,13 @@ def answers_of(num_classes=4, clips=40, exclusive=True, names=None):
     return Answers(scores, truth, names, exclusive, [f"{i}.wav" for i in range(clips)])
 
 
-def trainer_of(folder, decay=None, hub=None, **arguments):
+def trainer_of(folder, decay=None, hub=None, frames=1024, **arguments):
     """Of Trainer what the card asks for."""
     arguments = TrainingArguments(folder, hub_model_id=hub, **arguments)
     return SimpleNamespace(
         args=arguments,
         hub_model_id=None,
-        extractor=SimpleNamespace(padding="longest"),
+        extractor=ASTFeatureExtractor(max_length=frames, padding="longest"),
         train_dataset=list(range(191)),
         eval_dataset=list(range(40)),
         epoch_decay=decay,
@@ -62,9 +63,10 @@ def test_figures_and_files(tmp_path):
     assert f"| **accuracy** | **{headline.value:.4f}** (95 % interval" in card
     assert f"always answering {headline.majority} | {headline.chance:.4f} |" in card
     assert "| loss | 1.2500 |" in card and "runtime" not in card
-    assert "| accuracy of the training clips | 0.7500 |" in card
-    assert "validation clips, by those of the best evaluation | 0.8750 |" in card
-    assert "accuracy of the averaged weights, in `average/` | 0.6250 |" in card
+    others = card.split("For comparison:\n\n")[1]
+    assert "- training clips: accuracy 0.7500\n" in others
+    assert "- validation clips, by those of the best evaluation: accuracy 0.8750\n" in others
+    assert "- averaged weights, in `average/`: accuracy 0.6250\n" in others
     for link in ("confusion.png", "worst_clips.html", "worst_clips.csv", "learning_curve.png"):
         assert f"({link})" in card
     assert "191 clips to train, 40 held out" in card and "## Training" in card
@@ -95,6 +97,10 @@ def test_how_to_use_it(tmp_path):
         and "name on the Hub" not in card
         and "modeling-ast classify me/mine clip.wav" in card
     )
+    assert "The pipeline hears" not in card and "pip install" in card
+    card = card_of(tmp_path / "my run", answers_of(), frames=80)
+    assert "`modeling-ast classify 'path/to/my run' clip.wav`" in card
+    assert "The pipeline hears the first 0.81 s of a clip; the command cuts longer" in card
 
 
 @pytest.mark.parametrize(
@@ -120,6 +126,19 @@ def test_what_was_chosen(tmp_path):
     choices = [{"name": "epochs", "value": 40, "reason": "191 clips | few"}]
     (folder / "chosen.json").write_text(json.dumps(choices))
     assert r"| epochs | 40 | 191 clips \| few |" in card_of(folder, answers_of())
+
+
+def test_which_weights_were_kept_is_said_once_before_the_figures(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    choices = [{"name": "keep_weights", "value": "last", "reason": "the run has no others"}]
+    (folder / "chosen.json").write_text(json.dumps(choices))
+    metrics = {"eval_accuracy": 0.5, "last_accuracy": 0.51, "best_accuracy": 0.75}
+    card = card_of(folder, answers_of(), metrics)
+    note = "This model has the weights of the last step (the run has no others)."
+    assert card.count(note) == 1 and card.index(note) < card.index("held-out clips")
+    assert "0.5100" not in card and "- weights of the best evaluation: accuracy 0.7500" in card
+    assert "Chosen for these clips" not in card and "keep_weights" not in card
 
 
 def test_many_labels(tmp_path):

@@ -23,10 +23,14 @@ from ..training.answers import summary_lines
 from ..training.arguments import (
     KINDS,
     Arguments,
+    AutoArguments,
+    LengthArguments,
+    ResultArguments,
     contradiction,
     defaults,
     prepare,
 )
+from ..training.cheap_tuning import CheapArguments
 from ..training.finetuning import Outcome, finetune
 from ..training.folds import FOLDS_FILE, CrossValidation, cross_validate, is_cross_validation
 from ..training.recipe_files import read_recipe, recipe_names
@@ -43,6 +47,17 @@ one of {", ".join(recipe_names())}. If a run is interrupted, run the same comman
 from the last checkpoint. All flags of transformers' TrainingArguments can be given too;
 --help-all shows them.
 """
+EXAMPLE = """
+example: modeling-ast finetune --recipe my_folder --model quickstart/model --data my_sounds
+--output-dir runs/mine
+"""
+# Headings of --help, of those kinds of arguments whose names say too little.
+TITLES = {
+    CheapArguments: "train a part",
+    AutoArguments: "chosen numbers",
+    LengthArguments: "short clips",
+    ResultArguments: "report",
+}
 # Of TrainingArguments, those that --help shows.
 USUAL = frozenset(
     (
@@ -109,6 +124,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
         usage="modeling-ast finetune --model MODEL --data DATA --output-dir OUT [flags]\n"
         "       modeling-ast finetune --recipe RECIPE [flags]",
         description=DESCRIPTION,
+        epilog=EXAMPLE,
     )
     parser.set_defaults(**defaults())
     parser.add_argument("--recipe", help="path of a YAML file of arguments, or a known name")
@@ -146,7 +162,9 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
 def help_groups() -> dict[type, Group]:
     """A part of --help for each kind of arguments, with the first line of its docstring."""
     groups: dict[type, Group] = {
-        kind: Group(kind.__name__.removesuffix("Arguments").lower(), summary(kind))
+        kind: Group(
+            TITLES.get(kind, kind.__name__.removesuffix("Arguments").lower()), summary(kind)
+        )
         for kind in KINDS
     }
     sentence = "The usual ones of transformers' TrainingArguments; --help-all shows all."

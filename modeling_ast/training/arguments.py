@@ -52,7 +52,9 @@ class ModelArguments:
     patchout_frequency: int | None = field(
         default=None, metadata={"help": "rows of patches dropped while training, as in PaSST"}
     )
-    patchout_time: int | None = field(default=None, metadata={"help": "columns of them"})
+    patchout_time: int | None = field(
+        default=None, metadata={"help": "columns of patches dropped while training"}
+    )
     mean: float | None = field(
         default=None,
         metadata={"help": "of the data's log-mel values; see modeling-ast stats"},
@@ -106,7 +108,10 @@ class OptimizerArguments:
     )
     head_rate: float = field(default=1.0, metadata={"help": "rate of the head: this times others'"})
     decay_first: int | None = field(
-        default=None, metadata={"help": "epochs at the full rate, then it falls; see EpochDecay"}
+        default=None,
+        metadata={
+            "help": "epochs at the full learning rate before its first fall (--decay-factor)"
+        },
     )
     decay_every: int = field(default=1, metadata={"help": "epochs from one fall to the next"})
     decay_factor: float = field(default=0.5, metadata={"help": "what each fall multiplies by"})
@@ -126,7 +131,10 @@ class SamplingArguments:
     average_from: int | None = field(
         default=None, metadata={"help": "average the weights from the end of this epoch (from 1)"}
     )
-    average_to: int | None = field(default=None, metadata={"help": "to this one; the last"})
+    average_to: int | None = field(
+        default=None,
+        metadata={"help": "last epoch of the average of --average-from; without it, of the run"},
+    )
 
 
 @dataclass

@@ -46,8 +46,8 @@ class DataArguments:
     validation_share: float | None = field(
         default=None,
         metadata={
-            "help": "decide that by the split validation or, if there is none, by this share of "
-            "each label of the clips to train on"
+            "help": "without a split named validation: share of the training clips of each label "
+            "that is set aside to choose the weights"
         },
     )
     group_by: str | None = field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import SchedulerType
 from transformers.trainer_utils import has_length
 
 from ..conversion.card import markdown_text, write_card
+from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import printable
 from .answers import Answers, interval_text
 from .cheap_tuning import is_adapted
@@ -26,9 +28,12 @@ from .trainer import ASTTrainer
 # A card has a row for each class of at most so many; else for so many of the worst.
 CLASS_ROWS, WORST_CLASS_ROWS = 50, 20
 CONFUSION_ROWS = 10
+# What the published models hear of a clip, 10.24 s.
+AUDIOSET_FRAMES = 1024
 NAMED_LABELS = 30
 # What a run decided by itself, with the reasons: [{"name", "value", "reason"}, ...].
 CHOSEN_FILE = "chosen.json"
+KEPT_NAME = "keep_weights"  # its choice of the weights
 ADAPTER_NOTE = """
 These are the weights of an adapter, which are added to those of the base model while it loads:
 `pip install "modeling-ast[lora]"`.
@@ -100,10 +105,13 @@ def run_card(
     sections = [
         introduction(answers.names, base_model, data, local_model, local_data),
         "## How to use it",
-        usage(folder.name, hub_name),
+        usage(folder.name, hub_name, trainer.extractor),
         ADAPTER_NOTE if adapted else "",
         "## Results",
-        *result_sections(folder, answers, metrics, "which the model was not trained on"),
+        kept_note(folder),
+        *result_sections(
+            folder, answers, others_than_kept(folder, metrics), "which the model was not trained on"
+        ),
         length_section(lengths, headline.metric, trainer.extractor.padding),
         "## Training",
         training_section(trainer, how_trained),
@@ -164,11 +172,20 @@ def introduction(
     )
 
 
-def usage(name: str, hub_name: str | None) -> str:
-    """A snippet and a command."""
+def usage(name: str, hub_name: str | None, extractor: ASTFeatureExtractor) -> str:
+    """Where the package comes from, a snippet, a command, and how long a clip may be."""
     model = hub_name or f"path/to/{name}"
     where = "" if hub_name else "# The path of this folder, or its name on the Hub.\n"
+    seconds = extractor.max_samples / extractor.sampling_rate
+    heard = ""
+    if extractor.max_length < AUDIOSET_FRAMES:
+        heard = (
+            f"\n\nThe pipeline hears the first {seconds:.2g} s of a clip; the command cuts longer "
+            f"ones into parts and hears all."
+        )
     return f"""
+Install the package with `pip install .` in a copy of its repository.
+
 ```python
 import modeling_ast
 from transformers import pipeline
@@ -178,7 +195,7 @@ classify = pipeline("audio-classification", model=name, feature_extractor=name)
 classify(modeling_ast.read_audio("clip.wav"))
 ```
 
-On the command line: `modeling-ast classify {plain_code(model)} clip.wav`
+On the command line: `modeling-ast classify {plain_code(shlex.quote(model))} clip.wav`{heard}
 """
 
 
@@ -195,7 +212,8 @@ def result_sections(
     yield (
         f"On {headline.num_clips} held-out clips{groups}{', ' if known else ''}{known}:\n\n"
         f"{figure_table(answers, metrics)}\n\n"
-        f"{interval_note(answers)}"
+        f"{interval_note(answers)}\n\n"
+        f"{other_figures(headline.metric, metrics)}".strip()
     )
     yield "### Each label"
     yield class_section(answers)
@@ -220,11 +238,21 @@ def figure_table(answers: Answers, metrics: Mapping[str, Any]) -> str:
     for key, name in METRICS.items():
         if key != headline.metric and f"eval_{key}" in metrics:
             rows.append((name, number(metrics[f"eval_{key}"])))
-    for prefix, which in WHICH.items():
-        for key in (headline.metric, "loss"):
-            if f"{prefix}_{key}" in metrics:
-                rows.append((f"{METRICS[key]} of the {which}", number(metrics[f"{prefix}_{key}"])))
     return table(("", "value"), rows)
+
+
+def other_figures(metric: str, metrics: Mapping[str, Any]) -> str:
+    """The main metric and the loss of other clips or weights, a list; empty if there are none."""
+    lines = []
+    for prefix, which in WHICH.items():
+        values = [
+            f"{METRICS[key]} {number(metrics[f'{prefix}_{key}'])}"
+            for key in (metric, "loss")
+            if f"{prefix}_{key}" in metrics
+        ]
+        if values:
+            lines.append(f"- {which}: {', '.join(values)}")
+    return "\n".join(("For comparison:", "", *lines)) if lines else ""
 
 
 def interval_note(answers: Answers) -> str:
@@ -343,15 +371,48 @@ def schedule_text(decay: EpochDecay) -> str:
 
 def chosen_section(folder: Path) -> str:
     """What the run chose by itself, with the reasons; empty if the file is not there."""
-    file = folder / CHOSEN_FILE
-    if not file.is_file():
-        return ""
-    choices: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     rows = []
-    for choice in choices:
+    for choice in choices_of(folder):
+        if choice.get("name") == KEPT_NAME:
+            continue
         cells = (choice.get(key, "") for key in ("name", "value", "reason"))
         rows.append(tuple(markdown_text("none" if cell is None else cell) for cell in cells))
+    if not rows:
+        return ""
     return f"Chosen for these clips and this model:\n\n{table(('', 'value', 'reason'), rows)}"
+
+
+def choices_of(folder: Path) -> list[dict[str, Any]]:
+    """What the run chose by itself, as its file says; none without the file."""
+    file = folder / CHOSEN_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+def kept_choice(folder: Path) -> tuple[str, str]:
+    """Which weights the run kept, a name of `WHICH`, and why; empty if its file does not say."""
+    for choice in choices_of(folder):
+        if choice.get("name") == KEPT_NAME and choice.get("value") in WHICH:
+            return choice["value"], str(choice.get("reason", ""))
+    return "", ""
+
+
+def kept_note(folder: Path) -> str:
+    """Which weights all figures are of; empty if it is not known."""
+    kept, reason = kept_choice(folder)
+    if not kept:
+        return ""
+    which = "averaged weights" if kept == "average" else WHICH[kept]
+    return f"This model has the {which} ({markdown_text(reason)})."
+
+
+def others_than_kept(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures without those that repeat `eval_*`: of the weights that were kept."""
+    kept, _ = kept_choice(folder)
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not kept or not name.startswith(f"{kept}_")
+    }
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -74,9 +74,10 @@ def worst_page(
         f"{wrong} of {len(answers.files)} held-out clips have a wrong answer. This page has those "
         f"of which the model is surest, the surest first. The number behind a label is its score. "
         f"The sound is what the model hears: one channel at {extractor.sampling_rate / 1000:g} "
-        f"kHz; of a clip longer than {seconds:.2f} s only the beginning is here.",
+        f"kHz. Of a clip longer than {seconds:.2f} s only the beginning is here, but its score is "
+        f"of the whole clip.",
     ]
-    return write_page(f"The worst mistakes of {model}", notes, sections, extractor)
+    return write_page(f"The worst mistakes of '{model}'", notes, sections, extractor)
 
 
 def _page_clips(
