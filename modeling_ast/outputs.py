@@ -71,10 +71,30 @@ def one_run_at_a_time(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
+@contextmanager
+def leaving_no_empty_folder(folder: Path) -> Iterator[None]:
+    """Makes a directory, and removes it again if the work in it fails and has written nothing.
+
+    Args:
+        folder: One that is there already stays; directories above it are made and removed alike.
+    Raises:
+        OSError: It cannot be made.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in new:
+            with suppress(OSError):  # it is not empty, or was never made
+                path.rmdir()
+        raise
+
+
 def _cannot_lock(folder: Path, reason: str) -> None:
     logger.warning(
         f"cannot lock {folder} ({reason}): do not start a second run that writes into it"
     )
 
 
-__all__ = ["check_output_file", "one_run_at_a_time"]
+__all__ = ["check_output_file", "leaving_no_empty_folder", "one_run_at_a_time"]

@@ -7,7 +7,11 @@ import sys
 import pytest
 import transformers
 
-from modeling_ast.outputs import check_output_file, one_run_at_a_time
+from modeling_ast.outputs import (
+    check_output_file,
+    leaving_no_empty_folder,
+    one_run_at_a_time,
+)
 
 
 def test_files_that_can_be_written_are_left_as_they_are(tmp_path):
@@ -26,6 +30,29 @@ def test_files_that_cannot(tmp_path, name, reason):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=rf"cannot write .* \({reason}.*\); give another path"):
         check_output_file(tmp_path / name)
+
+
+def test_a_folder_that_stayed_empty_is_removed(tmp_path):
+    """Only a new one, and only when the work fails."""
+
+    def work(folder, file=None):
+        with pytest.raises(OSError, match="refused"), leaving_no_empty_folder(folder):
+            assert folder.is_dir()
+            if file is not None:
+                file.write_text("result")
+            raise OSError("refused")
+
+    work(tmp_path / "runs" / "mine")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    work(tmp_path / "runs")
+    work(tmp_path / "runs" / "mine")
+    assert (tmp_path / "runs").is_dir() and not (tmp_path / "runs" / "mine").exists()
+    work(tmp_path / "runs" / "mine", tmp_path / "runs" / "mine" / "x")
+    assert (tmp_path / "runs" / "mine" / "x").read_text() == "result"
+    with leaving_no_empty_folder(tmp_path / "other"):
+        pass
+    assert (tmp_path / "other").is_dir()
 
 
 def test_one_run_at_a_time(tmp_path):

@@ -254,6 +254,9 @@ class BadClips:
             TooManyBadClips: With it, more than the allowed share is bad.
         """
         name, text = one_line(name), one_line(reason)
+        # The name stands before the reason already.
+        for start in (f"{name!r} ", f"{name} "):
+            text = text.removeprefix(start)
         if name not in self:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             # One short write to a file opened for appending: lines of two processes do not mix.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import set_seed
 
-from ..outputs import one_run_at_a_time
+from ..outputs import leaving_no_empty_folder, one_run_at_a_time
 from ..strict_json import to_json
 from ..tagging import AudioTagger
 from .answers import Answers
@@ -211,12 +211,11 @@ def finetune(
             than allowed are bad.
     """
     folder = output_folder(arguments.training)
-    folder.mkdir(parents=True, exist_ok=True)
     # The processes of one run share the directory: the first locks it for all.
     first = arguments.training.process_index == 0
-    lock = one_run_at_a_time(folder) if first else nullcontext()
+    lock = one_run_at_a_time if first else nullcontext
     all_bad = listing_all_bad_clips(arguments.data, folder / BAD_LIST, arguments.model.model)
-    with lock, naming_unwritable(folder), all_bad:
+    with leaving_no_empty_folder(folder), lock(folder), naming_unwritable(folder), all_bad:
         return _finetune(arguments, announce)
 
 
