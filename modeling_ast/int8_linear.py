@@ -37,7 +37,8 @@ class Int8Linear(nn.Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        # Not "weight": who does not know these layers must miss it, not take it for the weights.
+        # It is not named "weight": plain transformers, which does not know these layers, then
+        # reports that weights are missing and cannot read the integers as weights.
         int8_weight = torch.zeros(out_features, in_features, dtype=torch.int8)
         self.register_buffer("int8_weight", int8_weight)
         self.register_buffer("scale", torch.ones(out_features))

@@ -85,7 +85,7 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
     Raises:
         MissingExtra: It is an adapter, and peft is not installed.
         OSError: There is no such checkpoint, or the Hub cannot be reached.
-        ValueError: It is that of another model, damaged, or lacks weights.
+        ValueError: It is that of another model, damaged, lacks weights, or holds NaN or infinity.
     """
     config = load_config(name)
     with _named(name):
@@ -109,6 +109,12 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
                 f"would be random ({', '.join(lacking[:NAMED])}{rest}); "
                 + ("get it again" if body else "fine-tune it first, or give a model with a head")
             )
+        for weight, values in model.named_parameters():
+            if not torch.isfinite(values).all():
+                raise ValueError(
+                    f"its weight {weight} holds NaN or infinity, as after a training that "
+                    f"diverged; give another checkpoint"
+                )
     return model.eval()
 
 

@@ -199,7 +199,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Writes the data set; what the user can mend is told in one line."""
+    """Writes the data set; what the user can mend is said in one line."""
     arguments = parse_arguments()
     try:
         folder = write_data_set(**vars(arguments))

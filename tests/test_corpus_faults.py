@@ -38,7 +38,7 @@ def free_port():
 
 
 STORE_PORT = free_port()
-# How Amazon's own libraries, and s3fs, are told another server than Amazon's.
+# These variables make s3fs, and Amazon's own libraries, use our server instead of Amazon's.
 STORE = {
     "AWS_ENDPOINT_URL": f"http://127.0.0.1:{STORE_PORT}",
     "AWS_ACCESS_KEY_ID": "anybody",

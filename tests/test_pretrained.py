@@ -50,6 +50,11 @@ def without_three(stored):
     return {name: tensor for i, (name, tensor) in enumerate(stored.items()) if i not in (3, 9, 20)}
 
 
+def with_nan(stored):
+    name = next(name for name in stored if name.endswith("layernorm_before.bias"))
+    return stored | {name: torch.full_like(stored[name], torch.nan)}
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch evil",)
@@ -105,6 +110,7 @@ DAMAGES = {
         lambda folder: (folder / "preprocessor_config.json").unlink(),
         "it has no preprocessor_config.json; save ASTFeatureExtractor.from_config",
     ),
+    "weights with NaN": (weights(with_nan), "holds NaN or infinity, as after a training that"),
     "other extractor": (extractor(feature_extractor_type="X"), "is that of a 'X'"),
 }
 

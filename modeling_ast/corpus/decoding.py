@@ -110,17 +110,18 @@ def _fetched(path: str) -> Any:
     if not is_address(path):
         return path
     filesystem, inside = fsspec.core.url_to_fs(path)
-    for pause in (*PAUSES, None):
+    pauses = iter(PAUSES)
+    while True:
         try:
             return {"bytes": filesystem.cat_file(inside), "path": path}
         except GONE as error:
             return ValueError(f"no file at {path!r} that can be read ({error})")
-        # Whatever a library makes of a network that fails.
+        # A network that fails: each library of fsspec raises errors of its own.
         except Exception:
+            pause = next(pauses, None)
             if pause is None:
                 raise
             time.sleep(pause)
-    raise AssertionError("unreachable: the last pause is None")
 
 
 def _decoded_row(key: str, clip: Clip) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _tables(clips: Iterable[tuple[str, bytes]]) -> Iterator[pa.Table]:
                 yield _table(keys, contents)
                 keys, contents, size = [], [], 0
     except Exception:
-        # A shard ends early: what was read counts.
+        # Whatever ends a shard early, the clips before it count; the error goes on to the caller.
         if keys:
             yield _table(keys, contents)
         raise
