@@ -11,6 +11,7 @@ nobody saw a traceback. Linux only: memory is read from /proc.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,9 @@ def main() -> int:
     )
     parser.add_argument("--files", type=int, default=5000, help="audio files (5000)")
     parser.add_argument("--kills", type=int, default=40, help="killed runs (40)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="commands at a time (one for each CPU)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of what is random (0)")
     options = parser.parse_args()
     tally = Tally()
@@ -45,7 +49,7 @@ def main() -> int:
         ):
             place = Path(folder) / check.__name__
             place.mkdir()
-            check(place, count, options.seed, tally)
+            check(place, count, options.seed, options.jobs, tally)
             sys.stderr.write(f"after {check.__name__}:\n{tally.table()}\n")
     sys.stdout.write(tally.table())
     return 0 if tally.is_clean(MOST_BYTES) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -9,7 +10,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +52,14 @@ class Tally:
             note = f"status {outcome.status}: {outcome.errors[-500:]}"
             self.add(kind, note, cases=0, wrong=1)
 
+    def join(self, other: Tally) -> None:
+        """Adds what another one has counted."""
+        for kind, counts in other.counts.items():
+            self.counts.setdefault(kind, Counter()).update(counts)
+        for kind, peak in other.peaks.items():
+            self.peaks[kind] = max(self.peaks.get(kind, 0), peak)
+        self.notes.extend(other.notes)
+
     def is_clean(self, most_bytes: int) -> bool:
         """Whether there is no fault and no more memory than this was taken."""
         faults = (counts[name] for counts in self.counts.values() for name in COLUMNS[1:])
@@ -65,6 +75,21 @@ class Tally:
         total = sum(self.counts.values(), Counter())
         lines.append(f"| all | {' | '.join(str(total[name]) for name in COLUMNS)} | |")
         return "\n".join([*lines, "", *self.notes, ""])
+
+
+def run_cases(cases: Sequence[Callable[[Tally], None]], jobs: int, tally: Tally) -> None:
+    """Runs independent cases, `jobs` at a time, each with a tally of its own."""
+
+    def counted(case: Callable[[Tally], None]) -> Tally:
+        own = Tally()
+        case(own)
+        return own
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done, own in enumerate(pool.map(counted, cases), start=1):
+            tally.join(own)
+            if done % 10 == 0:
+                sys.stderr.write(f"{done} of {len(cases)} cases\n")
 
 
 def write_files(folder: Path, count: int, seed: int) -> dict[bytes, tuple[str, float | str]]:
@@ -123,7 +148,7 @@ def compare_rows(
             tally.add(kind, f"{name!r}: {heard}, not {expected} s", cases=0, wrong=1)
 
 
-def check_files(place: Path, count: int, seed: int, tally: Tally) -> None:
+def check_files(place: Path, count: int, seed: int, jobs: int, tally: Tally) -> None:
     """Tags all kinds of files at once, and a few through `classify`."""
     model, folder = place / "model", place / "files"
     checkpoints.whole_model(model)
@@ -148,7 +173,7 @@ def check_files(place: Path, count: int, seed: int, tally: Tally) -> None:
     tally.add("classify", lost=len(some) - found)
 
 
-def check_kills(place: Path, count: int, seed: int, tally: Tally) -> None:
+def check_kills(place: Path, count: int, seed: int, jobs: int, tally: Tally) -> None:
     """Kills taggings, trainings and conversions at all stages; the same command goes on."""
     checkpoints.whole_model(place / "model")
     files, sounds = place / "files", place / "sounds"
@@ -162,12 +187,15 @@ def check_kills(place: Path, count: int, seed: int, tally: Tally) -> None:
         lambda out, share, tally: kill_finetune(place, out, share, tally),
         lambda out, share, tally: kill_conversion(place, out, share, tally),
     ]
-    for index in range(count):
+
+    def killed(index: int, tally: Tally) -> None:
         share = (index // len(stages)) / max(1, (count - 1) // len(stages))
         out = place / f"out{index}"
         out.mkdir()
         stages[index % len(stages)](out, share, tally)
         shutil.rmtree(out)
+
+    run_cases([functools.partial(killed, index) for index in range(count)], jobs, tally)
 
 
 def write_sounds(folder: Path, labels=checkpoints.LABELS, count: int = 8) -> None:
@@ -274,30 +302,36 @@ NOT_READ = {
 }
 
 
-def check_checkpoints(place: Path, _count: int, seed: int, tally: Tally) -> None:
+def check_checkpoints(place: Path, _count: int, seed: int, jobs: int, tally: Tally) -> None:
     """Each damage to each command: one sentence, status 1, no code of a pickle run."""
     write_sounds(place / "sounds")
-    for kind, damage in checkpoints.DAMAGES.items():
-        for verb in commands_on(place / "model", place):
-            out = place / "case"
-            out.mkdir()
-            checkpoints.whole_model(out / "model")
-            damage(out / "model")
-            outcome = run(commands_on(out / "model", place)[verb], out, 120)
-            may_pass = re.search(NOT_READ.get(verb, "^$"), kind) is not None
-            name = f"checkpoint, {verb}"
-            tally.add(name)
-            tally.see(name, outcome, (0, 1) if may_pass else (1,))
-            sentences = [line for line in outcome.errors.splitlines() if line.startswith("error: ")]
-            if outcome.status == 1 and not sentences:
-                tally.add(name, f"{kind}: {outcome.errors[-500:]!r}", cases=0, wrong=1)
-            if (out / "pickle_ran").exists():
-                tally.add(name, f"{kind}: the pickle's code ran", cases=0, wrong=1)
-            shutil.rmtree(out)
-        sys.stderr.write(f"checkpoint: {kind}\n")
+    checkpoints.whole_model(place / "model")
+
+    def damaged(kind: str, verb: str, tally: Tally) -> None:
+        out = place / f"{kind}, {verb}"
+        out.mkdir()
+        shutil.copytree(place / "model", out / "model")
+        checkpoints.DAMAGES[kind](out / "model")
+        outcome = run(commands_on(out / "model", place)[verb], out, 120)
+        may_pass = re.search(NOT_READ.get(verb, "^$"), kind) is not None
+        name = f"checkpoint, {verb}"
+        tally.add(name)
+        tally.see(name, outcome, (0, 1) if may_pass else (1,))
+        sentences = [line for line in outcome.errors.splitlines() if line.startswith("error: ")]
+        if outcome.status == 1 and not sentences:
+            tally.add(name, f"{kind}: {outcome.errors[-500:]!r}", cases=0, wrong=1)
+        if (out / "pickle_ran").exists():
+            tally.add(name, f"{kind}: the pickle's code ran", cases=0, wrong=1)
+        shutil.rmtree(out)
+
+    verbs = commands_on(place / "model", place)
+    cases = [
+        functools.partial(damaged, kind, verb) for kind in checkpoints.DAMAGES for verb in verbs
+    ]
+    run_cases(cases, jobs, tally)
 
 
-def check_labels(place: Path, _count: int, seed: int, tally: Tally) -> None:
+def check_labels(place: Path, _count: int, seed: int, jobs: int, tally: Tally) -> None:
     """Labels that are a stranger's text, through the commands that print, draw and write them."""
     out = place / "case"
     out.mkdir()
