@@ -254,7 +254,8 @@ def assert_two_graphs_are_enough(backend, training, masked):
                 torch.testing.assert_close(out.logits, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_two_compiled_graphs_serve_all_lengths_and_batches(training, masked):
     """In training with patchout."""
