@@ -3,11 +3,11 @@
     python examples/quickstart.py
     python -m tests.benchmarks.real_claims [STUDY ...] [--start quickstart/model] [--folder claims]
 
-STUDY is drums, letters, syllables or few; by default all. Each prints a table in Markdown, a row
-when it is known. The sounds come from Debian packages, see tests/real_sounds.py. Drums start from
-the quickstart's model, the others from the same network after ten words of espeak-ng, a
+STUDY is recipe, drums, letters, syllables or few; by default all. Each prints a table in Markdown,
+a row when it is known. The sounds come from Debian packages, see tests/real_sounds.py. Drum hits
+start from the quickstart's model, the others from the same network after ten words of espeak-ng, a
 synthesiser, see tests/spoken_words.py. Every speaker is tested once: each seed has its own third of
-them. Results are kept in the folder: a study that was cut goes on.
+them. Results are kept in the folder: if a study is interrupted, run the same command again.
 """
 
 from __future__ import annotations
@@ -91,6 +91,16 @@ class Study:
         write = partial(real_sounds.write_data_set, kind, fold=fold, examples=examples, seed=fold)
         return self.experiments.make(name, write)
 
+    def quickstart(self) -> Path:
+        """The model that the quickstart made.
+
+        Raises:
+            OSError: It is not there.
+        """
+        if not (self.start / "config.json").is_file():
+            raise OSError(f"{self.start} has no model; run python examples/quickstart.py first")
+        return self.start
+
     def words(self) -> Path:
         """A model that learned the words of espeak-ng, refitted to clips of two seconds."""
         voices = {"takes": 1, "train_voices": "m1", "test_voices": "f1"}
@@ -128,13 +138,15 @@ class Study:
             for seed in self.seeds
         ]
 
-    def example(self, kind: str, name: str, learning_rate: float, start: Path) -> list[float]:
-        """transformers' own way, with the batches and at least the steps of our runs on `kind`."""
+    def example(
+        self, kind: str, ours: str, name: str, learning_rate: float, start: Path
+    ) -> list[float]:
+        """transformers' own way, with the batches and at least the steps of our runs `ours`."""
 
         def run(seed: int) -> dict[str, float]:
-            folder = self.experiments.model(f"{kind}_{seed}")
+            folder = self.experiments.model(f"{ours}_{seed}")
             trained = torch.load(folder / "training_args.bin", weights_only=False)
-            metrics = self.experiments.once(f"{kind}_{seed}", dict)["metrics"]
+            metrics = self.experiments.once(f"{ours}_{seed}", dict)["metrics"]
             data = self.data(kind, seed)
             batch = trained.per_device_train_batch_size
             clips = len(list((data / "train").glob("*/*")))
@@ -162,28 +174,32 @@ HEAD = ("| start | numbers | accuracy | seeds |", "| --- | --- | --: | --- |")
 
 def drums(study: Study) -> Iterator[str]:
     """Pretraining against none, at the same budget."""
-    if not (study.start / "config.json").is_file():
-        raise OSError(f"{study.start} has no model; run python examples/quickstart.py first")
+    model = study.quickstart()
     yield from HEAD
     for start, more in (("quickstart", {}), ("scratch", SCRATCH)):
-        flags = {**DRUMS, **more, "model": study.start}
+        flags = {**DRUMS, **more, "model": model}
         for key, shown in (("eval", "last epoch"), ("average", "mean of the last ten epochs")):
             data = partial(study.data, "drums")
             scores = study.scores(f"drums_{start}", flags, data, f"{key}_accuracy")
             yield f"| {start} | {shown} | {spread(scores)} |"
 
 
-def spoken(study: Study, kind: str) -> Iterator[str]:
+def against_example(study: Study, kind: str) -> Iterator[str]:
     """The recipe for small data against transformers' example, from the same start."""
-    start = study.words()
+    start = study.quickstart() if kind == "drums" else study.words()
+    name = "recipe" if kind == "drums" else kind  # "drums" are runs of the study of this name
     yield from ("| way | accuracy | seeds |", "| --- | --: | --- |")
-    scores = study.scores(
-        kind, {**RECIPE, "model": start}, partial(study.data, kind), "eval_accuracy"
-    )
+    data = partial(study.data, kind)
+    scores = study.scores(name, {**RECIPE, "model": start}, data, "eval_accuracy")
     yield f"| the recipe small_data | {spread(scores)} |"
-    for name, (rate, shown) in EXAMPLE_RATES.items():
-        scores = study.example(kind, f"{kind}_{name}", rate, start)
+    for rates, (rate, shown) in EXAMPLE_RATES.items():
+        scores = study.example(kind, name, f"{name}_{rates}", rate, start)
         yield f"| transformers' example, {shown} ({rate:g}) | {spread(scores)} |"
+    if kind == "drums":
+        scores = study.scores(
+            "recipe_scratch", {**RECIPE, **SCRATCH, "model": start}, data, "eval_accuracy"
+        )
+        yield f"| the recipe small_data from random weights | {spread(scores)} |"
 
 
 def few(study: Study) -> Iterator[str]:
@@ -199,9 +215,10 @@ def few(study: Study) -> Iterator[str]:
 
 
 STUDIES: dict[str, Callable[[Study], Iterator[str]]] = {
+    "recipe": partial(against_example, kind="drums"),
     "drums": drums,
-    "letters": partial(spoken, kind="letters"),
-    "syllables": partial(spoken, kind="syllables"),
+    "letters": partial(against_example, kind="letters"),
+    "syllables": partial(against_example, kind="syllables"),
     "few": few,
 }
 
