@@ -22,6 +22,7 @@ from modeling_ast.training.small_data import (
     epochs,
     masks,
     max_length,
+    min_length,
     rates,
     schedule,
     validation_share,
@@ -118,6 +119,12 @@ def test_masks_are_in_proportion():
     short = facts(num_frames=[32] * 9)
     assert values(masks(short, 512)) == {"frequency_mask": 12, "time_mask": 6}
     assert values(masks(facts(num_frames=[5000] * 9), 512))["time_mask"] == 96
+
+
+def test_parts_of_clips_are_a_quarter_of_the_input_and_at_least_a_patch():
+    assert values([min_length(facts(), 200)]) == {"min_length": 50}
+    assert values([min_length(facts(), 1024)]) == {"min_length": 256}
+    assert values([min_length(facts(patch_frames=32), 64)]) == {"min_length": 32}
 
 
 def test_rates_fall_with_the_width():

@@ -38,6 +38,8 @@ MOST_OF_USUAL = 2
 # Of clips and mel bins that the widest mask hides: the published 96 of ESC-50's 512 frames, and 24
 # of 128 mel bins.
 MASKED_SHARE = 3 / 16
+# The shortest parts of clips that are trained on, as a share of the input, see docs/short_clips.md.
+SHORTEST_PART = 1 / 4
 # Learning rates (AdamW, batches of 16) of a pretrained model by its width. Of the small one it was
 # measured; that of the base size is usual.
 RATES = {128: 1e-3, 768: 5e-5}
@@ -233,6 +235,17 @@ def masks(facts: Facts, frames: int) -> list[Choice]:
     ]
 
 
+def min_length(facts: Facts, frames: int) -> Choice:
+    """The shortest part of a clip that is trained on: at least one patch.
+
+    Args:
+        frames: `max_length` of the run.
+    """
+    wanted = round(SHORTEST_PART * frames)
+    reason = f"{SHORTEST_PART:g} of the longest input: parts of clips train too, for short clips"
+    return Choice("min_length", max(facts.patch_frames, wanted), reason)
+
+
 def rates(facts: Facts) -> list[Choice]:
     """Learning rates: of the last layer, from layer to layer, and of the head."""
     width = facts.width
@@ -349,7 +362,8 @@ def choose(arguments: Arguments, facts: Facts) -> list[Choice]:
                 done.append(choice)
 
     take(max_length(facts), *statistics(facts))
-    take(*masks(facts, arguments.value("max_length") or facts.max_length))
+    frames = arguments.value("max_length") or facts.max_length
+    take(min_length(facts, frames), *masks(facts, frames))
     take(*rates(facts), batch_size(facts.num_clips, facts.num_processes))
     if arguments.training.max_steps < 1:  # else these are the length of the run
         take(epochs(facts.num_clips, facts.pretrained))
@@ -383,6 +397,7 @@ __all__ = [
     "masks",
     "max_length",
     "measure",
+    "min_length",
     "rates",
     "regularisers",
     "schedule",
