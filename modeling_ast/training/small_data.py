@@ -241,9 +241,10 @@ def min_length(facts: Facts, frames: int) -> Choice:
     Args:
         frames: `max_length` of the run.
     """
-    wanted = round(SHORTEST_PART * frames)
-    reason = f"{SHORTEST_PART:g} of the longest input: parts of clips train too, for short clips"
-    return Choice("min_length", max(facts.patch_frames, wanted), reason)
+    wanted, patch = round(SHORTEST_PART * frames), facts.patch_frames
+    length = "one patch" if wanted < patch else f"{SHORTEST_PART:g} of the longest input"
+    reason = f"{length}: parts of clips train too, so that the model knows short clips"
+    return Choice("min_length", max(patch, wanted), reason)
 
 
 def rates(facts: Facts) -> list[Choice]:
