@@ -223,14 +223,14 @@ def test_recipes_of_patch_shapes_do_not_overlap(shape, tmp_path):
             ["--average_from", "9", "--num_train_epochs", "3"],
             "--average-from is 9 but the run has --num-train-epochs 3; lower",
         ),
-        (["--patch_size", "8"], "--patch-size is for --from-scratch"),
-        (["--mix_whole_set"], "--mix-whole-set is for a mixup; give --mixup-rate too"),
+        (["--patch_size", "8"], "--patch-size needs --from-scratch"),
+        (["--mix_whole_set"], "--mix-whole-set needs mixup; give --mixup-rate too"),
         (["--decay_first", "1", "--warmup_steps", "0.1"], "--warmup-steps is a share of the run"),
-        (["--streaming"], "--streaming has no known end; give --train-clips"),
+        (["--streaming"], "the length of an epoch is unknown; give --train-clips"),
         (["--streaming", "--balanced_sampling"], "train without --streaming"),
         (
             ["--streaming", "--mixup_rate", "1", "--mix_whole_set"],
-            "--mix-whole-set draws clips from anywhere",
+            "--mix-whole-set draws clips from the whole set",
         ),
         (
             ["--streaming", "--max_steps", "9", "--average_from", "2"],

@@ -36,7 +36,7 @@ def test_all_are_listed_where_a_run_stops(sounds, tiny_folder, tmp_path, capsys,
     assert main([*map(str, words)]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: 11 of 30 clips cannot be decoded")
-    assert line.endswith("and 1 more (all clips were looked at)")
+    assert line.endswith("and 1 more (all clips were checked)")
     listed = bad.read_text().splitlines()
     assert sum(text.endswith(".wav") for text in (row.partition("\t")[0] for row in listed)) == 11
     assert "29.wav" in bad.read_text() and "Traceback" not in line

@@ -268,8 +268,8 @@ MISTAKES = {
     "--freeze is '-1'": ("--freeze=-1",),
     "--lora-rank is 0; it must be at least 1": ("--lora-rank", 0),
     "--lora-alpha is 0.0; it must be above 0": ("--lora-rank", 2, "--lora-alpha", 0),
-    "--lora-alpha is for an adapter; give --lora-rank too": ("--lora-alpha", 4),
-    "--merge is for an adapter; give --lora-rank too": ("--merge",),
+    "--lora-alpha needs an adapter; give --lora-rank too": ("--lora-alpha", 4),
+    "--merge needs an adapter; give --lora-rank too": ("--merge",),
     "--freeze all leaves no layer to adapt": ("--freeze", "all", "--lora-rank", 2),
     "--freeze is 3, which is all layers of the model": ("--freeze", 3, "--lora-rank", 2),
     "--freeze is 4 but the model has 3 layers; give at most that": ("--freeze", 4),
@@ -287,7 +287,7 @@ def test_a_part_of_random_weights_is_no_start(base, data, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         run(base, data, tmp_path / "run", "--freeze", 1, "--from-scratch")
     assert ended.value.code == 2
-    assert "--freeze and --lora-rank keep trained weights" in capsys.readouterr().err
+    assert "--freeze and --lora-rank need trained weights" in capsys.readouterr().err
 
 
 def test_layers_below_the_frozen_ones_are_not_adapted(base):

@@ -147,7 +147,7 @@ def test_one_class_is_refused_by_the_command(base, tmp_path, capsys):
     words = ["--model", base, "--data", tmp_path / "data", "--output-dir", tmp_path / "out"]
     assert main(["finetune", *map(str, words), "--eval-share", "0.5"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: all 2 clips to train on have the one label 'car'")
+    assert line.startswith("error: all 2 clips to train on have the same label 'car'")
 
 
 def test_the_totals_add_up_whatever_is_skipped():

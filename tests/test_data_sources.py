@@ -258,7 +258,7 @@ def test_a_stream_cannot_be_drawn_from(sounds):
     folder, rows = sounds
     path = write_csv(folder / "all.csv", rows)
     arguments = DataArguments(path, audio_column="file", eval_share=0.2, streaming=True)
-    with pytest.raises(ValueError, match="with --streaming hold out a split or fold"):
+    with pytest.raises(ValueError, match="with --streaming, hold out a split or a fold"):
         load_data(arguments)
 
 

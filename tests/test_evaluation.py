@@ -153,7 +153,8 @@ def test_both_paddings_at_several_lengths(sounds, models, tmp_path, run):
     picture = tmp_path / "curves.png"
     words = (*models[:2], "--data", folder, *options[1:], "--length-clips", 7)
     text = run(*words, "--length-plot", picture).out
-    assert "accuracy of 7 clips, cut to the loudest part of each, and whole (median 1." in text
+    assert "accuracy on 7 clips: on the loudest part of each length, and on whole clips" in text
+    assert "(median 1." in text
     assert "always pad to max_length" in text and text.count("longest ") == 2
     assert picture.read_bytes().startswith(b"\x89PNG")
 

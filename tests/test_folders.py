@@ -135,7 +135,9 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
     assert report.folders == [("car/.git", HIDDEN_FOLDER), ("empty", "empty folder")]
     assert "1 skipped: empty folder (empty)" in report.lines()
     assert report.as_dict()["folders"][1] == {"file": "empty", "reason": "empty folder"}
-    assert report.warnings[0] == "no file can be used of the folders 'empty'; see `folders`"
+    assert report.warnings[0] == (
+        "no file in the folders 'empty' can be used; the skipped files have the reasons"
+    )
 
 
 def test_a_name_that_is_no_unicode_is_skipped(make):
@@ -148,7 +150,7 @@ def test_deeper_folders_have_the_outermost_label(make):
     folder = make("dog/field/a.wav", *clips_of("cat", "dog"))
     _, names, report = load_checked(folder, eval_share=0.3)
     assert names == ["cat", "dog"] and report.found == 13
-    assert "1 files lie deeper than in the folder of their label" in report.warnings[0]
+    assert "1 files are in folders inside the folder of their label" in report.warnings[0]
     assert "its label is 'dog'" in report.warnings[0]
 
 
@@ -170,7 +172,7 @@ def test_speech_commands_as_released(make):
         (["a.wav", "b.wav"], r"2 audio files but none .* in a folder for its label, e.g. .*LABEL"),
         (["a/x.txt"], r"no audio file in it \(1 other files and folders\); give a directory"),
         (["a/x.m4a", "b/y.m4a"], "2 audio files but none that can be used"),
-        (clips_of("car"), "all 4 clips to train on have the one label 'car'"),
+        (clips_of("car"), "all 4 clips to train on have the same label 'car'"),
         ([*clips_of("a", split="train/"), "car/x.wav"], "beside them audio in 'car'; give each"),
         ([*clips_of("a", split="train/"), "test/x.wav"], "beside them audio in 'test'; give each"),
         (clips_of("a", "b", split="train/"), "the splits ['train'] but not 'test'"),
@@ -214,7 +216,7 @@ def test_classes_with_few_held_out_clips_are_named(make):
     lacking, few = report.warnings
     assert lacking == "no clip that is held out has the label 'h'"
     assert few == (
-        "6 of the 8 classes have fewer than 5 held-out clips, so that their scores say little: "
+        "6 of the 8 classes have fewer than 5 held-out clips, so that their scores are unreliable: "
         "'a', 'b', 'c', 'd', 'e' and 1 more"
     )
 

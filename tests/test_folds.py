@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on_with_the_fold_it_was_in(base, sounds, tmp_path, ca
     words[words.index(sounds)] = more
     (out / "run.json").unlink()
     run(*words, status=1)
-    assert "holds folds of other clips than the data has now" in capsys.readouterr().err
+    assert "holds results of folds with other clips than now" in capsys.readouterr().err
 
 
 def test_the_folds_of_a_column(sounds, tmp_path):
@@ -153,16 +153,16 @@ def test_the_folds_of_a_column(sounds, tmp_path):
         with pytest.raises(ValueError, match=message):
             read_folds(DataArguments(str(table), folds=4, fold_column=name))
     table.write_text("\n".join(["file,label,fold", *(f"{row}x" for row in rows)]) + "\n")
-    with pytest.raises(ValueError, match="holds '3x'; the folds must be whole numbers"):
+    with pytest.raises(ValueError, match="holds '3x'; folds must be whole numbers"):
         read_folds(DataArguments(str(table), folds=3))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--streaming", "--train-clips", 4], "--folds looks at all clips first; train without"),
+        (["--streaming", "--train-clips", 4], "--folds must divide all clips first; train without"),
         (["--push_to_hub"], "--push-to-hub is for one model, and --folds trains several"),
-        (["--resume_from_checkpoint", "x"], "each fold goes on from its own newest whole"),
+        (["--resume_from_checkpoint", "x"], "each fold resumes from its own newest undamaged"),
         (["--group-by", "(a|b)_"], "finds no group in 12 of the 24 paths"),
     ],
 )

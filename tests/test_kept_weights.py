@@ -68,7 +68,7 @@ def test_what_is_asked_for_is_kept():
 )
 def test_held_out_clips_never_choose(words):
     with pytest.raises(
-        ValueError, match=r"would let the held-out clips choose.*--validation-share"
+        ValueError, match=r"would choose the weights by the held-out clips.*--validation-share"
     ):
         prepare_choice(parse(*words), "accuracy", has_validation=False)
     arguments = parse(*words)

@@ -101,7 +101,8 @@ def test_the_forms_of_the_scores(lengths, tmp_path):
         "longest": [0.1875, 0.25, 0.375, 0.625],
     }
     text = length_table({"x": lengths, "longer": lengths}, "mAP")
-    assert "mAP of 17 clips, cut to the loudest part of each, and whole (median 2.04 s)" in text
+    assert "mAP on 17 clips: on the loudest part of each length" in text
+    assert "and on whole clips (median 2.04 s)" in text
     assert "longer  longest      0.1875   0.2500   0.3750   0.6250" in text
     draw_lengths({"x": lengths, "y": lengths}, "mAP", tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

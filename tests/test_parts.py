@@ -165,7 +165,7 @@ def test_a_share_that_groups_cannot_give_is_warned_of(make, tmp_path):
         ({"eval_share": 0.2, "validation_share": 1.5}, "--validation-share is 1.5; it must be"),
         ({"eval_share": 0.2, "eval_fold": 1}, "both say what is held out"),
         ({"folds": 1, "eval_fold": 1}, "--folds is 1; give at least 2"),
-        ({"folds": 3}, "says how many there are; say which one is held out: --eval-fold 1"),
+        ({"folds": 3}, "is only the number of folds; give the one that is held out as --eval-fold"),
         ({"folds": 3, "eval_fold": 4}, r"--eval-fold is 4 but there are \[1, 2, 3\]; give one"),
         ({"folds": 30, "eval_fold": 1}, "--folds is 30: 20 clips cannot be divided into 30 parts"),
         (
