@@ -84,7 +84,7 @@ def test_pairs_that_are_confused():
     ]
     assert summary_lines(answers)[1:] == [
         "weakest classes, by F1: kick 0.33 (2 clips), snare 0.33 (3 clips), tom 0.50 (3 clips)",
-        "most often confused: snare taken for kick, in 2 of 3 clips",
+        "most often confused: snare mistaken for kick, in 2 of 3 clips",
     ]
 
 

@@ -46,7 +46,7 @@ def test_the_search_ends_after_a_while(sounds, tmp_path, monkeypatch):
     monkeypatch.setattr(bad_clip_search, "SEARCH_SECONDS", -1.0)
     data = DataArguments(str(sounds), eval_share=0.2)
     with (
-        pytest.raises(TooManyBadClips, match=r"1 of 30 clips .*\(the first 0 were looked at\)"),
+        pytest.raises(TooManyBadClips, match=r"1 of 30 clips .*\(the first 0 were checked\)"),
         listing_all_bad_clips(data, tmp_path / "bad.txt"),
     ):
         BadClips(tmp_path / "bad.txt", 30, 0.01).add("x.wav", "broken")

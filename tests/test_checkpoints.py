@@ -1,4 +1,4 @@
-"""Which checkpoint a killed run goes on from."""
+"""Which checkpoint a killed run resumes from."""
 
 import os
 import shutil
@@ -137,7 +137,7 @@ def test_damaged_ones_are_passed_over_and_named(kind, averaged_run, tmp_path, sa
     damage, words = DAMAGES[kind]
     damage(run / "checkpoint-8")
     assert last_whole_checkpoint(run) == str(run / "checkpoint-6")
-    assert f"passed over {run}/checkpoint-8, which is damaged: " in said.text
+    assert f"skipped the checkpoint {run}/checkpoint-8, which is damaged: " in said.text
     assert words in said.text
 
 

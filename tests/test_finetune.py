@@ -229,7 +229,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(base, data, tmp_path
         ),
         ({"--eval_split": "dev"}, "splits ['test', 'train'] but not 'dev'"),
         ({"--label_csv": "nowhere.csv"}, "cannot read the label file nowhere.csv"),
-        ({"--data": "nowhere/data"}, "'nowhere/data' is no file or directory here, and as"),
+        ({"--data": "nowhere/data"}, "'nowhere/data' is not a file or directory on this machine"),
         ({"--audio-column": "video_id", "--max_bad_share": "0"}, "clips cannot be decoded"),
         ({"--average_from": "9", "--max_steps": "1"}, "the first epoch to average is 9"),
     ],
@@ -590,7 +590,7 @@ def test_a_directory_that_is_lost_and_a_full_disk(base, data, tmp_path, capsys, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: cannot write into {out} (")
-    assert "it goes on from the newest whole checkpoint" in line
+    assert "it resumes from the newest undamaged checkpoint" in line
     if kind == "full":
         monkeypatch.undo()
         run(*words)

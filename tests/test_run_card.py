@@ -65,7 +65,7 @@ def test_figures_and_files(tmp_path):
     assert "| loss | 1.2500 |" in card and "runtime" not in card
     others = card.split("For comparison:\n\n")[1]
     assert "- training clips: accuracy 0.7500\n" in others
-    assert "- validation clips, by those of the best evaluation: accuracy 0.8750\n" in others
+    assert "- validation clips, weights of the best evaluation: accuracy 0.8750\n" in others
     assert "- averaged weights, in `average/`: accuracy 0.6250\n" in others
     for link in ("confusion.png", "worst_clips.html", "worst_clips.csv", "learning_curve.png"):
         assert f"({link})" in card
@@ -100,7 +100,7 @@ def test_how_to_use_it(tmp_path):
     assert "The pipeline hears" not in card and "pip install" in card
     card = card_of(tmp_path / "my run", answers_of(), frames=80)
     assert "`modeling-ast classify 'path/to/my run' clip.wav`" in card
-    assert "The pipeline hears the first 0.81 s of a clip; the command cuts longer" in card
+    assert "The pipeline uses only the first 0.81 s of a clip; the command cuts a longer" in card
 
 
 @pytest.mark.parametrize(

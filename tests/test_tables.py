@@ -363,7 +363,7 @@ def test_several_labels_in_a_cell(cars, column, cells, wanted):
         (
             "a.jsonl",
             '{"file": "car/car_0.wav", "label": 1}\n{"file": "car/car_1.wav", "label": "x"}',
-            "values of several kinds in the column 'label'",
+            "values of several types in the column 'label'",
         ),
         ("a.csv", "YTID,start_seconds,end_seconds\na,b,c\n", "must have numbers in start_seconds"),
         ("a.xlsx", "PK", "is no data set; give one of"),
@@ -380,7 +380,7 @@ def test_what_cannot_be_read_is_one_sentence(cars, name, text, message):
 def test_an_audio_root_that_is_none(cars):
     folder, lines = cars
     (folder / "all.csv").write_text("\n".join(["file,label", *lines]))
-    with pytest.raises(ValueError, match=r"--audio-root is 'nowhere', which is no folder here"):
+    with pytest.raises(ValueError, match=r"--audio-root is 'nowhere', which is not a folder on"):
         load_checked(folder / "all.csv", audio_root="nowhere", eval_share=0.5)
 
 

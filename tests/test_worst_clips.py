@@ -102,7 +102,7 @@ def test_the_page_has_the_worst_clips(sounds, extractor, exclusive):
     held_out = held_out_of(sounds, answers.targets, exclusive)
     page = worst_page(answers, held_out, extractor, 4, "a model")
     assert "The worst mistakes of 'a model'" in html.unescape(page.html)
-    assert "only the beginning is here, but its score is of the whole clip" in page.html
+    assert "only the beginning is played, but its score is that of the whole clip" in page.html
     elements = Elements(page.html)
     kinds = [("confused",)] if exclusive else [("false positive",), ("missed",)]
     expected = []

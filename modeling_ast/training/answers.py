@@ -258,7 +258,7 @@ def summary_lines(answers: Answers) -> list[str]:
     if answers.confusions:
         pair = answers.confusions[0]
         true, predicted = printable(pair.true), printable(pair.predicted)
-        what = f"{true} taken for {predicted}"
+        what = f"{true} mistaken for {predicted}"
         if not answers.exclusive:
             what = f"{true} missed and {predicted} found instead"
         lines.append(f"most often confused: {what}, in {pair.clips} of {pair.positives} clips")
