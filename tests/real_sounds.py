@@ -290,7 +290,7 @@ def write_data_set(
         raise ValueError(f"the examples of each label are {examples}; give 1 or more")
     held_out = held_out_groups(kind, fold)
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
+        raise FileExistsError(f"{folder} is not empty; give a new folder")
     recordings = KINDS[kind]()
     splits = {
         "train": [r for r in recordings if r.group not in held_out],
@@ -332,7 +332,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Writes the data set; what the user can mend is said in one line."""
+    """Writes the data set; an error that the user can correct is shown as one line."""
     arguments = parse_arguments()
     try:
         folder = write_data_set(**vars(arguments))

@@ -168,7 +168,7 @@ def write_data_set(
         raise ValueError(f"{', '.join(both)} is in train and in test; give it to one of them")
     check_voices(voices["train"] + voices["test"])
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
+        raise FileExistsError(f"{folder} is not empty; give a new folder")
     clips = [
         Take(split, word, voice, number)
         for split in voices
@@ -194,12 +194,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("folder", metavar="OUTPUT_DIR", help="folder to write, new or empty")
     parser.add_argument("--takes", type=int, default=TAKES, help="of each word by each voice")
-    parser.add_argument("--seed", type=int, default=0, metavar="K", help="same seed, same bytes")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="K", help="the same seed gives the same bytes"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Writes the data set; what the user can mend is said in one line."""
+    """Writes the data set; an error that the user can correct is shown as one line."""
     arguments = parse_arguments()
     try:
         folder = write_data_set(**vars(arguments))

@@ -186,7 +186,7 @@ OTHER_NAMES = {str(index): f"word {index}" for index in range(5)}
         (lambda f: edit(f, "preprocessor_config.json", std=4.0), "std of the extractor is 4.0 in"),
         (lambda f: edit(f, "config.json", model_type="vit"), "is a 'vit' but must be an 'audio-"),
         (lambda f: (f / "config.json").unlink(), "two has no config.json; give directories or"),
-        (lambda f: (f / "model.safetensors").write_text("x"), "is truncated or no safetensors"),
+        (lambda f: (f / "model.safetensors").write_text("x"), "is truncated or not a safetensors"),
         (drop_a_tensor, "two does not fit {one}: the weights differ from those averaged before "),
         (drop_a_tensor, "before (missing classifier.dense.bias); average checkpoints of one"),
         (poison, "two cannot be averaged: classifier.dense.bias holds NaN or infinity in 1 of 5"),
@@ -207,7 +207,7 @@ def test_checkpoints_that_do_not_fit_are_refused_by_name(tmp_path, capsys, chang
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--weights", 1, 2], "there are 2 weights (--weights) but 3 checkpoints; give one each"),
+        (["--weights", 1, 2], "there are 2 weights (--weights) but 3 checkpoints; give one for"),
         (["--weights", 1, -2, 3], "all must be 0 or more, and one above 0"),
         (["--weights", 0, 0, 0], "all must be 0 or more, and one above 0"),
         (["--weights", 1, "nan", 3], "all must be 0 or more, and one above 0"),
@@ -328,7 +328,7 @@ def test_each_bad_argument_is_named():
     with pytest.raises(ValueError, match="add a state dict first"):
         mean.mean()
     for share in (-1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"share is {share}; it must be 0 or more"):
+        with pytest.raises(ValueError, match=f"share is {share}; it must be a finite number of 0"):
             mean.add({"a": torch.zeros(2)}, share)
     mean.add({"a": torch.zeros(2), "b": torch.zeros(3)}, share=0)
     with pytest.raises(ValueError, match="add a state dict first"):

@@ -140,7 +140,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, zip_format):
     bad = {"model": WEIGHTS, "extra": Malicious(trap)}
     torch.save(bad, path, _use_new_zipfile_serialization=zip_format)
     message = refusal(path)
-    assert "was refused: it would run posix.mkdir, which no weights need" in message
+    assert "was refused, because it would run posix.mkdir, which weights do not need" in message
     assert not trap.exists()
     torch.load(path, weights_only=False)
     assert trap.exists(), "the trap would not have shown anything"
@@ -153,7 +153,8 @@ def test_a_pickle_of_harmless_objects_is_refused_too(tmp_path):
 
 def test_files_that_are_no_checkpoint(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
-    assert "list.pth is no checkpoint: it holds a list but must" in refusal(tmp_path / "list.pth")
+    message = refusal(tmp_path / "list.pth")
+    assert "list.pth is not a checkpoint: it holds a list but must" in message
     (tmp_path / "x.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid ")
     assert "is a Git LFS pointer, not the weights" in refusal(tmp_path / "x.safetensors")
     (tmp_path / "x.onnx").write_text("x")
@@ -166,9 +167,9 @@ def test_directories_that_lack_something(tmp_path):
     (tmp_path / "model-2-of-2.safetensors").unlink()
     assert "has no model-2-of-2.safetensors, which model.safetensors.index" in refusal(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    assert "model.safetensors.index.json has no weight_map; restore it" in refusal(tmp_path)
+    assert "model.safetensors.index.json has no weight_map; get the file" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    assert "config.json is no JSON (Expecting" in refusal(tmp_path)
+    assert "config.json is not valid JSON (Expecting" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     assert "config.json holds a list but must hold an object" in refusal(tmp_path)
 

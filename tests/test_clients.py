@@ -160,7 +160,9 @@ def test_the_page_in_chromium(page, exported_folder, tmp_path, name, limit):
     times = {"0.00 s", "0.78 s", "1.56 s", "2.34 s", "3.13 s"}
     assert {cell for row in long["events"] for cell in row["cells"][:2]} <= times
     assert broken["error"].startswith("broken.mp3 cannot be decoded")
-    assert short["error"] == "short.wav is too short: at least 25 ms of sound are needed."
+    assert short["error"] == (
+        "short.wav is too short: at least 25 ms are needed. Choose a longer recording."
+    )
     for shown in result["shown"]:
         assert shown["overflow400"] == 0 and shown["overflow1280"] == 0
 

@@ -360,7 +360,7 @@ def test_small_patches_do_not_leave_gaps():
 def test_other_families_are_refused_by_name(name, part):
     with torch.device("meta"):
         weights = timm.create_model(name, num_classes=0).state_dict()
-    with pytest.raises(ConversionError, match="which AST has no place for") as error:
+    with pytest.raises(ConversionError, match="which AST does not have") as error:
         convert(weights)
     assert part in str(error.value)
 
@@ -406,13 +406,17 @@ def nan_weights():
         (nan_weights, [], "layers.1.mlp.fc2.weight holds NaN or infinity in 1 of 147456 values"),
         ("missing", [], "missing audio_spectrogram_transformer.layers.1.attention.o_proj.bias"),
         ("resnet", [], "parameter names (conv1.weight, bn1.weight, bn1.bias and 119 more) are of"),
-        ("deit3", [], "the model has LayerScale (blocks.0.ls1.gamma), which AST has no place for"),
+        ("deit3", [], "the model has LayerScale (blocks.0.ls1.gamma), which AST does not have"),
         ("good", ["--max-length", 10], "it must be at most max_length=10"),
         ("good", ["--time-stride", 0], "time_stride is 0, which is impossible"),
         ("good", ["--num-labels", 0], "num_labels is 0; it must be from 1 to 100000"),
         ("good", ["--num-attention-heads", 5], "must be a multiple of num_attention_heads=5"),
         ("good", ["--source-grid", 7, 7], "has 196 patches but a source grid of 7 x 7 has another"),
-        ("oblong", [], "has 24 patches but no square grid has; give its rows and columns as"),
+        (
+            "oblong",
+            [],
+            "has 24 patches but no square grid has this number; give its rows and columns as",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(

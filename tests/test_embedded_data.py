@@ -234,7 +234,7 @@ def test_at_level_sets_the_peak(sound: embedded_data.Sound) -> None:
 
 def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("three years of work")
-    with pytest.raises(FileExistsError, match=r"is not empty; name a new folder, or .* --force"):
+    with pytest.raises(FileExistsError, match=r"is not empty; give a new folder, or .* --force"):
         write_data_set(tmp_path, 1, 1, progress=False)
 
 

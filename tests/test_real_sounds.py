@@ -189,7 +189,7 @@ def test_arguments_that_cannot_be_meant(tmp_path, arguments, message):
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "mine").touch()
-    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
+    with pytest.raises(FileExistsError, match="is not empty; give a new folder"):
         write_data_set("letters", tmp_path)
 
 

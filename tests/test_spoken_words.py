@@ -108,7 +108,7 @@ def test_wrong_voices_are_refused(tmp_path, options, message):
 
 @needs_espeak
 def test_a_full_folder_is_refused(folder):
-    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
+    with pytest.raises(FileExistsError, match="is not empty; give a new folder"):
         write(folder)
 
 
