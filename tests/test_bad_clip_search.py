@@ -1,4 +1,4 @@
-"""Too many bad clips: the run stops, and its list has all of them."""
+"""Too many bad clips stop a run, and its list has all of them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""checkpoint_files: every place and form of a checkpoint, and every way it can be broken."""
+"""checkpoint_files.py: all places and formats of checkpoints, and all ways to be broken."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_directories(tmp_path, form):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A DeiT\n")
     if form == "safetensors":
         save_file(WEIGHTS, tmp_path / "model.safetensors")
-        # An old file beside it is not read.
+        # An old file in the same folder is not read.
         torch.save({}, tmp_path / "pytorch_model.bin")
     elif form == "bin":
         torch.save(WEIGHTS, tmp_path / "pytorch_model.bin")
@@ -125,7 +125,7 @@ def test_files_of_something_else(tmp_path, name, content):
 
 
 class Malicious:
-    """A pickle of this creates a file when it is read carelessly."""
+    """Its pickle creates a file when it is read without weights_only."""
 
     def __init__(self, path):
         self.path = path
@@ -176,7 +176,7 @@ def test_directories_that_lack_something(tmp_path):
 
 def test_places_that_do_not_exist(tmp_path):
     assert f"there is no {tmp_path}/none; give a checkpoint file" in refusal(tmp_path / "none")
-    # Looks like a Hub id; the tests run offline.
+    # It looks like a Hub id, and the tests run offline.
     message = refusal("someone/none")
     assert "cannot get config.json of someone/none from the Hub: it cannot be reached" in message
     assert "\n" not in message
@@ -209,7 +209,7 @@ print(json.dumps(answers))
 
 
 def test_models_on_the_hub(tmp_path):
-    """In a process of its own: huggingface_hub reads its endpoint when it is imported."""
+    """In a new process, because huggingface_hub reads its endpoint when it is imported."""
     repo = tmp_path / "hub" / "models" / "facebook" / "deit"
     repo.mkdir(parents=True)
     (repo / "config.json").write_text('{"model_type": "deit"}')
@@ -224,7 +224,7 @@ def test_models_on_the_hub(tmp_path):
     good = [sorted(WEIGHTS), {"model_type": "deit"}, "facebook/deit", {"license": "mit"}]
     assert answers[:2] == [good, good]
     assert "of facebook/none from the Hub: there is no such repository, or it" in answers[2]
-    # The Hub is gone: what was fetched is still there, and a missing file known to be missing.
+    # Without the Hub the cache still has the fetched files, and knows that one does not exist.
     environment["HF_HUB_OFFLINE"] = "1"
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     answers = json.loads(run.stdout)

@@ -1,4 +1,4 @@
-"""A folder for each label: every file is used or counted, whatever it and its folder are called."""
+"""A folder for each label: every file is used or counted, for all names of files and folders."""
 
 import os
 
@@ -14,7 +14,7 @@ from modeling_ast.training.data_sources import load
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes short clips of the names given, below the folder that it returns."""
+    """Writes short clips with these names, in the folder that it returns."""
     content = tmp_path / "clip.wav"
     soundfile.write(content, 0.1 * np.random.default_rng(0).standard_normal(1600), 16000)
 
@@ -33,7 +33,7 @@ def clips_of(*labels, number=6, split=""):
 
 
 def check(loaded, arguments):
-    """What the commands do next: classes and warnings."""
+    """The next steps of the commands: classes and warnings."""
     splits = [part for part in (loaded.train, loaded.held_out) if part is not None]
     classes = read_classes(arguments, *splits)
     check_labels(loaded.report, classes, loaded.train_name, loaded.held_out_name)

@@ -1,4 +1,4 @@
-"""key_maps: names judged by transformers' own modules and files, steps by made-up tensors."""
+"""key_maps.py: names against transformers' modules and files, steps on made-up tensors."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""original: judged by the paper's equations, written out below on the authors' names."""
+"""original.py, against the paper's equations, written out below with the authors' names."""
 
 import logging
 
@@ -20,7 +20,7 @@ from modeling_ast.conversion import (
 )
 from tests.made_up_checkpoints import TOLERANCE, make_authors, make_timm, run
 
-# Patches at 1024 frames of 128 mels, by stride: the released AudioSet models.
+# Stride -> number of patches of the released AudioSet models, for 1024 frames and 128 mels.
 RELEASED = {10: 1212, 12: 850, 14: 657, 16: 512}
 
 
@@ -63,7 +63,7 @@ def paper_logits(weights, frames, stride):
 
 
 def convert(weights, **fields):
-    """As the command does it."""
+    """Converts as the command does."""
     renamed = rename_original(weights)
     return original_conversion(renamed, original_config(renamed, **fields))
 
@@ -119,7 +119,7 @@ def test_own_models_need_their_numbers():
 
 
 def test_unequal_strides_are_said_by_flag():
-    """12 rows at stride 10, 8 columns at stride 16."""
+    """12 rows with stride 10, and 8 columns with stride 16."""
     weights = make_authors(12 * 8, labels=10)
     known = {"frequency_stride": 10, "time_stride": 16, "mean": 0.0, "std": 1.0}
     config = convert(weights, max_length=128, **known).config
@@ -131,7 +131,7 @@ def test_unequal_strides_are_said_by_flag():
 
 
 def test_a_standard_length_is_found_without_a_known_head():
-    """657 patches fit one stride only, and one of the authors' lengths."""
+    """657 patches fit only one stride and one of the authors' lengths."""
     config = convert(make_authors(657, labels=10), mean=0.0, std=1.0).config
     assert (config.frequency_stride, config.time_stride, config.max_length) == (14, 14, 1024)
 
@@ -195,7 +195,7 @@ def test_names_come_from_the_hub_or_a_warning_says_that_they_do_not(monkeypatch,
         assert fetch_original_labels(weights) is None
     assert "speech-commands-v2-id2label.json cannot be fetched from the Hub" in caplog.text
     assert (
-        "the labels get the names LABEL_0, LABEL_1, ...; give others as --label-csv" in caplog.text
+        "the labels are named LABEL_0, LABEL_1, ...; give their names as --label-csv" in caplog.text
     )
     asked = []
     monkeypatch.setattr(original, "fetch_label_names", lambda name: asked.append(name) or {})

@@ -1,4 +1,4 @@
-"""quickstart.py as a person runs it, in its own process."""
+"""quickstart.py as a user runs it, in a new process."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""run_card: what a reader of the Hub sees. Judges: a renderer of Markdown, values put there by
+"""run_card.py: what a reader on the Hub sees, by a renderer of Markdown, for values set by
 hand."""
 
 import json
@@ -29,7 +29,7 @@ def answers_of(num_classes=4, clips=40, exclusive=True, names=None):
 
 
 def trainer_of(folder, decay=None, hub=None, frames=1024, **arguments):
-    """Of Trainer what the card asks for."""
+    """The attributes of a trainer that the card uses."""
     arguments = TrainingArguments(folder, hub_model_id=hub, **arguments)
     return SimpleNamespace(
         args=arguments,
