@@ -222,7 +222,7 @@ def test_each_bad_argument_is_named():
         (lambda: mixup_shares(3, 0.5, alpha=0.5), "alpha is 0.5; it must be a whole number"),
         (
             lambda: mixup(x, torch.tensor([0, 1]), x, labels, torch.ones(2)),
-            "shares of the one",
+            "the share of each class",
         ),
         (lambda: mixup(x, labels, x[:1], labels, torch.ones(2)), "2 clips with 2 labels, 1 part"),
         (lambda: mask_time(x[None], -1, 0.0), "width of a mask is -1"),

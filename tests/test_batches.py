@@ -68,9 +68,9 @@ def test_each_bad_label_is_named():
     encode = LabelEncoder(NAMES, multi_label=False)
     for labels, message in [
         ("Dog", "'Dog' is not among the 5 of label2id"),
-        (3, "3 is no class index; .* from 0 to 2"),
-        (0.5, "0.5 is no class index"),
-        (None, "None is no class index"),
+        (3, "3 is not a class index; .* from 0 to 2"),
+        (0.5, "0.5 is not a class index"),
+        (None, "None is not a class index"),
         ([0, 1], r"has the labels \[0, 1\]; it must have exactly one"),
         ([], "must have exactly one"),
     ]:
@@ -419,7 +419,7 @@ def test_each_bad_argument_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"clip 0.flac cannot be used: .*pass bad_clips="):
         AudioCollator(extractor())(rows)
     bad = BadClips(tmp_path / "bad_clips.txt", 10, max_share=1.0)
-    with pytest.raises(ValueError, match="none of the 2 first clips can be decoded"):
+    with pytest.raises(ValueError, match="none of the first 2 clips can be decoded"):
         AudioCollator(extractor(), bad_clips=bad)(rows)
     good = [{"audio": {"bytes": flac(noise(0))}, "label": 0}]
     with pytest.raises(KeyError, match=r"\['audio', 'label'\] but not 'labels'"):

@@ -174,7 +174,7 @@ def test_applied_by_the_formula():
     ("options", "activation", "message"),
     [
         (CalibrationArguments("isotonic"), "sigmoid", "method is 'isotonic'; it must be one of"),
-        (CalibrationArguments("platt"), "softmax", "the scores are softmaxes, one label for all"),
+        (CalibrationArguments("platt"), "softmax", "the scores are softmaxes over all labels"),
         (CalibrationArguments(precision=0.0), "sigmoid", "precision is 0.0; give more than 0"),
         (CalibrationArguments(min_positives=0), "sigmoid", "min_positives is 0; give at least 1"),
     ],

@@ -166,7 +166,7 @@ def test_mistakes(sounds, changes, message):
 
 def test_more_mistakes(sounds):
     folder, rows = sounds
-    with pytest.raises(ValueError, match=r"0.wav is no data set; give one of \*.csv"):
+    with pytest.raises(ValueError, match=r"0.wav is not a data set; give one of \*.csv"):
         load_data(DataArguments(str(folder / rows[0]["file"])))
     path = write_csv(folder / "all.csv", [{"audio": row["file"], "x": 1} for row in rows])
     arguments = DataArguments(path, eval_share=0.5)
@@ -216,7 +216,7 @@ def test_a_stream_has_the_rows_of_the_stored_data(sounds):
         assert streamed.features["tags"] == List(Value("string"))
     arguments = DataArguments(path, streaming=True, **common)
     assert not is_exclusive(arguments, parts[1][0])
-    with pytest.raises(ValueError, match=r"classes of a stream are not known.*--label-csv"):
+    with pytest.raises(ValueError, match=r"classes of a stream are unknown.*--label-csv"):
         read_classes(arguments, *parts[1])
 
 

@@ -125,7 +125,7 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
         "car/film.mp4": "ffmpeg -i NAME.mp4 NAME.wav",
         "car/.hidden.wav": "hidden",
         "bus/gone.wav": "not there",
-        "loose.wav": "not in a folder for its label",
+        "loose.wav": "not in the folder of a label",
         "stray.csv": "no audio file",
         "other.json": "no audio file",
         "class_labels_indices.csv": "class list",
@@ -143,7 +143,7 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
 def test_a_name_that_is_no_unicode_is_skipped(make):
     folder = make(*clips_of("car", "bus"), os.fsdecode(b"car/\xff.wav"))
     _, _, report = load_checked(folder, eval_share=0.25)
-    assert report.found == 13 and "no valid Unicode" in report.skipped[0].reason
+    assert report.found == 13 and "the name is not valid Unicode" in report.skipped[0].reason
 
 
 def test_deeper_folders_have_the_outermost_label(make):
@@ -161,7 +161,7 @@ def test_speech_commands_as_released(make):
     loaded, names, report = load_checked(folder)
     assert names == ["no", "yes"] and report.used == {"train": 8, "test": 2}
     assert {row["audio"][-5:] for row in loaded.held_out} == {"0.wav"}
-    assert sum("noise without a label" in reason for _, reason in report.skipped) == 6
+    assert sum("background noise of Speech Commands" in reason for _, reason in report.skipped) == 6
     assert sum("'validation'" in reason for _, reason in report.skipped) == 2
     assert load_checked(folder, eval_split="validation")[2].used["validation"] == 2
 
@@ -201,7 +201,7 @@ def test_labels_that_look_alike_or_lack_clips_are_warned_of(make):
     _, names, report = load_checked(folder)
     assert names == ["Car", "car", "dog", "owl"]
     case, train, test = report.warnings
-    assert case.startswith("the labels 'Car' and 'car' differ only by case")
+    assert case.startswith("the labels 'Car' and 'car' differ only in case")
     assert train == "no clip to train on has the label 'owl'"
     assert test == "no clip that is held out has the label 'Car', 'dog'"
 

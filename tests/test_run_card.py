@@ -97,7 +97,7 @@ def test_how_to_use_it(tmp_path):
         and "name on the Hub" not in card
         and "modeling-ast classify me/mine clip.wav" in card
     )
-    assert "The pipeline hears" not in card and "pip install" in card
+    assert "The pipeline uses only" not in card and "pip install" in card
     card = card_of(tmp_path / "my run", answers_of(), frames=80)
     assert "`modeling-ast classify 'path/to/my run' clip.wav`" in card
     assert "The pipeline uses only the first 0.81 s of a clip; the command cuts a longer" in card

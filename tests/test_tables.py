@@ -336,7 +336,7 @@ def test_several_labels_in_a_cell(cars, column, cells, wanted):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "sound,label\nx,y\n", r"columns \['sound', 'label'\], none of which is known"),
+        ("a.csv", "sound,label\nx,y\n", r"columns \['sound', 'label'\], but none with a usual"),
         ("a.csv", "file,label\n", "has no rows below its header"),
         ("a.csv", "", "has no rows below its header"),
         (
@@ -366,7 +366,7 @@ def test_several_labels_in_a_cell(cars, column, cells, wanted):
             "values of several types in the column 'label'",
         ),
         ("a.csv", "YTID,start_seconds,end_seconds\na,b,c\n", "must have numbers in start_seconds"),
-        ("a.xlsx", "PK", "is no data set; give one of"),
+        ("a.xlsx", "PK", "is not a data set; give one of"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(cars, name, text, message):

@@ -159,10 +159,10 @@ def test_the_size_is_bounded(extractor):
 
     page = write_page("t", [], [PageSection("", clips())], extractor, max_bytes=250_000)
     assert page.is_full and 1 <= page.num_clips < 9 and len(page.html) < 260_000
-    assert "More clips would need over 0.25 MB" in page.html
+    assert "Some clips are left out, as the page would exceed 0.25 MB" in page.html
     assert len(read) == page.num_clips + 1
     quiet = write_page("t", [], [PageSection("", clips())], extractor)
-    assert quiet.num_clips == 9 and "More clips" not in quiet.html
+    assert quiet.num_clips == 9 and "Some clips are left out" not in quiet.html
 
 
 def test_loud_and_silent_clips(extractor):
