@@ -3,9 +3,9 @@
     python examples/embedded_data.py OUTPUT_DIR [--events]
     >>> datasets.load_dataset("OUTPUT_DIR", "balanced")   # splits train and test
 
-Every clip is a scene of one to three of AudioSet's synthesisable sounds over a soft rumble, so
-that whatever reads or trains on AudioSet can be tried at once: parquet shards with FLAC bytes,
-MIDs, display names, and the class list `class_labels_indices.csv` beside them.
+Every clip is a scene of one to three sounds over a soft rumble; the sounds are classes of AudioSet
+that can be synthesised. Code that reads AudioSet or trains on it can be tried at once: there are
+parquet shards with FLAC bytes, MIDs, display names, and the class list `class_labels_indices.csv`.
 Source of schema and layout: https://huggingface.co/datasets/agkphysics/AudioSet; of the classes:
 Gemmeke et al., "Audio Set: An ontology and human-labeled dataset for audio events", 2017.
 """
@@ -37,8 +37,8 @@ FEATURES = Features(
         "human_labels": List(Value("string")),
     }
 )
-# What --events adds, with the names of AudioSet's strong labels (Hershey et al., "The benefit of
-# temporally-strong labels in audio event classification", 2021): label is a MID.
+# The column that --events adds, with the names of AudioSet's strong labels (Hershey et al., "The
+# benefit of temporally-strong labels in audio event classification", 2021); `label` is a MID.
 EVENTS = {
     "events": List(
         {
@@ -48,7 +48,7 @@ EVENTS = {
         }
     )
 }
-# Names in the repository's data/ folder; the loader calls them train and test.
+# Names of the splits' folders, as on the Hub; `datasets` calls these splits train and test.
 TRAIN_FOLDER, TEST_FOLDER = "bal_train", "eval"
 CLASS_LIST = "class_labels_indices.csv"
 CARD = f"""---
@@ -75,12 +75,12 @@ No clip comes from YouTube: the values of `video_id` only look like YouTube's.
 # The defaults, for the function and the command line.
 NUM_TRAIN, NUM_TEST, SECONDS, SAMPLING_RATE = 1600, 400, 2.0, 16_000
 CLIPS_PER_SHARD = 200
-# Below 1 s a busy signal has no rhythm left; below 16 kHz the highest chirps would fold over.
+# Below 1 s a busy signal has no rhythm; below 16 kHz the highest chirps would be aliased.
 SECONDS_RANGE = (1.0, 60.0)
 SAMPLING_RATE_RANGE = (16_000, 192_000)
 SOUNDS_PER_SCENE_ODDS = (0.45, 0.4, 0.15)
-# Peaks, in dB relative to full scale. At equal peaks a tick, a tone and a noise can all be heard;
-# at equal power the noise would cover the other two.
+# Levels of peaks, in dB relative to full scale. With equal peaks a tick, a tone and a noise can all
+# be heard; with equal power the noise would mask the other two.
 SCENE_DB = (-20.0, -2.0)
 BELOW_SCENE_DB = (0.0, 12.0)
 NOISE_FLOOR_DB = (-70.0, -45.0)
@@ -99,7 +99,7 @@ def _log_uniform(rng: Generator, low: float, high: float) -> float:
 
 
 def _fade(sound: np.ndarray, rate: int, seconds: float = 0.01) -> np.ndarray:
-    """Softens both ends: a hard edge would be heard, and rightly labelled, as a click."""
+    """Fades both ends in and out, because a hard edge would sound like a click."""
     edge = min(round(seconds * rate), len(sound) // 2)
     ramp = np.sin(np.pi / 2 * np.arange(edge) / max(edge, 1)) ** 2
     envelope = np.ones(len(sound))
@@ -121,7 +121,7 @@ def _filtered_noise(
     rng: Generator, n: int, rate: int, response: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """White noise through a filter given by its amplitude at each frequency."""
-    # A power of two: the FFT of a long prime length takes ten times as long.
+    # A power of two, because the FFT of a long prime length takes ten times as long.
     size = 1 << (n - 1).bit_length()
     spectrum = np.fft.rfft(rng.standard_normal(size))
     return np.fft.irfft(spectrum * response(np.fft.rfftfreq(size, 1 / rate)), size)[:n]
@@ -133,7 +133,7 @@ def _coloured_noise(rng: Generator, n: int, rate: int, exponent: float) -> np.nd
 
 
 def _decaying(sound: np.ndarray, rate: int, decay: float) -> np.ndarray:
-    """Lets a sound die away by a factor e every `decay` seconds, after an attack of 0.5 ms."""
+    """Makes a sound decay by a factor e every `decay` seconds, after an attack of 0.5 ms."""
     times = _times(len(sound), rate)
     return sound * np.exp(-times / decay) * np.minimum(times / 0.0005, 1.0)
 
@@ -141,7 +141,7 @@ def _decaying(sound: np.ndarray, rate: int, decay: float) -> np.ndarray:
 def _repeat(
     event: np.ndarray, starts: np.ndarray, gains: np.ndarray, n: int, rate: int
 ) -> np.ndarray:
-    """Adds an event once at each start, with its gain; what reaches beyond n samples is cut."""
+    """Adds an event at each start, with its gain, and cuts everything after n samples."""
     sound = np.zeros(n)
     for start, gain in zip((starts * rate).astype(int), gains):
         length = min(len(event), n - start)
@@ -150,16 +150,17 @@ def _repeat(
 
 
 def _cadence(n: int, rate: int, on: float, period: float) -> np.ndarray:
-    """Switches on for `on` seconds every `period` seconds; edges of 5 ms."""
+    """An envelope that is on for `on` seconds in every `period` seconds, with edges of 5 ms."""
     phase = _times(n, rate) % period
     return np.clip(np.minimum(phase, on - phase) / 0.005, 0.0, 1.0)
 
 
-# The sounds. Each fills n samples; the scene sets level, onset and n, the sound all the rest.
+# The sounds. Each fills n samples. The scene decides the level, the onset and n; the sound decides
+# everything else.
 
 
 def dial_tone(rng: Generator, n: int, rate: int) -> np.ndarray:
-    """Two steady tones that beat: 350 + 440 Hz (North America) or 350 + 450 Hz (Britain)."""
+    """Two steady tones: 350 + 440 Hz (North America) or 350 + 450 Hz (Britain)."""
     line = rng.uniform(0.99, 1.01)
     low_hz, high_hz = 350 * line, rng.choice([440, 450]) * line
     sound = _tones(rng, n, rate, [(low_hz, 1.0), (high_hz, rng.uniform(0.7, 1.3))])
@@ -167,7 +168,7 @@ def dial_tone(rng: Generator, n: int, rate: int) -> np.ndarray:
 
 
 def busy_signal(rng: Generator, n: int, rate: int) -> np.ndarray:
-    """480 + 620 Hz, as long on as off: 0.5 s for a busy line, 0.25 s for a busy network."""
+    """480 + 620 Hz, equally long on and off: 0.5 s for a busy line, 0.25 s for a busy network."""
     line = rng.uniform(0.99, 1.01)
     on = rng.choice([0.25, 0.5]) * rng.uniform(0.95, 1.05)
     sound = _tones(rng, n, rate, [(480 * line, 1.0), (620 * line, rng.uniform(0.7, 1.3))])
@@ -219,7 +220,7 @@ def beep(rng: Generator, n: int, rate: int) -> np.ndarray:
 
 
 def ding(rng: Generator, n: int, rate: int) -> np.ndarray:
-    """A small bell, struck again and again; its partials are not harmonic, high ones die first."""
+    """A small bell, struck repeatedly; its partials are inharmonic, and high ones decay faster."""
     hz, decay = _log_uniform(rng, 500, 1400), rng.uniform(0.2, 0.5)
     bell = np.zeros(n)
     # Ratios of a free bar (Fletcher and Rossing, The Physics of Musical Instruments).
@@ -268,7 +269,7 @@ def static(rng: Generator, n: int, rate: int) -> np.ndarray:
 
 
 def mains_hum(rng: Generator, n: int, rate: int) -> np.ndarray:
-    """50 or 60 Hz and its harmonics, the even ones stronger, as a transformer core gives them."""
+    """50 or 60 Hz and its harmonics; the even ones are stronger, as from a transformer core."""
     mains_hz, slope = rng.choice([50, 60]) * rng.uniform(0.998, 1.002), rng.uniform(0.7, 1.3)
     partials = [
         (k * mains_hz, rng.uniform(0.6, 1.0) * (1.0 if k % 2 == 0 else 0.5) / k**slope)
@@ -324,7 +325,7 @@ class PlacedSound(NamedTuple):
 
     index: int  # into `SOUNDS`
     start: int  # first sample
-    stop: int  # the sample behind its last
+    stop: int  # the sample after its last one
 
 
 def make_scene(
@@ -333,8 +334,8 @@ def make_scene(
     """Mixes one to three different sounds, each at its own onset and level, over a noise floor.
 
     Args:
-        rng: All the scene's randomness.
-        first: Index into `SOUNDS` of a sound that must be in it; the others are drawn.
+        rng: Source of all random numbers of the scene.
+        first: Index into `SOUNDS` of a sound that must be in the scene; the others are drawn.
         seconds: Length of the clip.
         rate: In Hz.
     Returns:
@@ -345,7 +346,7 @@ def make_scene(
     others = rng.permutation([i for i in range(len(SOUNDS)) if i != first])[:num_others]
     present = [first, *map(int, others)]
     levels_db = rng.uniform(*SCENE_DB) - rng.uniform(*BELOW_SCENE_DB, len(present))
-    # A dull rumble: a white or pink floor would be a class of its own.
+    # A dull rumble, because white or pink noise would be a class itself.
     floor = _coloured_noise(rng, num_samples, rate, rng.uniform(1.5, 2.0))
     scene = at_level(floor, rng.uniform(*NOISE_FLOOR_DB))
     placed = []
@@ -361,12 +362,12 @@ def make_scene(
 def make_row(
     split: str, index: int, seconds: float, rate: int, seed: int, events: bool = False
 ) -> dict:
-    """Makes clip `index` of a split: one row of the data set, the same whatever comes before it.
+    """Makes clip `index` of a split: one row of the data set, which does not depend on other rows.
 
     Args:
         events: Whether the row says when each sound begins and ends.
     """
-    # Eight hashed bytes in URL-safe base 64, which is the form of YouTube's own ids.
+    # Eight hashed bytes in URL-safe base 64, the form of YouTube's ids.
     digest = hashlib.blake2b(f"{seed}/{split}/{index}".encode(), digest_size=8).digest()
     video_id = base64.urlsafe_b64encode(digest).decode().rstrip("=")
     rng = np.random.default_rng([seed, (TRAIN_FOLDER, TEST_FOLDER).index(split), index])
@@ -407,12 +408,12 @@ def _check_numbers(
 
 
 def _prepare_folder(folder: Path, force: bool) -> None:
-    """Makes room for the data set; deletes nothing but shards of an earlier run."""
+    """Makes the folders of the data set, and deletes only the shards of an earlier run."""
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; name a new or empty folder")
+        raise NotADirectoryError(f"{folder} is a file; give a new or empty folder")
     if folder.exists() and any(folder.iterdir()) and not force:
         raise FileExistsError(
-            f"{folder} is not empty; name a new folder, or overwrite its data set with --force"
+            f"{folder} is not empty; give a new folder, or overwrite its data set with --force"
         )
     for split in (TRAIN_FOLDER, TEST_FOLDER):
         shards = folder / "data" / split
@@ -434,20 +435,20 @@ def write_data_set(
 ) -> Path:
     """Writes the data set; the same arguments write the same bytes.
 
-    Clip i of a split surely holds sound i modulo the number of sounds, so a split of at least
+    Clip i of a split always holds sound i modulo the number of sounds, so a split of at least
     `len(SOUNDS)` clips has every class.
 
     Args:
-        folder: New or empty, unless `force`.
-        num_train, num_test: Clips in the splits, which share no randomness.
+        folder: Must be new or empty, unless `force`.
+        num_train, num_test: Numbers of clips in the splits, which share no random numbers.
         seconds: Length of every clip, 1 to 60.
-        sampling_rate: In Hz, 16000 to 192000. Clips at another rate than the model's (AudioSet's
-            are mostly at 48000) must be resampled by their reader.
+        sampling_rate: In Hz, 16000 to 192000. If it is not the model's rate (AudioSet's clips are
+            mostly at 48000), the reader of the clips must resample them.
         seed: Another seed gives other clips and ids.
         progress: Whether a progress bar is shown.
         force: Whether a data set already in `folder` is overwritten.
         events: Whether a column `events` says when each sound of a clip begins and ends, in
-            seconds. The other columns are the same with it and without.
+            seconds. The other columns do not depend on it.
     Returns:
         `folder`, ready for `datasets.load_dataset(folder, "balanced")`.
     Raises:
@@ -459,7 +460,7 @@ def write_data_set(
     _check_numbers(num_train, num_test, seconds, sampling_rate, seed)
     _prepare_folder(folder, force)
     (folder / "README.md").write_text(CARD, encoding="utf-8")
-    # AudioSet's own list quotes every name, not only those with a comma.
+    # As in AudioSet's own list, every name has quotes, not only those with a comma.
     lines = [f'{i},{sound.mid},"{sound.name}"' for i, sound in enumerate(SOUNDS)]
     class_list = "\n".join(["index,mid,display_name", *lines, ""])
     (folder / CLASS_LIST).write_text(class_list, encoding="utf-8")
@@ -471,8 +472,8 @@ def write_data_set(
                 for index in range(start, min(start + CLIPS_PER_SHARD, num_clips)):
                     rows.append(make_row(split, index, seconds, sampling_rate, seed, events))
                     bar.update()
-                # The schema carries the features, so that loading gives Audio, not a plain struct;
-                # `Dataset.from_list` would encode the audio, for which datasets 5 wants torchcodec.
+                # The schema carries the features, so that loading gives Audio, not a plain struct.
+                # `Dataset.from_list` would encode the audio, which in datasets 5 needs torchcodec.
                 table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
                 shard = folder / "data" / split / f"{start // CLIPS_PER_SHARD:03d}.parquet"
                 pq.write_table(table, shard)
@@ -487,24 +488,24 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("folder", metavar="OUTPUT_DIR", help="folder to write, new or empty")
     for flag, kind, default, metavar, meaning in (
-        ("--num-train", int, NUM_TRAIN, "N", "clips in the split train"),
-        ("--num-test", int, NUM_TEST, "N", "clips in the split test"),
-        ("--seconds", float, SECONDS, "S", "length of a clip, 1 to 60"),
-        ("--sampling-rate", int, SAMPLING_RATE, "HZ", "16000 to 192000; AudioSet's: mostly 48000"),
-        ("--seed", int, 0, "K", "same seed, same bytes"),
+        ("--num-train", int, NUM_TRAIN, "N", "number of clips in the split train"),
+        ("--num-test", int, NUM_TEST, "N", "number of clips in the split test"),
+        ("--seconds", float, SECONDS, "S", "length of a clip, from 1 to 60"),
+        ("--sampling-rate", int, SAMPLING_RATE, "HZ", "from 16000 to 192000 (AudioSet: 48000)"),
+        ("--seed", int, 0, "K", "the same seed gives the same bytes"),
     ):
         parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=meaning)
     parser.add_argument("--force", action="store_true", help="overwrite a data set in OUTPUT_DIR")
     parser.add_argument(
         "--events",
         action="store_true",
-        help="add a column with the onset and offset of each sound, named as in AudioSet-strong",
+        help="add a column with the start and end of each sound, with AudioSet-strong's names",
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Writes the data set; what the user can mend is one line."""
+    """Writes the data set; an error that the user can correct is shown as one line."""
     arguments = parse_arguments()
     try:
         folder = write_data_set(**vars(arguments))

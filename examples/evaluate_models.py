@@ -1,4 +1,4 @@
-"""Judges a model, or an ensemble, on held-out clips: a thin script around `modeling-ast evaluate`.
+"""Evaluates a model, or an ensemble, on held-out clips; the same as `modeling-ast evaluate`.
 
 python examples/evaluate_models.py MODEL... --data DATA [--eval_split test] [--json]
 """

@@ -1,9 +1,9 @@
-"""Fine-tunes an AST on any data set: a thin script around `modeling-ast finetune`.
+"""Fine-tunes an AST on any data set; the same as `modeling-ast finetune`.
 
     python examples/finetune.py --model MODEL --data DATA --output_dir OUT [Trainer's arguments]
     python examples/finetune.py --recipe examples/recipes/demo.yaml --model MODEL [overrides]
 
-`accelerate launch` and `torchrun` start it in several processes. The work is in
+`accelerate launch` and `torchrun` start it in several processes. The code is in
 modeling_ast/training/; examples/finetune_minimal.py is a script to copy.
 """
 

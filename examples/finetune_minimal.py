@@ -18,31 +18,31 @@ parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFo
 parser.add_argument("--model", default="MIT/ast-finetuned-audioset-10-10-0.4593")
 parser.add_argument("--data", default="agkphysics/AudioSet")
 parser.add_argument("--output", default="runs/minimal")
-parser.add_argument("--max-steps", type=int, default=-1, help="-1: those of all epochs")
+parser.add_argument("--max-steps", type=int, default=-1, help="-1: train for all epochs")
 options = parser.parse_args()
 
 # decode=False gives the bytes of the files, which read_audio decodes without torchcodec or ffmpeg.
 data = load_dataset(options.data, "balanced").cast_column("audio", Audio(decode=False))
 
-# The classes are those of the checkpoint, in its order, or else those of the data.
+# Use the classes of the checkpoint, in its order, if it has all labels; else those of the data.
 label2id = ASTConfig.from_pretrained(options.model).label2id
 names = sorted({name for part in data.values() for row in part["human_labels"] for name in row})
 if not label2id.keys() >= set(names):
     label2id = {name: index for index, name in enumerate(names)}
 
-# problem_type chooses the loss: for several labels to a clip, the binary cross-entropy.
+# problem_type chooses the loss: for several labels per clip, the binary cross-entropy.
 model = ASTForAudioClassification.from_pretrained(
     options.model,
     label2id=label2id,
     id2label={index: name for name, index in label2id.items()},
     problem_type="multi_label_classification",
-    ignore_mismatched_sizes=True,  # a fresh head for another number of classes
+    ignore_mismatched_sizes=True,  # allows a new head for another number of classes
 )
 extractor = ASTFeatureExtractor.from_pretrained(options.model)
 
 
 def collate(rows):
-    """Decodes the clips of a batch; runs in the workers."""
+    """Decodes the clips of a batch; it runs in the workers."""
     clips = [read_audio(row["audio"]["bytes"], extractor.sampling_rate) for row in rows]
     batch = extractor(clips, sampling_rate=extractor.sampling_rate, return_tensors="pt")
     labels = torch.zeros(len(rows), len(label2id))  # multi-hot
@@ -66,7 +66,7 @@ trainer = Trainer(
         num_train_epochs=5,
         learning_rate=1e-5,
         per_device_train_batch_size=12,
-        dataloader_num_workers=2,  # 0 on macOS and Windows: workers cannot use a flat script there
+        dataloader_num_workers=2,  # 0 on macOS and Windows, where workers cannot run a flat script
         remove_unused_columns=False,  # the collator reads the data's own columns
     ),
     data_collator=collate,
@@ -76,5 +76,5 @@ trainer = Trainer(
     compute_metrics=compute_metrics,
 )
 trainer.train()
-trainer.save_model()  # with the extractor: ready for a pipeline
+trainer.save_model()  # also saves the extractor, so that a pipeline can load the folder
 print(trainer.evaluate())

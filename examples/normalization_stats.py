@@ -1,4 +1,4 @@
-"""Mean and deviation of a data set's log-mel values: a thin script around `modeling-ast stats`.
+"""Mean and standard deviation of a data set's log-mel values; the same as `modeling-ast stats`.
 
 python examples/normalization_stats.py MODEL --data DATA [--train_split train] [--num_workers 4]
 """

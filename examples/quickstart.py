@@ -2,8 +2,8 @@
 
     python examples/quickstart.py [--deit SOURCE] [--output_dir quickstart]
 
-Prints each command before it runs it, so that each can be repeated with own data. Without --deit a
-tiny DeiT with random weights stands in for ImageNet's.
+The script prints each command before it runs it, so that you can repeat the commands with your own
+data. Without --deit, a tiny DeiT with random weights takes the place of one trained on ImageNet.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from transformers import DeiTConfig, DeiTModel, pipeline
 from modeling_ast import read_audio
 
 EXAMPLES = Path(__file__).resolve().parent
-# Small enough for minutes on two cores: two seconds, the length of the embedded clips, 64 mel bins,
-# and patches that do not overlap.
+# Small enough to train for minutes on two cores: two seconds (the length of the embedded clips), 64
+# mel bins, and patches that do not overlap.
 INPUT = {"--max-length": 200, "--num-mel-bins": 64, "--frequency-stride": 16, "--time-stride": 16}
 
 
@@ -41,27 +41,29 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SOURCE",
         help="Hub id, directory or .pth of a DeiT; a tiny random one by default",
     )
-    parser.add_argument("--output_dir", type=Path, default=Path("quickstart"), help="quickstart")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("quickstart"), help="new directory (quickstart)"
+    )
     parser.add_argument("--num-train", type=int, default=1600, help="training clips (1600)")
     parser.add_argument("--num-test", type=int, default=400, help="held-out clips (400)")
-    parser.add_argument("--epochs", type=float, help="instead of the recipe's")
+    parser.add_argument("--epochs", type=float, help="number of epochs (the recipe's)")
     parser.add_argument("--force", action="store_true", help="replace an earlier run")
     return parser.parse_args()
 
 
 def say(text: str) -> None:
-    """A heading on screen."""
+    """Prints a heading."""
     sys.stdout.write(f"\n\033[1m{text}\033[0m\n" if sys.stdout.isatty() else f"\n== {text}\n")
     sys.stdout.flush()
 
 
 def run(*words: object) -> None:
-    """Prints and runs a command of this package, or a script; ends where it fails."""
+    """Prints and runs a command of this package, or a script; exits if it fails."""
     words = [str(word) for word in words]
     shown = words if words[0] == "modeling-ast" else ["python", *words]
     sys.stdout.write(f"$ {shlex.join(shown)}\n")
     sys.stdout.flush()
-    # With this Python, whether or not its commands are on the PATH.
+    # Run with this Python, because its commands may not be on the PATH.
     rest = ["-m", "modeling_ast", *words[1:]] if words[0] == "modeling-ast" else words
     status = subprocess.run([sys.executable, *rest], check=False).returncode
     if status:
@@ -71,7 +73,8 @@ def run(*words: object) -> None:
 def make_tiny_deit(folder: Path) -> Path:
     """A DeiT of 0.8 M parameters with random weights, in transformers' layout."""
     torch.manual_seed(0)
-    # The usual 0.02 suits a width of 768; at 128 a larger spread learns several times faster.
+    # The usual 0.02 suits a width of 768; at width 128 the model learns several times faster with
+    # larger initial weights.
     config = DeiTConfig(
         hidden_size=128,
         num_hidden_layers=4,
@@ -81,7 +84,7 @@ def make_tiny_deit(folder: Path) -> Path:
         initializer_range=0.05,
     )
     model = DeiTModel(config, add_pooling_layer=False)
-    # transformers leaves these at zero: tokens that are equal and nowhere learn slowly.
+    # transformers leaves these at zero, and equal tokens without a position learn slowly.
     embeddings = model.embeddings
     for parameter in (
         embeddings.cls_token,
@@ -105,11 +108,11 @@ def write_test_clip(data: Path, path: Path) -> list[str]:
 
 
 def main() -> None:
-    """Runs the whole way."""
+    """Runs all steps."""
     arguments = parse_arguments()
     begin, out = time.monotonic(), arguments.output_dir
     if out.exists() and not arguments.force:
-        sys.exit(f"error: {out} exists; name another --output_dir, or replace it with --force")
+        sys.exit(f"error: {out} exists; give another --output_dir, or replace it with --force")
     shutil.rmtree(out, ignore_errors=True)
     data, deit, ast, run_folder = (out / name for name in ("data", "deit", "ast", "model"))
 
@@ -122,8 +125,8 @@ def main() -> None:
     if source is None:
         source = make_tiny_deit(deit)
         say(
-            "   No --deit given: a tiny DeiT with RANDOM weights stands in for ImageNet's "
-            "(facebook/deit-base-distilled-patch16-384 is the paper's)."
+            "   No --deit given: a tiny DeiT with RANDOM weights is used instead of one trained on "
+            "ImageNet (the paper uses facebook/deit-base-distilled-patch16-384)."
         )
     labels = ("--label-csv", data / "class_labels_indices.csv")
     run("modeling-ast", "convert-deit", source, ast, *chain(*INPUT.items()), *labels)
@@ -136,11 +139,11 @@ def main() -> None:
     paths = ("--model", ast, "--data", data, "--output-dir", run_folder)
     run("modeling-ast", "finetune", "--recipe", "demo", *paths, *epochs)
 
-    say("4. The model hears a held-out WAV, through transformers' pipeline")
+    say("4. The model classifies a held-out WAV file, through transformers' pipeline")
     wav = out / "clip.wav"
     truth = write_test_clip(data, wav)
     classify = pipeline("audio-classification", model=str(run_folder))
-    # transformers before 5.23 would take softmax, as if a clip had one label.
+    # transformers before 5.23 would use softmax, as if a clip had one label.
     for row in classify(read_audio(wav), top_k=5, function_to_apply="sigmoid"):
         mark = "<- in the clip" if row["label"] in truth else ""
         sys.stdout.write(f"  {row['score']:.3f}  {row['label']:<14} {mark}\n")

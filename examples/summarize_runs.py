@@ -1,4 +1,4 @@
-"""Mean and deviation over the runs of finetune.py, such as the folds of a cross-validation.
+"""Mean and standard deviation over runs of finetune.py, such as the folds of a cross-validation.
 
     python examples/summarize_runs.py RUN... [--json]
 
@@ -13,7 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
-# Of a machine, not of a model.
+# Words in the names of metrics that describe the machine, not the model.
 LEFT_OUT = ("runtime", "per_second", "epoch", "_time")
 
 
@@ -30,10 +30,10 @@ def read_metrics(run: Path) -> dict[str, float]:
     file = run / "metrics.json"
     if not file.is_file():
         raise ValueError(
-            f"no {file}; the run has not ended, or is none: finish it with finetune.py"
+            f"there is no {file}, so {run} is not a finished run; finish it with finetune.py"
         )
     metrics = json.loads(file.read_text(encoding="utf-8"))
-    # Without the curves of `lengths`, and numbers that are undefined (null).
+    # Leaves out the curves of `lengths`, and undefined numbers (null).
     return {
         name: value
         for name, value in metrics.items()

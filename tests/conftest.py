@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-# Before any import of huggingface_hub: nothing here may wait for a network.
+# Set before huggingface_hub is imported, so that no test waits for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Tiny models gain nothing from threads, and test processes that run side by side lose much.
+# Threads do not help tiny models, and they slow down test processes that run in parallel.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-# The same examples in each run; `--hypothesis-profile=default` draws others.
+# The same examples in each run; `--hypothesis-profile=default` draws new ones.
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.load_profile("steady")
 
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-# Odd and unequal sizes: a swapped axis or a wrong stride shows.
+# Odd and unequal sizes, so that a swapped axis or a wrong stride makes tests fail.
 TINY = {
     "hidden_size": 36,
     "num_hidden_layers": 3,
@@ -45,7 +45,7 @@ TINY = {
 
 
 def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> torch.nn.Module:
-    """Every parameter drawn at random, so that none hides behind its zeros or ones."""
+    """Draws every parameter at random, so that initial zeros or ones cannot hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -89,7 +89,7 @@ def clip():
 
 @pytest.fixture(scope="session")
 def exported_folder(tmp_path_factory):
-    """What `modeling-ast export` writes of a tiny model, once for all tests: it takes a while."""
+    """The files that `modeling-ast export` writes of a tiny model, made once for all tests."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="the extra onnx is not installed")
     from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
@@ -97,7 +97,7 @@ def exported_folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("exported")
     config = ASTConfig(**{**TINY, "num_hidden_layers": 1})
-    # Small weights: with large ones 8 bits are far off in a model so narrow.
+    # Small weights, because with large ones 8 bits are inaccurate in such a narrow model.
     model = randomise(ASTForAudioClassification(config), std=0.1)
     model.save_pretrained(folder / "torch")
     extractor = ASTFeatureExtractor.from_config(config, padding="longest")

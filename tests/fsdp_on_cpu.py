@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 tests/fsdp_on_cpu.py examples/finetune.py ARGUMENTS
 
-torch itself shards over gloo too: only accelerate has to be told that it may.
+torch itself can shard over gloo; only accelerate must be changed to allow it.
 """
 
 import os

@@ -1,7 +1,7 @@
 """A Hugging Face Hub on loopback, backed by a folder: tests load and push without a network.
 
 It answers the part of the Hub's HTTP API that from_pretrained, pipeline, hf_hub_download and
-push_to_hub call; all else gets a 404 that names it. The client reads HF_ENDPOINT once, at import:
+push_to_hub call; other requests get a 404 that names them. The client reads HF_ENDPOINT at import:
 use it from a subprocess.
 Source: the calls that huggingface_hub 1.33 and 2.4 make (hf_api.py, _commit_api.py,
 file_download.py) and the X-Error-Code headers that their utils/_http.py reads.
@@ -65,7 +65,7 @@ class HubStandIn:
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
-            # Set by a user, these would win over HF_HOME, the proxy over loopback.
+            # A user's values would override HF_HOME, and a proxy would get the requests.
             "HF_HUB_CACHE": str(Path(home) / "hub"),
             "HF_MODULES_CACHE": str(Path(home) / "modules"),
             "NO_PROXY": "127.0.0.1",
@@ -73,7 +73,7 @@ class HubStandIn:
             "HF_HUB_OFFLINE": "0",
             "TRANSFORMERS_OFFLINE": "0",
             "HF_TOKEN": "hf_test",
-            # With Xet the client takes other ways to the same files; keep to one.
+            # Without Xet, because with it the client fetches the same files in another way.
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The hub's `requests` is the log."""
 
     def respond(self) -> None:
-        # Read even when refused: what is left over would be taken for the next request.
+        # Read the body even of refused requests, as it would be parsed as the next request.
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.hub: HubStandIn = self.server.hub
         url = urlsplit(self.path)
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         return entries
 
     def choose_uploads(self, folder: Path) -> list[dict]:
-        """Lets every file arrive inside the commit, which spares the stand-in LFS and Xet."""
+        """Makes the client send all files inside the commit, so that LFS and Xet are not needed."""
         self.check_token()
         files = []
         for path in (file["path"] for file in json.loads(self.body)["files"]):
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_file(self, folder: Path, path: str) -> None:
         file, commit = _below(folder, path), _commit_hash(folder)
         if not file.is_file():
-            # With the commit, the client remembers the absence.
+            # The commit's hash lets the client remember that the file does not exist.
             raise _Refusal(404, "Entry not found", "EntryNotFound", commit)
         content, size = file.read_bytes(), file.stat().st_size
         headers = {"ETag": f'"{_git_oid(file)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
@@ -254,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _below(folder: Path, path: str) -> Path:
-    # By name, not by resolving: a test may link a checkpoint's folder into the root.
+    # Checked by name without resolving links, as a test may link a folder into the root.
     if path.startswith("/") or ".." in path.split("/"):
         raise _Refusal(400, f"{path} leads out of its folder")
     return folder / path

@@ -1,4 +1,4 @@
-"""A model that can be computed by hand: label "loud" where any frame of a clip is loud."""
+"""A model that can be computed by hand: label "loud" if any frame of a clip is loud."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from modeling_ast import ASTConfig, ASTFeatureExtractor
 from modeling_ast.tagging import AudioTagger
 
-# A log-mel of 0 is quiet against a tone or a click at full scale, loud against a soft noise.
+# A log-mel of 0 is lower than that of a tone or click at full scale, but higher than soft noise.
 LEVEL = 0.0
 LABELS = ["loud", "quiet", "never"]
 

@@ -1,13 +1,13 @@
-"""Models of pictures and of sounds with random weights, as others would save them."""
+"""Image and sound models with random weights, saved as by other packages."""
 
 import timm
 import torch
 from transformers import DeiTConfig, ViTConfig
 
-# A picture of 64 x 96: 4 x 6 patches, so that a swapped axis shows.
+# An image of 64 x 96 has 4 x 6 patches, so that a swapped axis makes tests fail.
 PICTURE = (64, 96)
 SAME_INPUT = {"num_mel_bins": 64, "max_length": 96, "frequency_stride": 16, "time_stride": 16}
-# Both sides compute in float32, in another order.
+# Both sides compute in float32, but in different orders.
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -75,7 +75,7 @@ def picture(height=64, width=96):
 
 @torch.no_grad()
 def states_of_picture(model, gray):
-    """What a timm or transformers model makes of a grey picture, in three equal channels."""
+    """The output of a timm or transformers model for a grey image, in three equal channels."""
     rgb = gray.expand(-1, 3, -1, -1)
     if isinstance(model, timm.models.VisionTransformer):
         return model.forward_features(rgb)
@@ -84,10 +84,10 @@ def states_of_picture(model, gray):
 
 @torch.no_grad()
 def states_of_sound(model, gray):
-    """The same picture as a spectrogram: height is frequency, width is time."""
+    """The same image as a spectrogram: height is frequency, width is time."""
     return model.base_model(gray[:, 0].mT).last_hidden_state
 
 
 def run(command, *arguments):
-    """Runs a verb's module with the arguments as text, and returns its exit status."""
+    """Runs a command with the arguments as strings, and returns its exit status."""
     return command.main([*map(str, arguments)])

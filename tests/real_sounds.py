@@ -52,10 +52,10 @@ def cache_folder() -> Path:
 
 
 def unpacked(package: str) -> Path:
-    """The root of a package's files; downloaded where the cache does not have it.
+    """The root of a package's files; it is downloaded if the cache does not have it.
 
     Raises:
-        OSError: There is no apt-get, or it cannot download the package; it says why.
+        OSError: There is no apt-get, or it cannot download the package (with its reason).
     """
     target = cache_folder() / package
     if target.is_dir():
@@ -67,7 +67,7 @@ def unpacked(package: str) -> Path:
         _call(["apt-get", "download", package], work)
         (archive,) = Path(work).glob("*.deb")
         _call(["dpkg-deb", "-x", archive.name, "files"], work)
-        # Only a whole package gets its name in the cache.
+        # A package gets its name in the cache only when it is complete.
         os.rename(Path(work) / "files", target)
     return target
 
@@ -99,7 +99,7 @@ DRUM_TEST_KITS = (
     "Millo-Drums_v.1",
     "The Black Pearl 1.0",
 )
-# What a file's name must have for a label, and no other label's. Of the short ones bd is a bass
+# Words in a file's name -> label; a name with words of two labels has none. bd is a bass
 # drum, sd and sr a snare, t1 and ft toms, hh and ho a hi-hat, cc and rc cymbals.
 DRUM_NAMES = {
     "cymbal": r"crash|cra_|ride|cymbal|splash|china|^cc_|^rc_",
@@ -117,7 +117,7 @@ def drum_label(name: str) -> str | None:
 
 
 def drums() -> list[Recording]:
-    """The drum hits of all kits, as the package has them.
+    """The drum hits of all kits in the package.
 
     Raises:
         OSError: See `unpacked`.
@@ -162,7 +162,7 @@ ASTERISK_LETTERS = (
 )
 LETTERS = "bflmnors"
 VOWELS = "aeiou"
-# Those of whom there are many syllables, with five vowels much alike; by the fold that tests them.
+# Speakers with many syllables and with five similar vowels, by the fold that tests them.
 SYLLABLE_SPEAKERS = (("es",), ("it", "cs"), ("pt_BR", "tn"))
 FOLDS = 3
 
@@ -182,7 +182,7 @@ def klettres(language: str, part: str) -> dict[str, Path]:
 
 
 def letters() -> list[Recording]:
-    """The letters of all speakers, as the packages have them: at 8 or 44.1 kHz.
+    """The letters of all speakers in the packages, at 8 or 44.1 kHz.
 
     Raises:
         OSError: See `unpacked`.
@@ -199,7 +199,7 @@ def letters() -> list[Recording]:
 
 
 def syllables() -> list[Recording]:
-    """A consonant and a vowel, which is the label.
+    """Syllables of a consonant and a vowel; the vowel is the label.
 
     Raises:
         OSError: See `unpacked`.
@@ -214,7 +214,7 @@ def syllables() -> list[Recording]:
 
 
 def held_out_groups(kind: str, fold: int) -> tuple[str, ...]:
-    """The kits, or the speakers, of the test: of the letters every third one.
+    """The kits or the speakers of the test; for letters every third speaker.
 
     Raises:
         ValueError: There is no such fold.
@@ -232,7 +232,7 @@ def held_out_groups(kind: str, fold: int) -> tuple[str, ...]:
 
 # Data sets.
 
-# All that are downloaded.
+# All packages that are downloaded.
 PACKAGES = (DRUM_PACKAGE, KLETTRES_PACKAGE, *(row[0] for row in ASTERISK_LETTERS))
 KINDS: dict[str, Callable[[], list[Recording]]] = {
     "drums": drums,
@@ -247,7 +247,7 @@ def file_name(recording: Recording) -> str:
 
 
 def few(recordings: Sequence[Recording], examples: int, seed: int) -> list[Recording]:
-    """So many of each label, drawn at random, from different groups as long as there are some."""
+    """A number of random clips of each label, from different groups as far as possible."""
     rng = np.random.default_rng(seed)
     chosen = []
     for label in sorted({recording.label for recording in recordings}):
@@ -281,7 +281,7 @@ def write_data_set(
     Raises:
         FileExistsError: `folder` is not empty.
         OSError: See `unpacked`.
-        ValueError: An argument is not one of those that can be.
+        ValueError: An argument is out of its range.
     """
     folder = Path(folder)
     if kind not in KINDS:
@@ -290,7 +290,7 @@ def write_data_set(
         raise ValueError(f"the examples of each label are {examples}; give 1 or more")
     held_out = held_out_groups(kind, fold)
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
+        raise FileExistsError(f"{folder} is not empty; give a new folder")
     recordings = KINDS[kind]()
     splits = {
         "train": [r for r in recordings if r.group not in held_out],
@@ -332,7 +332,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Writes the data set; what the user can mend is said in one line."""
+    """Writes the data set; an error that the user can correct is shown as one line."""
     arguments = parse_arguments()
     try:
         folder = write_data_set(**vars(arguments))

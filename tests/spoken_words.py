@@ -5,8 +5,8 @@
     OUTPUT_DIR/train/WORD/VOICE_TAKE.wav
     OUTPUT_DIR/test/WORD/VOICE_TAKE.wav
 
-Real words from a synthesiser, in the form of Speech Commands: one second, 16 kHz, and voices in the
-test that the training never heard. A voice is a variant of espeak-ng, that is its formants, its
+Words from a synthesiser, in the form of Speech Commands: one second, 16 kHz, and voices in the
+test that are not in the training. A voice is a variant of espeak-ng, that is its formants, its
 glottal source and its range of pitch; accent, pitch and speed vary from take to take.
 """
 
@@ -35,8 +35,8 @@ PROGRAM = "espeak-ng"
 INSTALL = f"{PROGRAM} is not installed; get it with: apt-get install {PROGRAM}"
 RATE = 16_000
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-# Some variants are nearly one voice (edward2 is edward, Diogo is michel, aunty is f4): what sounds
-# alike stays on one side. Left out are whispers, effects, and caleb and klatt, which equal adam.
+# Some variants are nearly one voice (edward2 is edward, Diogo is michel, aunty is f4). Such voices
+# are in one split. Left out are whispers, effects, and caleb and klatt, which equal adam.
 TRAIN_VOICES = (
     "m1 m4 m5 m6 m7 f2 f4 Alex Andrea Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Marco Mario "
     "Michael Nguyen adam anika antonio aunty benjamin david edward edward2 grandma grandpa gustave "
@@ -63,14 +63,14 @@ PITCH = (25, 75)
 WORDS_PER_MINUTE = (120, 200)
 PEAK_DB = (-20.0, -2.0)
 NOISE_BELOW_PEAK_DB = (30.0, 60.0)
-# How far a word lies from the middle of its clip, at most.
+# Largest distance of a word from the middle of its clip.
 SHIFT_SECONDS = 0.1
-# What is softer than this share of the peak is silence around the word.
+# Samples below this share of the peak count as silence around the word.
 SILENCE = 0.01
 
 
 class Take(NamedTuple):
-    """One clip: a voice says a word once."""
+    """One clip, in which a voice says a word once."""
 
     split: str
     word: str
@@ -79,17 +79,17 @@ class Take(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Below the data set's folder."""
+        """The path in the data set's folder."""
         return Path(self.split) / self.word / f"{self.voice}_{self.number}.wav"
 
     def generator(self, seed: int) -> Generator:
-        """All the clip's randomness, the same whatever other clips are made."""
+        """The clip's random numbers, which do not depend on other clips."""
         name = zlib.crc32(f"{self.word} {self.voice} {self.number}".encode())
         return np.random.default_rng([seed, name])
 
 
 def speak(word: str, voice: str, accent: str, pitch: int, words_per_minute: int) -> np.ndarray:
-    """Has espeak-ng say a word: (S,) at 16 kHz, without the silence before and behind it."""
+    """A word by espeak-ng: (S,) at 16 kHz, without the silence before and after it."""
     command = [PROGRAM, "--stdout", "-v", f"{accent}+{voice}", "-p", pitch, "-s", words_per_minute]
     run = subprocess.run([*map(str, command), word], capture_output=True, check=True)
     speech = read_audio(run.stdout)
@@ -98,7 +98,7 @@ def speak(word: str, voice: str, accent: str, pitch: int, words_per_minute: int)
 
 
 def place(speech: np.ndarray, rng: Generator) -> np.ndarray:
-    """Puts a word near the middle of one second of soft noise, (16000,), at a level of its own.
+    """Puts a word near the middle of one second of soft noise, (16000,), at a random level.
 
     A longer word loses as much of its beginning as of its end.
     """
@@ -115,7 +115,7 @@ def place(speech: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def make_clip(take: Take, seed: int) -> np.ndarray:
-    """Says a word with the accent, the pitch and the speed drawn for this take: (16000,)."""
+    """A word with the accent, the pitch and the speed that are drawn for this take: (16000,)."""
     rng = take.generator(seed)
     accent = ACCENTS[rng.integers(len(ACCENTS))]
     pitch = rng.integers(*PITCH, endpoint=True)
@@ -124,7 +124,7 @@ def make_clip(take: Take, seed: int) -> np.ndarray:
 
 
 def check_voices(voices: Sequence[str]) -> None:
-    """Refuses what this espeak-ng lacks: it would say the word in its default voice.
+    """Refuses voices that this espeak-ng lacks, as it would use its default voice instead.
 
     Raises:
         FileNotFoundError: There is no espeak-ng.
@@ -151,9 +151,9 @@ def write_data_set(
 
     Args:
         folder: New or empty.
-        takes: How often each voice says each word.
+        takes: Number of times that each voice says each word.
         seed: Another seed gives other accents, pitches, speeds, places and levels.
-        train_voices, test_voices: Variants of espeak-ng, spaces between; none may be in both.
+        train_voices, test_voices: Variants of espeak-ng, separated by spaces; none may be in both.
         progress: Whether a progress bar is shown.
     Returns:
         `folder`, with train/WORD/*.wav and test/WORD/*.wav.
@@ -168,7 +168,7 @@ def write_data_set(
         raise ValueError(f"{', '.join(both)} is in train and in test; give it to one of them")
     check_voices(voices["train"] + voices["test"])
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
+        raise FileExistsError(f"{folder} is not empty; give a new folder")
     clips = [
         Take(split, word, voice, number)
         for split in voices
@@ -178,7 +178,7 @@ def write_data_set(
     ]
     for parent in {take.path.parent for take in clips}:
         (folder / parent).mkdir(parents=True, exist_ok=True)
-    # Threads, because each clip is a process of espeak-ng that is waited for.
+    # Threads are enough, because each clip waits for a process of espeak-ng.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = pool.map(lambda take: make_clip(take, seed), clips)
         for take, clip in tqdm(zip(clips, made), "clips", len(clips), disable=not progress):
@@ -194,12 +194,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("folder", metavar="OUTPUT_DIR", help="folder to write, new or empty")
     parser.add_argument("--takes", type=int, default=TAKES, help="of each word by each voice")
-    parser.add_argument("--seed", type=int, default=0, metavar="K", help="same seed, same bytes")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="K", help="the same seed gives the same bytes"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Writes the data set; what the user can mend is said in one line."""
+    """Writes the data set; an error that the user can correct is shown as one line."""
     arguments = parse_arguments()
     try:
         folder = write_data_set(**vars(arguments))

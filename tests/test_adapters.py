@@ -34,7 +34,7 @@ def frames(count=2, length=97):
 
 
 def train_adapter(base, folder, **settings):
-    """An adapter with random weights and a head for two labels, as a user of peft saves it."""
+    """An adapter with random weights and a head for two labels, saved as by a user of peft."""
     model = ASTForAudioClassification.from_pretrained(
         base, id2label=LABELS, label2id={"dog": 0, "cat": 1}, ignore_mismatched_sizes=True
     )
@@ -53,7 +53,7 @@ def adapted(tiny_folder, tmp_path):
 
 @pytest.fixture
 def adapter(adapted, tmp_path):
-    """The folder of an adapter that also says what the whole model is."""
+    """The folder of an adapter that also has the config of the whole model."""
     folder = tmp_path / "adapter"
     adapted.config.save_pretrained(folder)
     extractor = ASTFeatureExtractor.from_config(adapted.config, padding="longest")
@@ -75,7 +75,7 @@ def test_the_merged_model_is_the_unmerged_one(settings, tiny_folder, tmp_path):
     adapted.config.save_pretrained(tmp_path / "adapter")
     model = load_model(tmp_path / "adapter")
     assert type(model) is ASTForAudioClassification and not model.training
-    # float32: the products are summed in another order.
+    # A tolerance for float32, because the products are summed in another order.
     assert difference(model, adapted) < 1e-5 * adapted(frames()).logits.abs().max()
     with torch.no_grad(), adapted.disable_adapter():
         plain = adapted.base_model.model.audio_spectrogram_transformer(frames()).pooler_output
@@ -112,7 +112,7 @@ def test_auto_classes_and_pipelines_take_the_folder(adapter, adapted):
 
 
 def test_plain_transformers_with_peft_takes_it(adapter, adapted, tiny_folder):
-    """What docs/cheap_tuning.md says to people who do not have this package."""
+    """The code of docs/cheap_tuning.md for users without this package."""
     config = transformers.ASTConfig.from_pretrained(adapter)
     base = transformers.ASTForAudioClassification.from_pretrained(
         tiny_folder, config=config, ignore_mismatched_sizes=True
@@ -122,10 +122,10 @@ def test_plain_transformers_with_peft_takes_it(adapter, adapted, tiny_folder):
 
 
 def test_what_may_differ_may_differ(adapter, adapted):
-    """As of every other checkpoint: dtype, grid, head."""
+    """The options of every other checkpoint work, too: dtype, grid, head."""
     assert load_model(adapter, dtype="bfloat16").dtype == torch.bfloat16
     half = load_model(adapter, dtype=torch.bfloat16).float()
-    # One rounding to 8 bits of each weight, not one before and one after the sum.
+    # Each weight is rounded to 8 bits once, not before and after the sum.
     whole = load_model(adapter)
     for name, weight in half.state_dict().items():
         assert torch.equal(weight, whole.state_dict()[name].bfloat16().float()), name

@@ -1,4 +1,4 @@
-"""answers. Judges: scikit-learn, and answers whose mistakes were put there by hand."""
+"""answers.py, against scikit-learn, and on answers with known mistakes."""
 
 import math
 
@@ -17,7 +17,7 @@ NAMES = ["kick", "snare", "tom", "never"]
 
 
 def one_label(clips=120, seed=0):
-    """Answers with one label a clip; "never" has no clip."""
+    """Answers for clips with one label each; the label "never" has no clip."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, clips)
     logits = rng.standard_normal((clips, 4)) + 1.5 * np.eye(4)[truth]
@@ -61,7 +61,7 @@ def test_several_labels_against_sklearn():
     expected = precision_recall_fscore_support(answers.targets, found, zero_division=np.nan)
     rows = [[row.precision, row.recall, row.f1] for row in answers.classes]
     np.testing.assert_allclose(rows, np.transpose(expected[:3]))
-    # By hand, clip by clip: missed labels against found ones that are not there.
+    # Counted by hand, clip by clip: missed labels against wrong ones.
     counts = np.zeros((4, 4), int)
     for true, given in zip(answers.targets.astype(bool), found):
         for i in np.flatnonzero(true & ~given):
@@ -84,7 +84,7 @@ def test_pairs_that_are_confused():
     ]
     assert summary_lines(answers)[1:] == [
         "weakest classes, by F1: kick 0.33 (2 clips), snare 0.33 (3 clips), tom 0.50 (3 clips)",
-        "most often confused: snare taken for kick, in 2 of 3 clips",
+        "most often confused: snare mistaken for kick, in 2 of 3 clips",
     ]
 
 
@@ -99,7 +99,7 @@ def test_the_surest_mistake_is_first():
 
 
 def test_mistakes_of_several_labels():
-    """A threshold divides what is missed from what is found; sureness is measured from it."""
+    """A threshold separates missed and found labels; the confidence is measured from it."""
     scores = np.array([[0.9, 0.7, 0.0, 0.0], [0.2, 0.1, 0.0, 0.0], [0.6, 0.35, 0.0, 0.0]])
     truth = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
     lowest = np.array([0.5, 0.4, 0.5, 0.5])

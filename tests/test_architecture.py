@@ -1,4 +1,4 @@
-"""architecture: what is read from weights and config.json, judged by timm's models."""
+"""architecture.py: the fields read from weights and config.json, against timm's models."""
 
 import pytest
 import timm
@@ -10,7 +10,7 @@ from tests.made_up_checkpoints import make_timm
 
 
 def shapes_of(name, **changes):
-    """The weights of a model at its full size, without their numbers; and the model."""
+    """The weights of a model of full size without values (on "meta"), and the model."""
     with torch.device("meta"):
         model = timm.create_model(name, **changes)
     return rename(model.state_dict()).weights, model
@@ -82,7 +82,7 @@ def test_an_oblong_grid_is_told_by_the_config(config):
 
 
 def test_a_config_of_another_size_is_not_believed():
-    """Checkpoints at 384 often keep the config of 224."""
+    """Checkpoints for images of 384 pixels often keep the config for 224."""
     weights, _ = shapes_of("deit_base_distilled_patch16_384")
     for config in ({"image_size": 224}, {"image_size": {"height": 384}}, {"image_size": None}):
         assert find_source_grid(weights, config) == (24, 24)

@@ -28,12 +28,12 @@ PATHS = ["--model", "m", "--data", "d", "--output_dir", "o"]
 
 
 def parse(*words):
-    """What the words set; on a machine without a GPU bfloat16 must be allowed."""
+    """The arguments that the words set; bfloat16 is allowed on a machine without a GPU."""
     return parse_arguments([*map(str, words), "--use_cpu"])[0]
 
 
 def usage_error(capsys, *words):
-    """Of wrong usage, whose exit status is 2: a short usage line, then the message."""
+    """The error of wrong usage, with status 2: a short usage line, then the message."""
     with pytest.raises(SystemExit) as end:
         parse(*words)
     printed = capsys.readouterr()
@@ -144,7 +144,7 @@ def shown_help(capsys, flag):
 
 
 def test_help_shows_what_is_usual_and_help_all_everything(capsys):
-    """Each flag of ours has a sentence; of Trainer's a few are shown."""
+    """Each of our flags has a help text; only a few of Trainer's flags are shown."""
     short, whole = shown_help(capsys, "--help"), shown_help(capsys, "--help-all")
     ours = [name for name, entry in ARGUMENTS.items() if name not in TRAINERS]
     for name in ours:
@@ -191,7 +191,7 @@ def test_every_recipe_is_understood(recipe):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_published_recipes_are_as_published(name):
-    """The schedule is that of training.SCHEDULES, the optimiser published_adam's."""
+    """The schedule is that of training.SCHEDULES, and the optimiser is published_adam."""
     arguments = parse("--recipe", name)
     parts = published_parts(replace(arguments, sampling=SamplingArguments()), [])
     assert parts["epoch_decay"] == SCHEDULES[name]
@@ -204,7 +204,7 @@ def test_published_recipes_are_as_published(name):
 
 @pytest.mark.parametrize("shape", ["128x2", "16x16", "32x32"])
 def test_recipes_of_patch_shapes_do_not_overlap(shape, tmp_path):
-    """As many patches as the spectrogram has places for, of that shape."""
+    """The model has patches of that shape, as many as fit into the spectrogram."""
     arguments = parse("--recipe", f"patches_{shape}").model
     config = ASTConfig(hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
     ASTForAudioClassification(config).save_pretrained(tmp_path)
@@ -223,14 +223,14 @@ def test_recipes_of_patch_shapes_do_not_overlap(shape, tmp_path):
             ["--average_from", "9", "--num_train_epochs", "3"],
             "--average-from is 9 but the run has --num-train-epochs 3; lower",
         ),
-        (["--patch_size", "8"], "--patch-size is for --from-scratch"),
-        (["--mix_whole_set"], "--mix-whole-set is for a mixup; give --mixup-rate too"),
+        (["--patch_size", "8"], "--patch-size needs --from-scratch"),
+        (["--mix_whole_set"], "--mix-whole-set needs mixup; give --mixup-rate too"),
         (["--decay_first", "1", "--warmup_steps", "0.1"], "--warmup-steps is a share of the run"),
-        (["--streaming"], "--streaming has no known end; give --train-clips"),
+        (["--streaming"], "the length of an epoch is unknown; give --train-clips"),
         (["--streaming", "--balanced_sampling"], "train without --streaming"),
         (
             ["--streaming", "--mixup_rate", "1", "--mix_whole_set"],
-            "--mix-whole-set draws clips from anywhere",
+            "--mix-whole-set draws clips from the whole set",
         ),
         (
             ["--streaming", "--max_steps", "9", "--average_from", "2"],
@@ -286,7 +286,7 @@ def test_an_argument_of_any_kind_is_read_and_changed_by_its_name():
         arguments.change(name, value)
         assert arguments.value(name) == value
     assert arguments.augmentation.time_mask == 9 and arguments.training.learning_rate == 1e-4
-    # A kind checks what it is changed to.
+    # A group of arguments also checks changed values.
     with pytest.raises(ValueError, match="--padding is 'short'"):
         arguments.change("padding", "short")
     with pytest.raises(ValueError, match="there is no argument 'max_lenght'; see --help"):

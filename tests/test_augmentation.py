@@ -1,4 +1,4 @@
-"""Augmentation. Judges: torchaudio's masks, scipy's distributions, closed formulas."""
+"""Augmentation, against torchaudio's masks, scipy's distributions and closed formulas."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from modeling_ast.training.augmentation import (
     smooth_labels,
 )
 
-# A right sampler falls below this once in ten thousand seeds, and the seeds are fixed.
+# A correct sampler falls below this for one in ten thousand seeds, and the seeds are fixed.
 SMALLEST_P = 1e-4
 
 
@@ -74,7 +74,7 @@ def test_clips_of_any_length_are_mixed():
 @pytest.mark.parametrize("width", [0, 1, 7, 24])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_masks_are_torchaudios(width, seed):
-    """torchaudio draws from the global generator what ours draws from its own."""
+    """torchaudio uses the global generator, ours its own; both draw the same numbers."""
     x = torch.randn(40, 31, 24, generator=seeded(9))  # (B, T, F)
     torch.manual_seed(seed)
     wanted = mask_along_axis_iid(x.mT.unsqueeze(1), width, 0.467, axis=2)[:, 0].mT
@@ -90,7 +90,7 @@ def test_widths_are_uniform_and_each_clip_has_one_band_of_its_own(mask, axis):
     hidden = mask(x, 12, 1.0, seeded(2)).amax(3 - axis)  # (B, 30)
     widths = hidden.sum(1).long()
     assert scipy.stats.chisquare(np.bincount(widths, minlength=12)).pvalue > SMALLEST_P
-    # One band: at most one step up and one down.
+    # One band only: at most one step up and one down.
     assert (F.pad(hidden, (1, 1)).diff().abs().sum(1) == 2 * (widths > 0)).all()
     starts = hidden.argmax(1)[widths == 11]
     assert starts.min() == 0 and starts.max() == 18
@@ -107,7 +107,7 @@ def test_a_mask_wider_than_the_clip_still_fits():
 def test_noise_has_its_own_level_in_each_clip():
     noise = add_noise(torch.full((4000, 20, 30), 5.0), 0.1, seeded()) - 5
     assert noise.min() >= -1e-6
-    # The largest of 600 uniform numbers is their level, nearly.
+    # The largest of 600 uniform numbers is nearly the level.
     levels = noise.flatten(1).amax(1).numpy()
     assert scipy.stats.kstest(levels[:1000], scipy.stats.uniform(0, 0.1).cdf).pvalue > SMALLEST_P
     within = (noise.flatten(1) / noise.flatten(1).amax(1, keepdim=True))[:200, :5].flatten()
@@ -118,7 +118,7 @@ def test_noise_has_its_own_level_in_each_clip():
 def test_rolls_are_uniform_from_minus_ten_to_nine(shape):
     x = torch.arange(23.0).reshape(1, 23, *[1] * (len(shape) - 2)).expand(shape)
     rolled = roll_time(x, 10, seeded())
-    # Time 0 has moved to the shift.
+    # The value of time 0 is now at the shift.
     shifts = (rolled.reshape(5000, 23, -1)[:, :, -1] == 0).long().argmax(1)
     for clip, shift in zip(rolled[:50], shifts[:50].tolist()):
         assert torch.equal(clip, torch.roll(x[0], shift, 0))
@@ -138,7 +138,7 @@ def test_short_clips_roll_in_themselves_and_their_padding_stays():
         assert torch.equal(clip[:size], torch.roll(x[0, :size], shift, 0))
         assert torch.equal(clip[size:], x[0, size:])
         seen.add((size, shift))
-    # All shifts of the short ones, the twenty from -10 to 9 of the longest.
+    # The short clips have all shifts, the longest has the twenty from -10 to 9.
     assert len(seen) == 1 + 7 + 12 + 20
     assert torch.equal(
         roll_time(x, 10, seeded(), torch.full((len(x),), 23)), roll_time(x, 10, seeded())
@@ -151,7 +151,7 @@ def test_time_masks_of_short_clips_are_narrower_and_lie_in_them():
     hidden = mask_time(x, 20, 1.0, seeded(), own)[:, :, 0]
     widths = hidden.sum(1).long().view(3, 3000)
     assert widths[0].sum() == 0
-    # A quarter of the frames, a quarter of the width.
+    # A clip with a quarter of the frames has masks of a quarter of the width.
     assert scipy.stats.chisquare(np.bincount(widths[1], minlength=5)).pvalue > SMALLEST_P
     assert scipy.stats.chisquare(np.bincount(widths[2], minlength=20)).pvalue > SMALLEST_P
     assert hidden[3000:6000, 10:].sum() == 0 and hidden[3000:6000, 8].sum() > 0
@@ -222,7 +222,7 @@ def test_each_bad_argument_is_named():
         (lambda: mixup_shares(3, 0.5, alpha=0.5), "alpha is 0.5; it must be a whole number"),
         (
             lambda: mixup(x, torch.tensor([0, 1]), x, labels, torch.ones(2)),
-            "shares of the one",
+            "the share of each class",
         ),
         (lambda: mixup(x, labels, x[:1], labels, torch.ones(2)), "2 clips with 2 labels, 1 part"),
         (lambda: mask_time(x[None], -1, 0.0), "width of a mask is -1"),

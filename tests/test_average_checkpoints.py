@@ -1,4 +1,4 @@
-"""conversion/averaging: judged by means worked out in float64, on transformers' own AST models."""
+"""conversion/averaging.py, against means in float64, on transformers' own AST models."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_the_mean_of_three(three, tmp_path, weights):
     flags = ["--weights", *weights] if weights else []
     assert run(average, *folders, "--output-dir", tmp_path / "mean", *flags) == 0
     shares = [weight / 8 for weight in weights] if weights else [1 / 3] * 3
-    # Loaded by plain transformers, too.
+    # Plain transformers loads the result, too.
     mean = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "mean").state_dict()
     assert mean.keys() == models[0].keys()
     for name, tensor in mean.items():
@@ -89,7 +89,7 @@ print(conversion.weights["classifier.dense.bias"].tolist(), conversion.extractor
 
 
 def test_checkpoints_on_the_hub(tmp_path):
-    """In a process of its own: huggingface_hub reads its endpoint when it is imported."""
+    """In a new process, because huggingface_hub reads its endpoint when it is imported."""
     folders = [tmp_path / "hub" / "models" / "someone" / name for name in ("one", "two")]
     biases = [make(folder, seed)["classifier.dense.bias"] for seed, folder in enumerate(folders)]
     with HubStandIn(tmp_path / "hub") as hub:
@@ -186,7 +186,7 @@ OTHER_NAMES = {str(index): f"word {index}" for index in range(5)}
         (lambda f: edit(f, "preprocessor_config.json", std=4.0), "std of the extractor is 4.0 in"),
         (lambda f: edit(f, "config.json", model_type="vit"), "is a 'vit' but must be an 'audio-"),
         (lambda f: (f / "config.json").unlink(), "two has no config.json; give directories or"),
-        (lambda f: (f / "model.safetensors").write_text("x"), "is truncated or no safetensors"),
+        (lambda f: (f / "model.safetensors").write_text("x"), "is truncated or not a safetensors"),
         (drop_a_tensor, "two does not fit {one}: the weights differ from those averaged before "),
         (drop_a_tensor, "before (missing classifier.dense.bias); average checkpoints of one"),
         (poison, "two cannot be averaged: classifier.dense.bias holds NaN or infinity in 1 of 5"),
@@ -207,7 +207,7 @@ def test_checkpoints_that_do_not_fit_are_refused_by_name(tmp_path, capsys, chang
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--weights", 1, 2], "there are 2 weights (--weights) but 3 checkpoints; give one each"),
+        (["--weights", 1, 2], "there are 2 weights (--weights) but 3 checkpoints; give one for"),
         (["--weights", 1, -2, 3], "all must be 0 or more, and one above 0"),
         (["--weights", 0, 0, 0], "all must be 0 or more, and one above 0"),
         (["--weights", 1, "nan", 3], "all must be 0 or more, and one above 0"),
@@ -240,7 +240,7 @@ def test_the_card_names_the_sources(three, tmp_path):
 
 
 def test_a_checkpoint_is_let_go_before_the_next_is_read(three, monkeypatch):
-    """Memory holds the sum and one checkpoint, however many there are."""
+    """Only the sum and one checkpoint are in memory, for any number of checkpoints."""
     earlier, alive = [], []
 
     def read(path):
@@ -255,7 +255,7 @@ def test_a_checkpoint_is_let_go_before_the_next_is_read(three, monkeypatch):
 
 
 def assert_is_mean(weights, members) -> None:
-    """One rounding to float32 for each addend, and one for the quotient."""
+    """There is one rounding to float32 for each addend, and one for the quotient."""
     assert set(weights) == set(members[0])
     for name, value in weights.items():
         stacked = np.stack([member[name].double().numpy() for member in members])
@@ -328,7 +328,7 @@ def test_each_bad_argument_is_named():
     with pytest.raises(ValueError, match="add a state dict first"):
         mean.mean()
     for share in (-1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"share is {share}; it must be 0 or more"):
+        with pytest.raises(ValueError, match=f"share is {share}; it must be a finite number of 0"):
             mean.add({"a": torch.zeros(2)}, share)
     mean.add({"a": torch.zeros(2), "b": torch.zeros(3)}, share=0)
     with pytest.raises(ValueError, match="add a state dict first"):

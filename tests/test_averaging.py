@@ -1,4 +1,4 @@
-"""Weight averaging under Trainer, killed and resumed; ensembles. Judge: numpy's float64 mean."""
+"""Weight averaging under Trainer, also killed and resumed, and ensembles, against numpy's mean."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_bad_epochs_are_named():
 
 
 class Recorder(TrainerCallback):
-    """The weights at the end of each epoch, copied by another way."""
+    """Copies the weights at the end of each epoch in another way."""
 
     def __init__(self):
         self.epochs = {}
@@ -99,7 +99,7 @@ def test_a_run_ends_with_the_mean_of_its_epochs(tmp_path, first, last):
     chosen = [epochs[e] for e in range(first, (last or 4) + 1)]
     averaged = ASTForAudioClassification.from_pretrained(tmp_path / "average")
     assert_is_mean(averaged.state_dict(), chosen)
-    # The run itself goes on with its own weights, and its extractor is saved along.
+    # The run itself continues with its own weights, and the extractor is saved with the average.
     for name, parameter in trainer.model.named_parameters():
         assert torch.equal(parameter, epochs[4][name])
     assert ASTFeatureExtractor.from_pretrained(tmp_path / "average").max_length == 97
@@ -107,7 +107,7 @@ def test_a_run_ends_with_the_mean_of_its_epochs(tmp_path, first, last):
 
 @pytest.mark.parametrize("step", [3, 9, 12])
 def test_a_resumed_run_ends_with_the_same_average(tmp_path, step):
-    """Step 3 is before the first epoch's end, 9 within the third epoch, 12 its end."""
+    """Step 3 is before the end of the first epoch, 9 inside the third epoch, and 12 at its end."""
     trainer = make_trainer(tmp_path)
     trainer.train()
     wanted = Linear.from_pretrained(tmp_path / "average").state_dict()

@@ -1,4 +1,4 @@
-"""Too many bad clips: the run stops, and its list has all of them."""
+"""Too many bad clips stop a run, and its list has all of them."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_all_are_listed_where_a_run_stops(sounds, tiny_folder, tmp_path, capsys,
     assert main([*map(str, words)]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: 11 of 30 clips cannot be decoded")
-    assert line.endswith("and 1 more (all clips were looked at)")
+    assert line.endswith("and 1 more (all clips were checked)")
     listed = bad.read_text().splitlines()
     assert sum(text.endswith(".wav") for text in (row.partition("\t")[0] for row in listed)) == 11
     assert "29.wav" in bad.read_text() and "Traceback" not in line
@@ -46,7 +46,7 @@ def test_the_search_ends_after_a_while(sounds, tmp_path, monkeypatch):
     monkeypatch.setattr(bad_clip_search, "SEARCH_SECONDS", -1.0)
     data = DataArguments(str(sounds), eval_share=0.2)
     with (
-        pytest.raises(TooManyBadClips, match=r"1 of 30 clips .*\(the first 0 were looked at\)"),
+        pytest.raises(TooManyBadClips, match=r"1 of 30 clips .*\(the first 0 were checked\)"),
         listing_all_bad_clips(data, tmp_path / "bad.txt"),
     ):
         BadClips(tmp_path / "bad.txt", 30, 0.01).add("x.wav", "broken")

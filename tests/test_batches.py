@@ -17,13 +17,13 @@ from tests.test_clips import audio_set, flac, noise
 
 NAMES = {"/m/09x0r": 0, "Speech": 0, "/m/0cj0r": 1, "Pink noise": 1, "/m/028v0c": 2}
 MAX_LENGTH = 16
-# The samples that 16 frames see.
+# The number of samples in 16 frames.
 MAX_SAMPLES = 15 * 160 + 400
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As in a DataLoader's worker; and tiny tensors lose time to threads on a busy machine."""
+    """One thread, as in a DataLoader's worker; threads only cost time with tiny tensors."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -68,9 +68,9 @@ def test_each_bad_label_is_named():
     encode = LabelEncoder(NAMES, multi_label=False)
     for labels, message in [
         ("Dog", "'Dog' is not among the 5 of label2id"),
-        (3, "3 is no class index; .* from 0 to 2"),
-        (0.5, "0.5 is no class index"),
-        (None, "None is no class index"),
+        (3, "3 is not a class index; .* from 0 to 2"),
+        (0.5, "0.5 is not a class index"),
+        (None, "None is not a class index"),
         ([0, 1], r"has the labels \[0, 1\]; it must have exactly one"),
         ([], "must have exactly one"),
     ]:
@@ -102,7 +102,7 @@ def test_a_long_clip_is_cropped_where_it_was_asked(crop, start, padding):
     rows = rows_of([wave], [0])
     values = collate(rows)["input_values"]
     starts = range(1201) if start is None else [start]
-    # The first frame tells the crops apart; then all frames must be that crop's.
+    # The first frame identifies the crop; then all frames must be those of this crop.
     firsts = np.stack([wave[i : i + 400] for i in starts])
     first_frames = extractor()(firsts, sampling_rate=16000, return_tensors="pt").input_values[:, 0]
     found = starts[int((first_frames - values[0, 0]).abs().sum(1).argmin())]
@@ -131,7 +131,7 @@ def test_a_long_clip_is_cut_into_parts_all_of_it(padding, features):
     parts = [part for wave in waves for part in np.array_split(wave, -(-len(wave) // MAX_SAMPLES))]
     if features:
         wanted = extractor(padding=padding)(parts, sampling_rate=16000, return_tensors="pt")
-        # Equal but for the sample to which the cuts are rounded.
+        # Lengths are equal, except for one sample by rounding.
         assert batch["input_values"].shape == wanted.input_values.shape
         first = torch.tensor([0, 1, 2, 4])
         torch.testing.assert_close(
@@ -153,7 +153,7 @@ def test_random_crops_are_spread_evenly_and_follow_the_seed():
         starts.append(int(collate._cropped(ramp, torch.Generator().manual_seed(seed))[0]))
     counts = np.bincount(starts, minlength=11)
     assert len(counts) == 11
-    # Chi-square of 10 degrees of freedom: above 29.6 once in a thousand.
+    # Chi-square with 10 degrees of freedom is above 29.6 once in a thousand times.
     assert ((counts - 100) ** 2 / 100).sum() < 29.6
 
 
@@ -201,20 +201,20 @@ MIXING = Augmentation(mixup_rate=0.5, frequency_mask=8, time_mask=5, max_gain_db
 
 
 def mixing_case(count: int = 40):
-    """Rows in which clip i has label i alone, and an encoder for them."""
+    """Rows in which clip i has only label i, and an encoder for them."""
     waves = [noise(i, 0.05 + 0.01 * (i % 3)) for i in range(count)]
     encode = LabelEncoder({str(i): i for i in range(count)}, multi_label=True)
     return rows_of(waves, list(range(count))), encode
 
 
 def own_shares(labels: torch.Tensor) -> torch.Tensor:
-    """How much of its own label each row of (B, C) keeps; all rows sum to 1."""
+    """The share of its own label that each row of (B, C) keeps; all rows sum to 1."""
     torch.testing.assert_close(labels.sum(1), torch.ones(len(labels)))
     return labels.diagonal()
 
 
 def test_one_label_is_mixed_and_smoothed_as_shares():
-    """As the same clips with multi-hot labels; smoothed as torch's cross entropy does."""
+    """Mixed as clips with multi-hot labels are, and smoothed as by torch's cross entropy."""
     rows, encode = mixing_case(24)
     one = LabelEncoder(encode.label2id, multi_label=False, shares=True)
     mixing = Augmentation(mixup_rate=0.5, frequency_mask=0, time_mask=0)
@@ -240,7 +240,7 @@ def test_clips_of_a_batch_are_mixed_and_the_labels_tell_how():
     clips = [w[:n] for w, n in zip(plain["waveforms"], plain["num_samples"])]
     labels = batch["labels"]
     assert 8 < (own_shares(labels) < 1).sum() < 32
-    # Whoever reads the labels can redo the mix.
+    # The labels show the shares, so the mix can be repeated here.
     partners = torch.where(labels.diagonal() < 1, (labels - labels.diag().diag()).argmax(1), 0)
     others = [clips[j] for j in partners]
     mixed, _ = mixup(clips, plain["labels"], others, plain["labels"], labels.diagonal())
@@ -259,7 +259,7 @@ def test_partners_are_drawn_from_the_whole_set():
         labels = collate(rows[:4])["labels"]
         own = own_shares(labels)
         others = (labels - F.pad(own.diag(), (0, 36))).argmax(1)
-        # A clip that drew itself has one label still.
+        # A clip that drew itself as its partner still has one label.
         counts += np.bincount(np.where(own == 1, range(4), others), minlength=40)
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
 
@@ -285,7 +285,7 @@ def test_draws_depend_on_seed_and_batch_alone(num_workers):
     batches = {}
     for seed in (0, 1):
         collate = AudioCollator(extractor(), encode, augmentation=MIXING, seed=seed)
-        # Whatever the global generators did before.
+        # The state of the global generators does not matter.
         torch.manual_seed(num_workers + seed)
         loader = DataLoader(rows, 6, collate_fn=collate, num_workers=num_workers)
         batches[seed] = list(loader)
@@ -323,7 +323,7 @@ def test_features_may_be_computed_later(padding):
     assert set(done) == set(wanted) and set(later) == {"waveforms", "num_samples", "labels"}
     for name, values in wanted.items():
         torch.testing.assert_close(done[name], values, rtol=0, atol=0)
-    # What is masked is a log-mel of 0.
+    # Masked values are a log-mel of 0.
     masked = add_features(
         later, features, Augmentation(frequency_mask=30, time_mask=0), torch.Generator()
     )["input_values"]
@@ -338,7 +338,7 @@ def test_features_of_a_batch_on_a_device_read_nothing_back(padding):
     features = extractor(padding=padding)
     later = AudioCollator(features, encode, features=False)(rows)
     wanted = add_features(later, features)
-    # A tensor on "meta" has no values, so that whoever reads one fails.
+    # A tensor on "meta" has no values, so code that reads one would fail.
     done = add_features({name: x.to("meta") for name, x in later.items()}, features)
     assert {name: (x.shape, x.dtype) for name, x in done.items()} == {
         name: (x.shape, x.dtype) for name, x in wanted.items()
@@ -348,7 +348,7 @@ def test_features_of_a_batch_on_a_device_read_nothing_back(padding):
 
 @pytest.mark.parametrize("padding", ["max_length", "longest"])
 def test_random_lengths_are_padded_with_a_mask_and_without(padding):
-    """What the saved padding is does not matter: each clip has one of the two at random."""
+    """The saved padding does not matter: each clip gets one of the two kinds at random."""
     longest = ASTFeatureExtractor(max_length=48, num_mel_bins=32, padding=padding)
     waves = [noise(i, 0.45) for i in range(40)]
     rows = rows_of(waves, list(range(40)))
@@ -357,7 +357,7 @@ def test_random_lengths_are_padded_with_a_mask_and_without(padding):
     assert set(cut) == {"labels", "waveforms", "num_samples", "is_masked"}
     assert torch.equal(cut["labels"], torch.eye(40))
     counts = cut["num_samples"]
-    # A quarter of the clips are cut, to whole frames.
+    # A quarter of the clips are cut, to a whole number of frames.
     assert 3 < (counts < 7200).sum() < 20 and set((counts[counts < 7200] % 160).tolist()) == {0}
     assert 2560 <= counts.min() < 4000 and 10 < cut["is_masked"].sum() < 30
     for wave, part, count in zip(waves, cut["waveforms"], counts.tolist()):
@@ -391,7 +391,7 @@ def test_a_short_clip_is_rolled_and_masked_in_itself():
     assert is_padding.any() and torch.equal(plain["attention_mask"], changed["attention_mask"])
     still = (changed["input_values"] == silence).all(2)
     assert still[is_padding].all() and still.sum() > is_padding.sum()
-    # No more than the share that is hidden of a whole clip.
+    # At most the share that is masked in a whole clip.
     own = (~is_padding).sum(1)
     assert ((still.sum(1) - is_padding.sum(1)) <= own * 40 / 48).all()
 
@@ -405,7 +405,7 @@ def test_random_lengths_that_cannot_be_meant():
 
 
 def test_a_batch_without_a_good_clip_takes_that_of_an_earlier_one(tmp_path):
-    """As the last batch of an epoch, of one clip, which is bad."""
+    """Such as the last batch of an epoch, if it has one clip and this is bad."""
     collate = AudioCollator(extractor(), bad_clips=BadClips(tmp_path / "bad.txt", 10, 1.0))
     bad = [{"audio": {"bytes": b"?", "path": "bad.flac"}, "label": 1}]
     good = [{"audio": {"bytes": flac(noise(0))}, "label": 0}]
@@ -419,7 +419,7 @@ def test_each_bad_argument_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"clip 0.flac cannot be used: .*pass bad_clips="):
         AudioCollator(extractor())(rows)
     bad = BadClips(tmp_path / "bad_clips.txt", 10, max_share=1.0)
-    with pytest.raises(ValueError, match="none of the 2 first clips can be decoded"):
+    with pytest.raises(ValueError, match="none of the first 2 clips can be decoded"):
         AudioCollator(extractor(), bad_clips=bad)(rows)
     good = [{"audio": {"bytes": flac(noise(0))}, "label": 0}]
     with pytest.raises(KeyError, match=r"\['audio', 'label'\] but not 'labels'"):

@@ -1,4 +1,4 @@
-"""`modeling-ast calibrate`, and every verb that uses what it writes."""
+"""`modeling-ast calibrate`, and every command that uses its file."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def write_table(folder, name, files):
 
 @pytest.fixture
 def data(tmp_path):
-    """Tables of 40 clips to calibrate with, and of 10 that the model was trained on."""
+    """A table of 40 clips to calibrate with, and one of 10 that the model was trained on."""
     folder = tmp_path / "data"
     folder.mkdir()
     files = []
@@ -50,7 +50,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def model(tiny_model, tiny_folder):
-    """Of several labels to a clip."""
+    """A tiny model for clips with several labels."""
     tiny_model.config.problem_type = "multi_label_classification"
     tiny_model.config.save_pretrained(tiny_folder)
     return tiny_folder
@@ -83,7 +83,7 @@ def test_calibration_json_is_written_and_used(model, data, tmp_path, capsys, mon
     assert (
         result["clips"] == 40 and result["fallback"] == [] and set(result["after"]) == {"F1", "ECE"}
     )
-    # A second calibration starts from the scores of the model, not from calibrated ones.
+    # A second calibration starts from the uncalibrated scores of the model.
     first = json.loads((model / "calibration.json").read_text())
     run(capsys, *arguments, "--method", "platt", "--precision", "0.2")
     assert json.loads((model / "calibration.json").read_text()) == first
@@ -118,14 +118,15 @@ def test_clips_of_the_training_are_refused(model, data, tmp_path, capsys, monkey
     ):
         csv_flag = ("--label-csv", data / "class_labels_indices.csv")
         status, _, err = run(capsys, "calibrate", model, *arguments, *csv_flag)
-        assert status == 1 and count in err and "give others, such as --eval-split test" in err
+        assert status == 1 and count in err
+        assert "give other clips, such as --eval-split test" in err
     assert not (model / "calibration.json").exists()
     assert run(capsys, "calibrate", model, "--data", data, "--min-positives", 8)[0] == 0
 
 
 @pytest.mark.parametrize("given", [(), ("--data", "data"), ("--data", "data/../data")])
 def test_run_json_says_which_clips_are_held_out(given, model, data, tmp_path, capsys, monkeypatch):
-    """The same part of a split at random: no clip of the training is among them."""
+    """The run's own random division is used, so that no training clip is among them."""
     monkeypatch.chdir(tmp_path)
     (data / "test.csv").replace(data / "train.csv")
     run_file = {"data": str(data), "eval_share": 0.6, "audio_column": "audio"}
@@ -134,7 +135,7 @@ def test_run_json_says_which_clips_are_held_out(given, model, data, tmp_path, ca
     status, out, err = run(capsys, *arguments)
     assert status == 0, err
     assert ": 24 clips of" in out
-    # Flags win.
+    # Flags take precedence.
     status, _, err = run(capsys, *arguments, "--eval-share", "0.9")
     assert status == 1 and "are among those that" in err
 
@@ -192,7 +193,7 @@ def test_tag(model, data, tmp_path, capsys):
     assert run(capsys, *arguments, "--no-calibration")[0] == 0
     calibration = make_calibration(model)
     status, _, err = run(capsys, *arguments)
-    assert status == 0, err  # nothing was left to do
+    assert status == 0, err  # all clips were done already
     (data / "new.wav").write_bytes((data / "0.wav").read_bytes())
     status, _, err = run(capsys, *arguments)
     assert status == 1 and "with calibration 'none', not" in err and "--no-calibration" in err
@@ -222,7 +223,7 @@ def test_evaluate(model, data, tmp_path, capsys, monkeypatch):
     (calibrated,) = json.loads(run(capsys, *arguments)[1])["models"]
     (off,) = json.loads(run(capsys, *arguments, "--no-calibration")[1])["models"]
     assert off == plain and calibrated["F1"] != plain["F1"] and calibrated["ECE"] != plain["ECE"]
-    # One slope and intercept for all: the order of the clips stays.
+    # One slope and intercept for all labels does not change the order of the clips.
     assert calibrated["mAP"] == pytest.approx(plain["mAP"])
 
 
@@ -237,7 +238,7 @@ def test_one_sentence(model, data, tmp_path, capsys, monkeypatch):
     (model / "calibration.json").write_text("{}")
     status, _, err = run(capsys, "classify", model, data / "0.wav")
     assert status == 1 and "is no calibration" in err and "--no-calibration" in err
-    # It is made again, as that sentence says.
+    # The file is written again, as that message advises.
     assert run(capsys, "calibrate", model, "--data", data, "--min-positives", 8)[0] == 0
     assert run(capsys, "classify", model, data / "0.wav")[0] == 0
     with pytest.raises(SystemExit) as ended:

@@ -27,7 +27,7 @@ LABELS = ["a", "b", "c"]
 
 
 def known(seed=0, num_clips=4000, slope=2.5, intercept=-1.0):
-    """Scores that are too sure by a known slope and intercept, and targets drawn from the truth."""
+    """Scores that are too confident by a known slope and intercept, and targets from the truth."""
     rng = np.random.default_rng(seed)
     true_logits = 2 * rng.standard_normal((num_clips, 3)) - 1
     targets = (rng.random((num_clips, 3)) < sigmoid(true_logits)).astype(float)
@@ -174,7 +174,7 @@ def test_applied_by_the_formula():
     ("options", "activation", "message"),
     [
         (CalibrationArguments("isotonic"), "sigmoid", "method is 'isotonic'; it must be one of"),
-        (CalibrationArguments("platt"), "softmax", "the scores are softmaxes, one label for all"),
+        (CalibrationArguments("platt"), "softmax", "the scores are softmaxes over all labels"),
         (CalibrationArguments(precision=0.0), "sigmoid", "precision is 0.0; give more than 0"),
         (CalibrationArguments(min_positives=0), "sigmoid", "min_positives is 0; give at least 1"),
     ],

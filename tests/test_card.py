@@ -1,4 +1,4 @@
-"""card: what the Hub reads of it, for conversions and for runs."""
+"""card.py: the metadata that the Hub reads, for conversions and for runs."""
 
 import re
 from html import unescape
@@ -53,7 +53,7 @@ def test_what_all_models_share_is_added(tmp_path):
 
 
 def test_labels_are_shown_as_they_are():
-    """A renderer of Markdown judges: one paragraph of plain text, no tag, link or emphasis."""
+    """A Markdown renderer must give one paragraph of plain text, without tag, link or emphasis."""
     markdown_it = pytest.importorskip("markdown_it", reason="needs a renderer of Markdown")
     label = (
         "*a* _b_ `c` <img src=x onerror=y> [d](http://e) &lt; ~~f~~ | # ![g](h) \\* \x1b\n# i $j$"

@@ -1,4 +1,4 @@
-"""Frozen layers and adapters: what is trained, what is saved, and that runs go on."""
+"""Frozen layers and adapters: what is trained, what is saved, and that runs resume."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A tiny AST of other labels, whose head therefore is fresh."""
+    """A tiny AST with other labels, so that its head will be new."""
     config = ASTConfig(**TINY)
     folder = tmp_path_factory.mktemp("base") / "model"
     randomise(ASTForAudioClassification(config), std=0.05).save_pretrained(folder)
@@ -73,7 +73,7 @@ def test_frozen_weights_stay(given, layers, base, data, tmp_path):
         expected |= {f"{ENCODER}.layernorm.weight", f"{ENCODER}.layernorm.bias"}
     starts = tuple(f"{ENCODER}.layers.{layer}." for layer in layers)
     expected |= {name for name in own if name.startswith(starts)}
-    # Softmax does not change when all keys move alike: that bias has no gradient.
+    # The bias of the keys has no gradient, because a shift of all keys does not change softmax.
     assert {name for name in expected - learned if "k_proj.bias" not in name} == set()
     assert learned <= expected
     assert " frozen" in (out / "README.md").read_text()
@@ -174,7 +174,7 @@ def test_merged_is_the_same_model_and_a_whole_one(adapter, base, data, tmp_path)
         torch.testing.assert_close(
             plain(values).logits, merged(values).logits, rtol=1e-4, atol=1e-5
         )
-    # And back: the weights of the whole model do not stay beside the adapter.
+    # The other way round: the weights of the whole model do not stay beside the adapter.
     run(base, data, out, "--lora-rank", 3, "--save-strategy", "no")
     assert not (out / "model.safetensors").exists()
     assert changed(out, base)
@@ -185,7 +185,7 @@ def test_the_best_epoch_and_the_average_of_adapters(kept, base, data, tmp_path):
     pytest.importorskip("peft", reason="the extra lora is not installed")
     words = ("--lora-rank", 2, "--eval-strategy", "epoch", "--save-strategy", "epoch")
     words += ("--keep-weights", kept, "--average-from", 1, "--validation-share", 0.3)
-    # The first of the epochs is the best: the later ones unlearn.
+    # The first epoch is the best one, because the later ones make the model worse.
     out = run(base, data, tmp_path / "run", *words, "--learning-rate", 3, "--max-grad-norm", 0)
     last = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[-1]
     state = json.loads((last / "trainer_state.json").read_text())
@@ -218,7 +218,7 @@ def test_every_command_takes_an_adapter(adapter, data, tmp_path, monkeypatch, ca
 
 
 def test_an_adapter_is_pushed_and_loaded_from_the_hub(base, data, tmp_path):
-    """With its base model there too, by all that loads a model."""
+    """From a Hub that has the base model too, by everything that loads a model."""
     pytest.importorskip("peft", reason="the extra lora is not installed")
     models = tmp_path / "hub" / "models"
     shutil.copytree(base, models / "someone" / "base")
@@ -268,8 +268,8 @@ MISTAKES = {
     "--freeze is '-1'": ("--freeze=-1",),
     "--lora-rank is 0; it must be at least 1": ("--lora-rank", 0),
     "--lora-alpha is 0.0; it must be above 0": ("--lora-rank", 2, "--lora-alpha", 0),
-    "--lora-alpha is for an adapter; give --lora-rank too": ("--lora-alpha", 4),
-    "--merge is for an adapter; give --lora-rank too": ("--merge",),
+    "--lora-alpha needs an adapter; give --lora-rank too": ("--lora-alpha", 4),
+    "--merge needs an adapter; give --lora-rank too": ("--merge",),
     "--freeze all leaves no layer to adapt": ("--freeze", "all", "--lora-rank", 2),
     "--freeze is 3, which is all layers of the model": ("--freeze", 3, "--lora-rank", 2),
     "--freeze is 4 but the model has 3 layers; give at most that": ("--freeze", 4),
@@ -287,7 +287,7 @@ def test_a_part_of_random_weights_is_no_start(base, data, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         run(base, data, tmp_path / "run", "--freeze", 1, "--from-scratch")
     assert ended.value.code == 2
-    assert "--freeze and --lora-rank keep trained weights" in capsys.readouterr().err
+    assert "--freeze and --lora-rank need trained weights" in capsys.readouterr().err
 
 
 def test_layers_below_the_frozen_ones_are_not_adapted(base):

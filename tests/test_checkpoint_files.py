@@ -1,4 +1,4 @@
-"""checkpoint_files: every place and form of a checkpoint, and every way it can be broken."""
+"""checkpoint_files.py: all places and formats of checkpoints, and all ways to be broken."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_directories(tmp_path, form):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A DeiT\n")
     if form == "safetensors":
         save_file(WEIGHTS, tmp_path / "model.safetensors")
-        # An old file beside it is not read.
+        # An old file in the same folder is not read.
         torch.save({}, tmp_path / "pytorch_model.bin")
     elif form == "bin":
         torch.save(WEIGHTS, tmp_path / "pytorch_model.bin")
@@ -125,7 +125,7 @@ def test_files_of_something_else(tmp_path, name, content):
 
 
 class Malicious:
-    """A pickle of this creates a file when it is read carelessly."""
+    """Its pickle creates a file when it is read without weights_only."""
 
     def __init__(self, path):
         self.path = path
@@ -140,7 +140,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, zip_format):
     bad = {"model": WEIGHTS, "extra": Malicious(trap)}
     torch.save(bad, path, _use_new_zipfile_serialization=zip_format)
     message = refusal(path)
-    assert "was refused: it would run posix.mkdir, which no weights need" in message
+    assert "was refused, because it would run posix.mkdir, which weights do not need" in message
     assert not trap.exists()
     torch.load(path, weights_only=False)
     assert trap.exists(), "the trap would not have shown anything"
@@ -153,7 +153,8 @@ def test_a_pickle_of_harmless_objects_is_refused_too(tmp_path):
 
 def test_files_that_are_no_checkpoint(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
-    assert "list.pth is no checkpoint: it holds a list but must" in refusal(tmp_path / "list.pth")
+    message = refusal(tmp_path / "list.pth")
+    assert "list.pth is not a checkpoint: it holds a list but must" in message
     (tmp_path / "x.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid ")
     assert "is a Git LFS pointer, not the weights" in refusal(tmp_path / "x.safetensors")
     (tmp_path / "x.onnx").write_text("x")
@@ -166,16 +167,16 @@ def test_directories_that_lack_something(tmp_path):
     (tmp_path / "model-2-of-2.safetensors").unlink()
     assert "has no model-2-of-2.safetensors, which model.safetensors.index" in refusal(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    assert "model.safetensors.index.json has no weight_map; restore it" in refusal(tmp_path)
+    assert "model.safetensors.index.json has no weight_map; get the file" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    assert "config.json is no JSON (Expecting" in refusal(tmp_path)
+    assert "config.json is not valid JSON (Expecting" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     assert "config.json holds a list but must hold an object" in refusal(tmp_path)
 
 
 def test_places_that_do_not_exist(tmp_path):
     assert f"there is no {tmp_path}/none; give a checkpoint file" in refusal(tmp_path / "none")
-    # Looks like a Hub id; the tests run offline.
+    # It looks like a Hub id, and the tests run offline.
     message = refusal("someone/none")
     assert "cannot get config.json of someone/none from the Hub: it cannot be reached" in message
     assert "\n" not in message
@@ -208,7 +209,7 @@ print(json.dumps(answers))
 
 
 def test_models_on_the_hub(tmp_path):
-    """In a process of its own: huggingface_hub reads its endpoint when it is imported."""
+    """In a new process, because huggingface_hub reads its endpoint when it is imported."""
     repo = tmp_path / "hub" / "models" / "facebook" / "deit"
     repo.mkdir(parents=True)
     (repo / "config.json").write_text('{"model_type": "deit"}')
@@ -223,7 +224,7 @@ def test_models_on_the_hub(tmp_path):
     good = [sorted(WEIGHTS), {"model_type": "deit"}, "facebook/deit", {"license": "mit"}]
     assert answers[:2] == [good, good]
     assert "of facebook/none from the Hub: there is no such repository, or it" in answers[2]
-    # The Hub is gone: what was fetched is still there, and a missing file known to be missing.
+    # Without the Hub the cache still has the fetched files, and knows that one does not exist.
     environment["HF_HUB_OFFLINE"] = "1"
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     answers = json.loads(run.stdout)

@@ -1,4 +1,4 @@
-"""Which checkpoint a killed run goes on from."""
+"""Which checkpoint a killed run resumes from."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ class Regression(nn.Module):
 
 
 def train(folder, save_strategy="steps", **kwargs):
-    """Eight steps, a checkpoint after every second one, or after the fourth and the eighth."""
+    """A run of eight steps, with a checkpoint after every second or every fourth one."""
     numbers = torch.arange(8.0)
     rows = [{"x": torch.stack([i / 8, 1 - i, -i]), "labels": i} for i in numbers]
     arguments = TrainingArguments(
@@ -50,7 +50,7 @@ def test_what_trainer_wrote_is_whole(tmp_path):
         f"checkpoint-{step}" for step in (2, 4, 6, 8)
     ]
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
-    # A number, not a text: 10 comes after 8.
+    # Compared as a number, not as a string: 10 comes after 8.
     (tmp_path / "checkpoint-8").rename(tmp_path / "checkpoint-10")
     (tmp_path / "checkpoint-best").mkdir()
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
@@ -58,7 +58,7 @@ def test_what_trainer_wrote_is_whole(tmp_path):
 
 @pytest.mark.parametrize("state", [None, "", '{"epoch": 1.0, "glob'])
 def test_half_written_ones_are_passed_over(tmp_path, state):
-    """Killed before, or amid, the file that Trainer writes last."""
+    """Killed before or during the writing of Trainer's last file."""
     train(tmp_path)
     file = tmp_path / "checkpoint-8" / "trainer_state.json"
     whole = file.read_text()
@@ -137,12 +137,12 @@ def test_damaged_ones_are_passed_over_and_named(kind, averaged_run, tmp_path, sa
     damage, words = DAMAGES[kind]
     damage(run / "checkpoint-8")
     assert last_whole_checkpoint(run) == str(run / "checkpoint-6")
-    assert f"passed over {run}/checkpoint-8, which is damaged: " in said.text
+    assert f"skipped the checkpoint {run}/checkpoint-8, which is damaged: " in said.text
     assert words in said.text
 
 
 def test_all_weights_of_the_model_must_be_there(tmp_path, said, tiny_model):
-    """In the key layout of files, which is another than the model's own."""
+    """The names in files differ from the model's own names."""
     whole, lacking = tmp_path / "checkpoint-2", tmp_path / "checkpoint-4"
     for folder in (whole, lacking):
         tiny_model.save_pretrained(folder)
@@ -157,7 +157,7 @@ def test_all_weights_of_the_model_must_be_there(tmp_path, said, tiny_model):
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
 def test_a_whole_checkpoint_has_the_averaged_weights(tmp_path, strategy, monkeypatch):
-    """They are there before trainer_state.json is, so that no kill parts the two."""
+    """They are written before trainer_state.json, so that no kill leaves only one of the two."""
     seen = {}
     dump = Trainer._save_checkpoint
 

@@ -1,6 +1,6 @@
 """The exported files in other people's runtimes: OpenVINO, transformers.js, Chromium.
 
-They come from the registries: `npm install` in tests/clients, `pip install openvino`, a chromium.
+They must be installed: `npm install` in tests/clients, `pip install openvino`, and a Chromium.
 """
 
 import functools
@@ -35,7 +35,7 @@ def noise(num_samples, seed=0):
 def run_node(script, *arguments, given=""):
     if shutil.which("node") is None or not (CLIENTS / "node_modules").is_dir():
         pytest.skip("needs node, and `npm install` in tests/clients")
-    # A module is looked for beside the script.
+    # node looks for modules beside the script.
     if not (CLIENTS / script).exists():
         shutil.copy(ROOT / "tests" / "clients" / script, CLIENTS)
     run = subprocess.run(
@@ -55,7 +55,7 @@ def run_node(script, *arguments, given=""):
     ("dtype", "limit"), [("fp32", 1e-3), ("fp16", 1e-2), ("q8", None)], ids=["fp32", "fp16", "q8"]
 )
 def test_transformers_js(exported_folder, dtype, limit):
-    """Its own extractor and the file for `dtype`, against ours; it always pads to max_length."""
+    """transformers.js with its own extractor, which pads to max_length, against our model."""
     clips = [noise(length, length) for length in (400, 8000, 15760)]
     given = json.dumps([clip.tolist() for clip in clips])
     results = run_node("node_pipeline.mjs", exported_folder, dtype, given=given)
@@ -95,7 +95,7 @@ def test_openvino(exported_folder, name, clips, seconds):
         waveform = np.stack([noise(num_samples, seed) for seed in range(clips)])
         inputs = {"waveform": waveform, "num_samples": np.full(clips, num_samples)}
     (expected,) = onnxruntime.InferenceSession(path).run(["logits"], inputs)
-    # Where a CPU has bfloat16, OpenVINO would take it.
+    # On a CPU with bfloat16 OpenVINO would use it.
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(path, "CPU", settings)
     limit = 0.05 * expected.std() if "quantized" in name else 1e-4
@@ -122,10 +122,10 @@ def page(exported_folder, tmp_path_factory):
     ("name", "limit"), [("waveform", 1e-4), ("waveform_quantized", 0.01)], ids=["float", "int8"]
 )
 def test_the_page_in_chromium(page, exported_folder, tmp_path, name, limit):
-    """A clip that is dropped, a long one, one that is broken, one that is too short.
+    """A clip is dropped on the page, then a long one, a broken one and one that is too short.
 
-    With the float32 file in place of the 8-bit one, scores are those of onnxruntime; in 8 bits they
-    are off by a rounding step where a value lies between two.
+    With the float32 file instead of the 8-bit one, the scores are those of onnxruntime. In 8 bits
+    they may differ by a rounding step.
     """
     from modeling_ast.exporting import WaveformModel
 
@@ -160,7 +160,9 @@ def test_the_page_in_chromium(page, exported_folder, tmp_path, name, limit):
     times = {"0.00 s", "0.78 s", "1.56 s", "2.34 s", "3.13 s"}
     assert {cell for row in long["events"] for cell in row["cells"][:2]} <= times
     assert broken["error"].startswith("broken.mp3 cannot be decoded")
-    assert short["error"] == "short.wav is too short: at least 25 ms of sound are needed."
+    assert short["error"] == (
+        "short.wav is too short: at least 25 ms are needed. Choose a longer recording."
+    )
     for shown in result["shown"]:
         assert shown["overflow400"] == 0 and shown["overflow1280"] == 0
 
@@ -169,7 +171,7 @@ def test_the_page_in_chromium(page, exported_folder, tmp_path, name, limit):
 def test_transformers_example_script_trains_and_evaluates_a_folder_of_ours(
     tiny_folder, tmp_path, capsys, flag
 ):
-    """The folder that it leaves is then a model for the command `evaluate`, with that accuracy."""
+    """The command `evaluate` loads the folder that it writes, and finds the same accuracy."""
     pytest.importorskip("torchcodec", reason="datasets decodes audio with torchcodec")
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 4)):
@@ -192,7 +194,7 @@ def test_transformers_example_script_trains_and_evaluates_a_folder_of_ours(
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout.splitlines()[-1])
     assert result["model"].startswith("modeling_ast" if flag == "--ours" else "transformers")
-    assert result["accuracy"] >= 0.75  # by chance 0.5
+    assert result["accuracy"] >= 0.75  # guessing gives 0.5
     command = ["evaluate", str(tmp_path / "out"), "--data", str(tmp_path / "sounds"), "--json"]
     assert main(command) == 0
     assert f'"accuracy": {result["accuracy"]}' in capsys.readouterr().out

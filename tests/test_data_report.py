@@ -1,4 +1,4 @@
-"""What became of each file: from the command to data_report.json, of four kinds of data."""
+"""The report on each file, from the command to data_report.json, for four kinds of data."""
 
 import json
 
@@ -95,7 +95,7 @@ def test_a_fine_tuning_says_what_became_of_each_file(make, base, tmp_path, capsy
     report = json.loads((out / "data_report.json").read_text())
     assert report["found"] == found == sum(report["used"].values()) + len(report["skipped"])
     assert f"{found} found: " in printed
-    # One label a clip, or FSD50K's two.
+    # One label per clip, or two for FSD50K.
     counted = sum(number for counts in report["labels"].values() for number in counts.values())
     assert counted == sum(report["used"].values()) * (2 if make is fsd50k else 1)
     texts = [entry["reason"] for entry in report["skipped"]]
@@ -147,7 +147,7 @@ def test_one_class_is_refused_by_the_command(base, tmp_path, capsys):
     words = ["--model", base, "--data", tmp_path / "data", "--output-dir", tmp_path / "out"]
     assert main(["finetune", *map(str, words), "--eval-share", "0.5"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: all 2 clips to train on have the one label 'car'")
+    assert line.startswith("error: all 2 clips to train on have the same label 'car'")
 
 
 def test_the_totals_add_up_whatever_is_skipped():

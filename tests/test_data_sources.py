@@ -1,4 +1,4 @@
-"""data_sources: each form of DATA gives the same clips, labels and classes."""
+"""data_sources.py: each form of DATA gives the same clips, labels and classes."""
 
 import csv
 import shutil
@@ -26,7 +26,7 @@ WORDS = ("cat", "dog", "owl")
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Twelve files in folders named after their labels; a fold to each, from 1 to 4."""
+    """Twelve files in folders named after their labels; each has a fold from 1 to 4."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(12):
@@ -166,7 +166,7 @@ def test_mistakes(sounds, changes, message):
 
 def test_more_mistakes(sounds):
     folder, rows = sounds
-    with pytest.raises(ValueError, match=r"0.wav is no data set; give one of \*.csv"):
+    with pytest.raises(ValueError, match=r"0.wav is not a data set; give one of \*.csv"):
         load_data(DataArguments(str(folder / rows[0]["file"])))
     path = write_csv(folder / "all.csv", [{"audio": row["file"], "x": 1} for row in rows])
     arguments = DataArguments(path, eval_share=0.5)
@@ -183,7 +183,7 @@ def test_an_unknown_loss_is_refused():
 
 @pytest.mark.parametrize("place", ["beside the clips", "elsewhere"])
 def test_a_class_list_of_a_spreadsheet(sounds, place):
-    """With a byte order mark, semicolons and no MIDs; it has a class that no clip has."""
+    """A list with a byte order mark, semicolons, no MIDs, and a class without clips."""
     folder, _ = sounds
     words = ("owl", "fox", "dog", "cat")
     path = folder / ("clips" if place == "beside the clips" else "") / "class_labels_indices.csv"
@@ -216,7 +216,7 @@ def test_a_stream_has_the_rows_of_the_stored_data(sounds):
         assert streamed.features["tags"] == List(Value("string"))
     arguments = DataArguments(path, streaming=True, **common)
     assert not is_exclusive(arguments, parts[1][0])
-    with pytest.raises(ValueError, match=r"classes of a stream are not known.*--label-csv"):
+    with pytest.raises(ValueError, match=r"classes of a stream are unknown.*--label-csv"):
         read_classes(arguments, *parts[1])
 
 
@@ -244,7 +244,7 @@ def test_a_stream_of_folders(sounds):
 
 
 def test_a_directory_written_anew_is_read_anew(tmp_path):
-    """datasets' own cache knows a local directory by its last name alone."""
+    """The cache of datasets identifies a local directory only by its last name."""
     first, second = tmp_path / "a" / "data", tmp_path / "b" / "data"
     for folder, clips in ((first, 14), (second, 28)):
         write_data_set(folder, num_train=clips, num_test=14, seconds=1.0, progress=False)
@@ -258,12 +258,12 @@ def test_a_stream_cannot_be_drawn_from(sounds):
     folder, rows = sounds
     path = write_csv(folder / "all.csv", rows)
     arguments = DataArguments(path, audio_column="file", eval_share=0.2, streaming=True)
-    with pytest.raises(ValueError, match="with --streaming hold out a split or fold"):
+    with pytest.raises(ValueError, match="with --streaming, hold out a split or a fold"):
         load_data(arguments)
 
 
 def test_a_split_that_is_there_is_judged_in_others_data_too(sounds):
-    """As in one's own folders: a share of the clips to train on would flatter."""
+    """As in a user's own folders; a share of the training clips would score too high."""
     folder, rows = sounds
     for split in ("train", "test"):
         Dataset.from_list(rows).to_parquet(folder / "stored" / f"{split}-00000-of-00001.parquet")
@@ -272,13 +272,13 @@ def test_a_split_that_is_there_is_judged_in_others_data_too(sounds):
     assert loaded.report.used == {"train": 12, "test": 12}
     (warning,) = loaded.report.warnings
     assert "has the split 'test', which is held out; --eval-share 0.25 is not used" in warning
-    # Asked for by name, a part of the clips to train on is held out all the same.
+    # If the flag is given, a part of the training clips is held out nevertheless.
     loaded = load(DataArguments(str(folder / "stored"), eval_split="train", **options))
     assert loaded.report.used == {"train": 9, "test": 3} and loaded.report.warnings == []
 
 
 def test_clips_set_aside_for_validation(sounds):
-    """Of the clips to train on, each label in its share; the held-out ones stay what they are."""
+    """It is taken from the training clips, with each label in its share; held-out clips stay."""
     folder, rows = sounds
     path = write_csv(folder / "all.csv", rows)
     plain = load(DataArguments(path, audio_column="file", eval_share=0.25))

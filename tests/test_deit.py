@@ -1,4 +1,4 @@
-"""deit: judged by the outputs of timm's and transformers' own models of pictures."""
+"""deit.py, against the outputs of timm's and transformers' own image models."""
 
 import json
 
@@ -40,7 +40,7 @@ from tests.made_up_checkpoints import (
 
 
 def convert(weights, source_config=None, source_grid=None, channel_reduction="mean", **fields):
-    """As the command does it."""
+    """Converts as the command does."""
     renamed = rename_deit(weights, source_config)
     return deit_conversion(
         renamed,
@@ -53,12 +53,12 @@ def convert(weights, source_config=None, source_grid=None, channel_reduction="me
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_identity_at_the_size_of_pictures(reduction):
-    """Stride 16, 224 mels, 224 frames: the encoder is timm's DeiT."""
+    """With stride 16, 224 mel bins and 224 frames the encoder is timm's DeiT."""
     judge = make_timm(img_size=224)
     size = {"num_mel_bins": 224, "max_length": 224, "frequency_stride": 16, "time_stride": 16}
     conversion = convert(judge.state_dict(), channel_reduction=reduction, **size)
     gray = picture(224, 224)
-    # The mean is a third of the sum, which is the same as a third of the picture.
+    # The mean of the kernels is a third of the sum, which equals a third of the image.
     want = states_of_picture(judge, gray / 3 if reduction == "mean" else gray)
     torch.testing.assert_close(states_of_sound(conversion.build_model(), gray), want, **TOLERANCE)
 
@@ -88,7 +88,7 @@ def test_identity_with_transformers_deit(tmp_path, cls, layout):
 
 @pytest.mark.parametrize("layout", ["timm", "file", "modules"])
 def test_identity_without_distillation_token(tmp_path, monkeypatch, layout, caplog):
-    """The copy of CLS is the only difference: where nobody may look at it, it is the ViT."""
+    """Only the copy of CLS is different: with a mask over it, the model is the ViT."""
     if layout == "timm":
         judge = make_timm("vit_tiny_patch16_224")
         weights, config = judge.state_dict(), {}
@@ -193,7 +193,7 @@ def strictly(config, weights):
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_state_dict_in_state_dict_out(prefix):
-    """Loaded strictly into a plain model, the encoder is timm's DeiT, and so are the logits."""
+    """Loaded strictly into a plain model, the encoder and the logits are those of timm's DeiT."""
     judge = make_timm()
     foreign = {prefix + name: tensor for name, tensor in judge.state_dict().items()}
     config = deit_config(foreign, labels=5, **SAME_INPUT)
@@ -246,12 +246,12 @@ def test_half_precision_becomes_float32():
 
 
 def coordinates(side):
-    """A table whose positions are their own (row, column); the prefix tokens are negative."""
+    """A table in which each position is its own (row, column); prefix tokens are negative."""
     grid = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
     return torch.cat((torch.tensor([[-1.0, -1.0], [-2.0, -2.0]]), grid))[None]
 
 
-# Worked out by hand: the first row and column that the authors keep of 14 and of 24.
+# Computed by hand: the first row and column that the authors keep of 14 and of 24.
 @pytest.mark.parametrize(
     ("side", "grid", "first"),
     [(14, (9, 9), (3, 3)), (14, (12, 14), (1, 0)), (24, (12, 24), (6, 0)), (14, (14, 13), (0, 1))],
@@ -269,7 +269,7 @@ def test_positions_that_shrink_are_cut_around_the_middle(side, grid, first):
 def test_positions_that_grow_are_interpolated(grid, first_row):
     new = deit.fit_positions(coordinates(14), (14, 14), grid)
     got = new[0, 2:].view(*grid, 2)
-    # Two new positions to an old one, a quarter of a step on either side; the edge repeats.
+    # Each old position becomes two, a quarter of a step on either side; the edge repeats.
     halves = [min(max((new + 0.5) / 2 - 0.5, 0), 13) for new in range(28)]
     rows = halves if first_row is None else [first_row + row for row in range(grid[0])]
     for row in range(grid[0]):
@@ -296,12 +296,12 @@ def test_the_resampled_kernel_is_timms(patch):
     kernel = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     got = deit.resample_kernel(kernel, patch)
     want = resample_patch_embed(kernel, list(patch), interpolation="bilinear", antialias=False)
-    # timm inverts in float32.
+    # timm computes the inverse in float32.
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_a_resized_picture_gives_the_same_embeddings():
-    """The reason for the pseudo-inverse, exact where the patch grows."""
+    """The reason for the pseudo-inverse: it is exact if the patch grows."""
     kernel = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     patch = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     larger = torch.nn.functional.interpolate(patch, (24, 32), mode="bilinear")
@@ -312,7 +312,7 @@ def test_a_resized_picture_gives_the_same_embeddings():
 
 @torch.no_grad()
 def test_identity_with_a_resampled_kernel():
-    """Each patch of the picture doubled: the encoder returns what timm's does for the small one."""
+    """For an image with doubled patches the encoder returns what timm's does for the small one."""
     judge, small = make_timm(), picture()
     patches = small.unfold(2, 16, 16).unfold(3, 16, 16).flatten(0, 3).unsqueeze(1)
     patches = torch.nn.functional.interpolate(patches, (32, 32), mode="bilinear")
@@ -360,7 +360,7 @@ def test_small_patches_do_not_leave_gaps():
 def test_other_families_are_refused_by_name(name, part):
     with torch.device("meta"):
         weights = timm.create_model(name, num_classes=0).state_dict()
-    with pytest.raises(ConversionError, match="which AST has no place for") as error:
+    with pytest.raises(ConversionError, match="which AST does not have") as error:
         convert(weights)
     assert part in str(error.value)
 
@@ -406,13 +406,17 @@ def nan_weights():
         (nan_weights, [], "layers.1.mlp.fc2.weight holds NaN or infinity in 1 of 147456 values"),
         ("missing", [], "missing audio_spectrogram_transformer.layers.1.attention.o_proj.bias"),
         ("resnet", [], "parameter names (conv1.weight, bn1.weight, bn1.bias and 119 more) are of"),
-        ("deit3", [], "the model has LayerScale (blocks.0.ls1.gamma), which AST has no place for"),
+        ("deit3", [], "the model has LayerScale (blocks.0.ls1.gamma), which AST does not have"),
         ("good", ["--max-length", 10], "it must be at most max_length=10"),
         ("good", ["--time-stride", 0], "time_stride is 0, which is impossible"),
         ("good", ["--num-labels", 0], "num_labels is 0; it must be from 1 to 100000"),
         ("good", ["--num-attention-heads", 5], "must be a multiple of num_attention_heads=5"),
         ("good", ["--source-grid", 7, 7], "has 196 patches but a source grid of 7 x 7 has another"),
-        ("oblong", [], "has 24 patches but no square grid has; give its rows and columns as"),
+        (
+            "oblong",
+            [],
+            "has 24 patches but no square grid has this number; give its rows and columns as",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(

@@ -1,4 +1,4 @@
-"""Dividing clips; scikit-learn's splitters, exhaustive search and counting are the judges."""
+"""Dividing clips, against scikit-learn's splitters, exhaustive search and counting."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ def one_label(numbers):
 
 
 def most_off(classes, parts, shares):
-    """The largest distance of a class's clips in a part from its share of them, in clips."""
+    """The largest difference, in clips, between a class's clips in a part and its share."""
     return max(
         abs(np.sum((classes == own) & (parts == part)) - share * np.sum(classes == own))
         for own in np.unique(classes)
@@ -36,13 +36,13 @@ def most_off(classes, parts, shares):
 def test_each_class_has_its_share_within_one_clip(classes, share):
     held_out = hold_out(one_label(classes), share)
     counts = {own: (held_out[classes == own].sum(), sum(classes == own)) for own in set(classes)}
-    # One clip of a class of two or more is on each side.
+    # A class with two or more clips has at least one on each side.
     assert all(0 < inside < total for inside, total in counts.values() if total > 1)
     assert all(
         abs(inside - share * total) <= 1 for inside, total in counts.values() if share * total >= 1
     )
     assert 0 < held_out.sum() < len(classes)
-    # Where no rare class asks for more, as many as scikit-learn holds out, rounded up.
+    # Unless rare classes need more, the number is that of scikit-learn, rounded up.
     if all(share * total >= 1 and (1 - share) * total >= 1 for _, total in counts.values()):
         splitter = StratifiedShuffleSplit(1, test_size=share, random_state=0)
         ((_, theirs),) = splitter.split(classes, classes)
@@ -88,7 +88,7 @@ def test_several_labels_to_a_clip(seed):
     assert np.square(off).mean() < np.square(off_if_drawn).mean() / 5
     often = matrix.sum(0) > 1
     assert matrix[held_out].any(0)[often].all() and matrix[~held_out].any(0)[often].all()
-    # So are the clips without a label.
+    # The clips without a label are divided in the same shares.
     none = ~matrix.any(1)
     assert abs(none[held_out].sum() - 0.2 * none.sum()) <= 2
     folds = deal_folds(labels, 5)
@@ -99,7 +99,7 @@ def test_several_labels_to_a_clip(seed):
 
 
 def kits(seed, clips=300, groups=16, classes=5):
-    """Clips of kits of unequal sizes that prefer some classes."""
+    """Clips of groups of unequal sizes, each with more clips of some classes."""
     rng = np.random.default_rng(seed)
     kit = rng.choice(groups, clips, p=rng.dirichlet(np.full(groups, 2)))
     prefers = rng.dirichlet(np.ones(classes), groups)
@@ -125,7 +125,7 @@ def test_no_group_is_in_two_parts_and_labels_are_near_their_shares(seed):
 @settings(max_examples=60)
 @given(st.integers(0, 10**6), st.booleans())
 def test_as_many_labels_are_on_both_sides_as_can_be(seed, grouped):
-    """Every way to divide a few clips or groups is tried."""
+    """The best division is found by trying all divisions of a few clips or groups."""
     rng = np.random.default_rng(seed)
     units, classes = rng.integers(3, 9), rng.integers(2, 6)
     clips = units + (rng.integers(0, 8) if grouped else 0)
@@ -159,7 +159,7 @@ def test_too_few_to_divide():
 
 
 def test_every_process_divides_alike():
-    """Python gives texts other hashes in each."""
+    """Each process has other hashes of strings."""
     file = ROOT / "modeling_ast" / "training" / "dividing.py"
     code = f"""
 import runpy

@@ -1,4 +1,4 @@
-"""The embedded data set against the readers it is made for: datasets' loader, soundfile, csv."""
+"""The embedded data set, read by datasets' loader, soundfile and csv."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_sounds_fill_their_samples_and_vary(sound: embedded_data.Sound, rate: in
         assert draw.shape == (num_samples,)
         assert np.isfinite(draw).all()
         assert draw.std() > 0
-    # Beyond a shift, a gain or a sign: the normalised magnitude spectra differ.
+    # Not only a shift, a gain or a sign differ, but the normalised magnitude spectra.
     spectra = [np.abs(np.fft.rfft(draw)) for draw in draws]
     cosine = np.prod([1 / np.linalg.norm(s) for s in spectra]) * (spectra[0] @ spectra[1])
     assert cosine < 0.999
@@ -234,7 +234,7 @@ def test_at_level_sets_the_peak(sound: embedded_data.Sound) -> None:
 
 def test_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("three years of work")
-    with pytest.raises(FileExistsError, match=r"is not empty; name a new folder, or .* --force"):
+    with pytest.raises(FileExistsError, match=r"is not empty; give a new folder, or .* --force"):
         write_data_set(tmp_path, 1, 1, progress=False)
 
 

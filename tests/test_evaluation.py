@@ -1,4 +1,4 @@
-"""`modeling-ast evaluate`; plain transformers and scikit-learn judge the models."""
+"""`modeling-ast evaluate`, against plain transformers and scikit-learn."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ WORDS = ["cat", "dog", "owl"]
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Files below test/, of one to three parts for two models and of one or two for the other."""
+    """Files in test/; two models cut them into one to three parts, the third into one or two."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(18):
@@ -40,7 +40,7 @@ def sounds(tmp_path):
 
 @pytest.fixture
 def models(tmp_path):
-    """Three models: other strides, another length, other labels in another order."""
+    """Three models with different strides, lengths, labels and orders of labels."""
     folders = []
     for seed, changes in enumerate(
         (
@@ -65,7 +65,7 @@ def models(tmp_path):
 
 
 def expected_scores(folder, rows):
-    """By plain transformers: (clips, C), in the order of WORDS."""
+    """Scores by plain transformers: (clips, C), in the order of WORDS."""
     model = transformers.ASTForAudioClassification.from_pretrained(folder)
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     extractor = transformers.ASTFeatureExtractor(
@@ -86,7 +86,7 @@ def expected_scores(folder, rows):
 
 @pytest.fixture
 def run(capsys):
-    """Runs the command, gives its output and its errors; the libraries' logging is put back."""
+    """Runs the command, returns its output and its errors, and restores the libraries' logging."""
     verbosity = transformers.utils.logging.get_verbosity()
 
     def run_command(*words, status=0):
@@ -124,14 +124,14 @@ def test_models_and_their_ensemble(sounds, models, tmp_path, run):
 
 
 def loudest(wave, seconds):
-    """The loudest part of so many seconds that begins at a frame; a shorter clip as it is."""
+    """The loudest part of a length that begins at a frame; a shorter clip is returned whole."""
     length = round(seconds * 16000)
     starts = range(0, max(1, len(wave) - length + 1), 160)
     return max((wave[start : start + length] for start in starts), key=lambda x: (x**2).sum())
 
 
 def test_both_paddings_at_several_lengths(sounds, models, tmp_path, run):
-    """Against evaluations of clips cut by hand, with that padding."""
+    """Compared with evaluations of clips that were cut by hand, with the same padding."""
     folder, rows = sounds
     options = ("--json", "--bad-clips", tmp_path / "bad.txt")
     result = json.loads(run(models[2], "--data", folder, *options).out)
@@ -153,7 +153,8 @@ def test_both_paddings_at_several_lengths(sounds, models, tmp_path, run):
     picture = tmp_path / "curves.png"
     words = (*models[:2], "--data", folder, *options[1:], "--length-clips", 7)
     text = run(*words, "--length-plot", picture).out
-    assert "accuracy of 7 clips, cut to the loudest part of each, and whole (median 1." in text
+    assert "accuracy on 7 clips: on the loudest part of each length, and on whole clips" in text
+    assert "(median 1." in text
     assert "always pad to max_length" in text and text.count("longest ") == 2
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -172,7 +173,7 @@ def test_padding_is_the_saved_one_unless_it_is_given(sounds, models, tmp_path, r
 
 
 def test_undefined_numbers_are_null(sounds, models, tmp_path, run):
-    """Of the last class of the class list there is no clip."""
+    """The last class of the class list has no clip."""
     folder, _ = sounds
     labels = tmp_path / "labels.csv"
     labels.write_text("index,display_name\n0,cat\n1,dog\n2,owl\n3,fox\n")
@@ -191,7 +192,7 @@ def test_undefined_numbers_are_null(sounds, models, tmp_path, run):
 
 
 def test_a_directory_of_results(sounds, models, tmp_path, run):
-    """Against scikit-learn, of an ensemble; the summary says the same."""
+    """Compared with scikit-learn, for an ensemble; the summary has the same numbers."""
     folder, rows = sounds
     out = tmp_path / "some" / "results"
     options = ("--data", folder, "--bad-clips", tmp_path / "bad.txt", "--length-clips", 0)
@@ -219,7 +220,7 @@ def test_a_directory_of_results(sounds, models, tmp_path, run):
     readme = (out / "README.md").read_text()
     for name in ("worst_clips.html", "worst_clips.csv", "confusion.png"):
         assert f"({name})" in readme and (out / name).is_file()
-    # Again, into the same directory; a model's own is refused before anything is judged.
+    # The same directory may be used again; a model's directory is refused at once.
     run(*models[:2], *options, "--output-dir", out, "--worst-clips", 0)
     assert not (out / "worst_clips.html").exists()
     error = run(models[0], *options, "--output-dir", models[0], status=1).err
@@ -229,7 +230,7 @@ def test_a_directory_of_results(sounds, models, tmp_path, run):
 
 
 def test_groups_make_the_interval_wider(sounds, models, tmp_path, run):
-    """The groups are the labels, of which the model does well on some only."""
+    """The groups are the labels, and the model is good on only some of them."""
     folder, _ = sounds
     options = (models[0], "--data", folder, "--bad-clips", tmp_path / "bad.txt", "--json")
     options += ("--length-clips", 0)
@@ -278,7 +279,7 @@ def test_bad_clips_are_left_out_of_everything(sounds, models, tmp_path, run):
 
 
 def test_a_run_says_what_was_held_out(sounds, models, tmp_path, run):
-    """Also without --data; clips of its training give a warning, and the flag wins."""
+    """Also without --data; training clips give a warning, and a flag takes precedence."""
     folder, _ = sounds
     whole = tmp_path / "whole"
     (folder / "test").rename(whole)
@@ -295,7 +296,7 @@ def test_a_run_says_what_was_held_out(sounds, models, tmp_path, run):
         f"flatter\n"
     ) in printed.err
     assert printed.err.count("WARNING") == 1
-    # A model without run.json: its training clips are not known.
+    # The training clips of a model without run.json are unknown.
     assert "18 clips" in run(models[1], "--data", whole, "--eval-split", "train", *options).out
 
 

@@ -1,4 +1,4 @@
-"""Studies whose runs are kept; and the way of transformers' example beside ours."""
+"""Studies with stored runs, and the fine-tuning of transformers' example."""
 
 import json
 import statistics
@@ -18,7 +18,7 @@ TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 @pytest.fixture
 def data(tmp_path):
-    """Noises and tones, one folder for each."""
+    """Noises and tones, in one folder for each."""
     rng, times = np.random.default_rng(0), np.arange(4000) / 16000
     for split in ("train", "test"):
         for number in range(4):

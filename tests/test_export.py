@@ -1,4 +1,4 @@
-"""The exported folder: what is in it, that it is whole, and what the command says."""
+"""The exported folder: its files, that it is complete, and the messages of the command."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def test_what_is_in_the_folder(exported_folder):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_inputs_and_outputs(exported_folder, file):
-    """transformers.js refuses files with inputs that it does not give."""
+    """transformers.js refuses files with inputs that it does not know."""
     proto = onnx.load(exported_folder / file.path)
     onnx.checker.check_model(proto)
     inputs = {
@@ -77,14 +77,14 @@ def test_8_bit_files_keep_the_front_end_in_float(exported_folder):
     proto = onnx.load(exported_folder / "onnx/waveform_quantized.onnx")
     kinds = {entry.name: entry.data_type for entry in proto.graph.initializer}
     assert {kinds[name] for name in ("dft", "filters")} == {onnx.TensorProto.FLOAT}
-    # 3 of attention's inputs, its output, 2 of the feed-forward half, the classifier.
+    # 3 for attention's inputs, 1 for its output, 2 for the feed-forward half, 1 for the classifier.
     assert sum(node.op_type == "MatMulInteger" for node in proto.graph.node) == 7
 
 
 @pytest.mark.parametrize("frames", [16, 17, 40, 97, 200])
 @pytest.mark.parametrize("clips", [1, 3])
 def test_plain_transformers_judges_the_graph_of_frames(exported_folder, frames, clips):
-    """Up to the model's length: transformers' own model takes no other."""
+    """Padded to the model's length, because transformers' own model accepts no other."""
     values = torch.randn(clips, frames, 40, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(exported_folder / "onnx/model.onnx")
     (logits,) = session.run(None, {"input_values": values.numpy()})
@@ -103,7 +103,7 @@ def test_the_folder_is_a_checkpoint_like_any_other(exported_folder, clip):
 
 
 def test_a_file_that_is_off_is_refused_and_nothing_is_left(exported_folder, tmp_path, monkeypatch):
-    """Here: a graph of other weights."""
+    """In this test the graph has other weights."""
 
     def write_other_weights(files, folder, tagger, opset):
         (folder / "onnx").mkdir()

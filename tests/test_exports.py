@@ -1,4 +1,4 @@
-"""Exported graphs keep what was declared dynamic: each is run at other sizes and compared."""
+"""Exported graphs keep their dynamic axes: each is run with other sizes and compared."""
 
 import itertools
 
@@ -10,13 +10,13 @@ from modeling_ast import ASTConfig, ASTForAudioClassification
 from tests.conftest import TINY, randomise
 from tests.spectrograms import CLOSE, mask_of, spectrogram
 
-# From two columns of patches, for torch makes a constant of what is 1 in all its examples.
+# From two columns of patches on, because torch makes a size of 1 a constant.
 FEWEST = TINY["patch_size"] + TINY["time_stride"]
 CHOICES = {"batch": [0], "frames": [1], "both": [0, 1]}
 
 
 def sizes(dynamic):
-    """(clips, frames) beside the example's: fewer columns than were learned, as many, and more."""
+    """Sizes (clips, frames) with fewer columns than were learned, as many, and more."""
     batches = (1, 2, 5) if 0 in dynamic else (3,)
     frames = (FEWEST, FEWEST + 7, 61, 96, 98, 150, 1024) if 1 in dynamic else (97,)
     return itertools.product(batches, frames)
@@ -66,7 +66,7 @@ def test_exported_programs_of_eager_attention(model):
 
 
 def test_a_program_of_one_size(model):
-    """It reads the learned positions as they are."""
+    """It uses the learned positions without a change."""
     model.set_attn_implementation("sdpa")
     x = spectrogram(2, 97)
     program = torch.export.export(model, (x,))

@@ -54,7 +54,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A tiny AST of other labels, whose head therefore is fresh."""
+    """A tiny AST with other labels, so that its head will be new."""
     config = ASTConfig(
         hidden_size=24,
         num_attention_heads=2,
@@ -71,7 +71,7 @@ def base(tmp_path_factory):
 
 
 def run(*arguments, status=0):
-    """The command, in this process."""
+    """Runs the command in this process."""
     assert finetune.main([str(argument) for argument in arguments]) == status
 
 
@@ -80,7 +80,7 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
     paths = ("--model", base, "--data", data, "--output_dir", out)
     run(*paths, *TINY_RUN, "--max_roll", 10)
     metrics = json.loads((out / "metrics.json").read_text())
-    # Trainer's logs go to standard error.
+    # Trainer's logs must go to standard error.
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2:] == [
         f"listen to the mistakes: {out / 'worst_clips.html'}",
@@ -90,12 +90,12 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
         f"mAP {metrics['eval_mAP']:.3f} on 28 held-out clips (95 % interval"
     )
 
-    # scikit-learn judges the saved model on the held-out clips.
+    # scikit-learn computes the metrics of the saved model on the held-out clips.
     classify = pipeline("audio-classification", model=str(out))
     assert classify.model.config.problem_type == "multi_label_classification"
     assert classify.feature_extractor.padding == "longest"
     _, held_out = load_data(DataArguments(data=str(data)))
-    # The run's own batches: clips alone round otherwise, and after six steps scores nearly tie.
+    # With the run's batches, because single clips round differently and scores nearly tie.
     waveforms = [read_audio(row["audio"]["bytes"]) for row in held_out]
     logits = []
     for start in range(0, len(waveforms), TrainingArguments.per_device_eval_batch_size):
@@ -119,7 +119,7 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
         assert (out / name).read_bytes().startswith(b"\x89PNG") and f"({name})" in card
     assert metrics["lengths"].keys() == {"metric", "clips", "seconds", "max_length", "longest"}
     assert metrics["lengths"]["seconds"] == [0.25, 0.5, 1.0]
-    # Clips of the model's length are padded in no way, nearly.
+    # Clips of about the model's length are hardly padded.
     assert metrics["lengths"]["longest"][-1] == pytest.approx(expected, abs=0.01)
     assert "![score against the length of a clip](score_by_length.png)" in card
     assert (out / "score_by_length.png").read_bytes().startswith(b"\x89PNG")
@@ -127,7 +127,7 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
 
 
 def check_results(out, targets, logits, names):
-    """The run's files against scikit-learn and the logits of plain transformers."""
+    """The run's files, against scikit-learn and the logits of plain transformers."""
     results = json.loads((out / "results.json").read_text())
     targets, found = np.array(targets), logits >= 0
     expected = precision_recall_fscore_support(targets, found, zero_division=np.nan)[:3]
@@ -146,7 +146,7 @@ def check_results(out, targets, logits, names):
     )
 
 
-# Everything that draws something, and the average that must survive.
+# All options with random draws, and the average, which must survive a kill.
 DRAWING_RUN = [
     *("--per_device_train_batch_size", "4", "--num_train_epochs", "3", "--eval_strategy", "epoch"),
     *("--save_steps", "2", "--save_total_limit", "1", "--logging_steps", "1", "--seed", "3"),
@@ -158,7 +158,7 @@ DRAWING_RUN = [
 
 
 def killed(point, *arguments):
-    """Runs in a session of its own until it is killed at that point; see killed_finetuning.py."""
+    """Runs in a new session until it is killed at that point; see killed_finetuning.py."""
     command = [sys.executable, "-m", "tests.killed_finetuning", point, *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, start_new_session=True, capture_output=True, text=True, check=False
@@ -180,7 +180,7 @@ def assert_same_weights(first, second):
 
 @pytest.mark.slow
 def test_a_killed_run_ends_as_an_unbroken_one(base, data, tmp_path):
-    """Killed twice: just behind the second epoch's end, and while it writes a checkpoint."""
+    """Killed twice: just after the second epoch's end, and while it writes a checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     paths = ("--model", base, "--data", data, "--output_dir")
     run(*paths, whole, *DRAWING_RUN)
@@ -199,7 +199,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(base, data, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(base, data, tmp_path):
-    """Killed again and again, at moments drawn from those at which it touches its files."""
+    """Killed repeatedly, each time when it touches its files for a random number of times."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     paths = ("--model", base, "--data", data, "--output_dir")
     ended = killed("touch:0", *paths, whole, *DRAWING_RUN)
@@ -229,7 +229,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(base, data, tmp_path
         ),
         ({"--eval_split": "dev"}, "splits ['test', 'train'] but not 'dev'"),
         ({"--label_csv": "nowhere.csv"}, "cannot read the label file nowhere.csv"),
-        ({"--data": "nowhere/data"}, "'nowhere/data' is no file or directory here, and as"),
+        ({"--data": "nowhere/data"}, "'nowhere/data' is not a file or directory on this machine"),
         ({"--audio-column": "video_id", "--max_bad_share": "0"}, "clips cannot be decoded"),
         ({"--average_from": "9", "--max_steps": "1"}, "the first epoch to average is 9"),
     ],
@@ -244,7 +244,7 @@ def test_mistakes_are_one_line(base, data, tmp_path, capsys, changes, message):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """One folder of tones per label, below train and test."""
+    """Folders of tones for each label, in train and test."""
     root = tmp_path_factory.mktemp("folders") / "sounds"
     times = np.arange(16000) / 16000
     for split, count in (("train", 12), ("test", 6)):
@@ -268,7 +268,7 @@ PUBLISHED = [
 
 
 def test_one_folder_per_label_with_all_published_parts(base, folders, tmp_path, capsys):
-    """scikit-learn and plain transformers judge the model and the average of its epochs."""
+    """scikit-learn and plain transformers check the model and the average of its epochs."""
     out = tmp_path / "run"
     run("--model", base, "--data", folders, "--output_dir", out, *PUBLISHED)
     assert capsys.readouterr().out.startswith("accuracy ")
@@ -297,13 +297,13 @@ def test_one_folder_per_label_with_all_published_parts(base, folders, tmp_path, 
     assert "averaged weights" in (out / "README.md").read_text()
     state = json.loads((out / "checkpoint-9" / "trainer_state.json").read_text())
     rates = [row["learning_rate"] for row in state["log_history"] if "learning_rate" in row]
-    # Trainer logs the first group's rate: of the embeddings, three layers below the full one.
+    # Trainer logs the rate of the first group, the embeddings, three layers below the full rate.
     shares = [0, 0.5, 1] + [0.85] * 3 + [0.85**2] * 3
     assert rates == pytest.approx([1e-3 * 0.9**3 * share for share in shares])
 
 
 def test_the_loss_can_be_chosen(base, folders, data, tmp_path, capsys):
-    """The paper learns Speech Commands, one label to a clip, with BCE, for the mixup."""
+    """For mixup, the paper uses BCE for Speech Commands, although a clip has one label."""
     paths = ["--model", base, "--output_dir", tmp_path / "run"]
     words = ["--loss", "bce", "--mixup_rate", "0.6", "--mix_whole_set", "--max_steps", "1"]
     run(*paths, "--data", folders, *words)
@@ -312,11 +312,12 @@ def test_the_loss_can_be_chosen(base, folders, data, tmp_path, capsys):
     saved = ASTConfig.from_pretrained(tmp_path / "run")
     assert saved.problem_type == "multi_label_classification"
     run(*paths, "--data", data, "--loss", "cross_entropy", status=1)
-    assert "needs exactly one label to a clip; use bce" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "needs exactly one label per clip" in error and "use --loss bce" in error
 
 
 def test_label_smoothing_of_class_indices(base, folders, tmp_path):
-    """As torch's own cross entropy smooths, where labels are class indices."""
+    """Smoothed as by torch's own cross entropy, which needs class indices."""
     out = tmp_path / "run"
     paths = ["--model", base, "--data", folders, "--output_dir", out, "--max_steps", "1"]
     words = ["--label_smoothing", "0.3", "--logging_steps", "1", "--report_to", "none"]
@@ -355,13 +356,13 @@ def test_features_on_the_training_device_are_those_of_the_workers(base, data, tm
 
 @pytest.fixture
 def quick_streams(monkeypatch):
-    """datasets waits 5 s at the end of a shuffled stream, for threads of pyarrow."""
+    """No waiting: datasets waits 5 s at the end of a shuffled stream for threads of pyarrow."""
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1, raising=False)
 
 
 @pytest.mark.usefixtures("quick_streams")
 def test_a_stream_trains_by_epochs_and_resumes(base, data, tmp_path):
-    """Features and masks on the training device; TensorBoard has a log of it."""
+    """Features and masks are computed on the training device; TensorBoard has a log."""
     out = tmp_path / "run"
     words = ["--model", base, "--data", data, "--output_dir", out, "--streaming"]
     words += ["--train_clips", 28, "--shuffle_buffer", 8, "--features", "device", "--mixup_rate", 1]
@@ -427,9 +428,9 @@ def test_mixed_precision_checkpointing_and_accumulation_together(base, data, tmp
 
 
 def test_the_script_pushes_a_run_with_its_own_card(base, data, tmp_path):
-    """To a stand-in of the Hub, everything of the folder but the checkpoints.
+    """The whole folder except the checkpoints is pushed to a stand-in of the Hub.
 
-    The recipe is named by its path of old, and standard output has nothing but JSON.
+    The recipe is named by its old path, and standard output holds only JSON.
     """
     out = tmp_path / "my-sounds"
     script = ["examples/finetune.py", "--recipe", "examples/recipes/demo.yaml", "--model", base]
@@ -478,7 +479,7 @@ def test_from_scratch_with_other_patches_and_statistics(base):
 
 
 def test_gradient_accumulation_equals_a_larger_batch(base, data, tmp_path):
-    """With several labels, where BCE ignores the number of items that Trainer counts."""
+    """With several labels, because BCE ignores the number of items that Trainer counts."""
     arguments = DataArguments(data=str(data))
     splits = load_data(arguments)
     classes = read_classes(arguments, splits[0])
@@ -525,7 +526,7 @@ def test_padding_is_the_checkpoints_unless_it_is_given(base):
 
 
 def test_numbers_that_are_undefined_are_null(base, folders, tmp_path, capsys):
-    """Where all held-out clips are of one class, no class has an average precision."""
+    """If all held-out clips are of one class, no class has an average precision."""
     for path in (folders / "train").rglob("*.wav"):
         place = tmp_path / "sounds" / "train" / path.parent.name / path.name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -540,7 +541,7 @@ def test_numbers_that_are_undefined_are_null(base, folders, tmp_path, capsys):
 
 
 def test_a_run_goes_on_from_its_newest_whole_checkpoint(base, data, tmp_path, capsys):
-    """Trainer's own choice is the highest number; a damaged one that is asked for is refused."""
+    """Trainer itself would take the highest number; a given damaged checkpoint is refused."""
     out = tmp_path / "run"
     words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN]
     run(*words)
@@ -564,7 +565,7 @@ def test_a_second_run_in_one_directory_is_refused(base, data, tmp_path, capsys):
 
 
 class BreakWhileSaving(TrainerCallback):
-    """The directory is lost, or the disk is full (a limit on the size of a file), from step 3."""
+    """From step 3 on the directory is lost, or the disk is full (by a limit on file sizes)."""
 
     def __init__(self, kind, folder):
         self.kind, self.folder = kind, folder
@@ -589,7 +590,7 @@ def test_a_directory_that_is_lost_and_a_full_disk(base, data, tmp_path, capsys, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: cannot write into {out} (")
-    assert "it goes on from the newest whole checkpoint" in line
+    assert "it resumes from the newest undamaged checkpoint" in line
     if kind == "full":
         monkeypatch.undo()
         run(*words)
@@ -597,7 +598,7 @@ def test_a_directory_that_is_lost_and_a_full_disk(base, data, tmp_path, capsys, 
 
 
 def test_a_run_of_other_arguments_is_not_gone_on_with(base, data, tmp_path, capsys):
-    """Its card and its extractor would say what the weights were not trained with."""
+    """Its card and its extractor would have values that the weights were not trained with."""
     out = tmp_path / "run"
     words = ["--model", base, "--data", data, "--output_dir", out, *TINY_RUN]
     run(*words, "--save_strategy", "steps", "--save_steps", 1, "--mean", -7, "--std", 4)
@@ -607,7 +608,7 @@ def test_a_run_of_other_arguments_is_not_gone_on_with(base, data, tmp_path, caps
     run(*words, "--save_strategy", "steps", "--save_steps", 1, status=1)
     assert "holds a run with --mean -7.0, not None; give another" in capsys.readouterr().err
     assert [(out / name).read_bytes() for name in files] == before
-    # Without a checkpoint nothing is gone on with.
+    # Without a checkpoint the run starts anew, so other arguments are allowed.
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     run(*words)

@@ -23,7 +23,7 @@ SCRIPT = ROOT / "examples" / "finetune_minimal.py"
     ids=["other labels", "labels of the data"],
 )
 def test_two_steps(own_labels, tmp_path):
-    """The head is fresh, unless the checkpoint knows the data's classes, whatever their order."""
+    """The head is new, unless the checkpoint has the data's classes, in any order."""
     data = write_data_set(tmp_path / "data", num_train=24, num_test=28, seconds=1.0, progress=False)
     names = [sound.name for sound in SOUNDS][::-1] if own_labels else ["a", "b", "c"]
     config = ASTConfig(

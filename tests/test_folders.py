@@ -1,4 +1,4 @@
-"""A folder for each label: every file is used or counted, whatever it and its folder are called."""
+"""A folder for each label: every file is used or counted, for all names of files and folders."""
 
 import os
 
@@ -14,7 +14,7 @@ from modeling_ast.training.data_sources import load
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes short clips of the names given, below the folder that it returns."""
+    """Writes short clips with these names, in the folder that it returns."""
     content = tmp_path / "clip.wav"
     soundfile.write(content, 0.1 * np.random.default_rng(0).standard_normal(1600), 16000)
 
@@ -33,7 +33,7 @@ def clips_of(*labels, number=6, split=""):
 
 
 def check(loaded, arguments):
-    """What the commands do next: classes and warnings."""
+    """The next steps of the commands: classes and warnings."""
     splits = [part for part in (loaded.train, loaded.held_out) if part is not None]
     classes = read_classes(arguments, *splits)
     check_labels(loaded.report, classes, loaded.train_name, loaded.held_out_name)
@@ -125,7 +125,7 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
         "car/film.mp4": "ffmpeg -i NAME.mp4 NAME.wav",
         "car/.hidden.wav": "hidden",
         "bus/gone.wav": "not there",
-        "loose.wav": "not in a folder for its label",
+        "loose.wav": "not in the folder of a label",
         "stray.csv": "no audio file",
         "other.json": "no audio file",
         "class_labels_indices.csv": "class list",
@@ -135,20 +135,22 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
     assert report.folders == [("car/.git", HIDDEN_FOLDER), ("empty", "empty folder")]
     assert "1 skipped: empty folder (empty)" in report.lines()
     assert report.as_dict()["folders"][1] == {"file": "empty", "reason": "empty folder"}
-    assert report.warnings[0] == "no file can be used of the folders 'empty'; see `folders`"
+    assert report.warnings[0] == (
+        "no file in the folders 'empty' can be used; the skipped files have the reasons"
+    )
 
 
 def test_a_name_that_is_no_unicode_is_skipped(make):
     folder = make(*clips_of("car", "bus"), os.fsdecode(b"car/\xff.wav"))
     _, _, report = load_checked(folder, eval_share=0.25)
-    assert report.found == 13 and "no valid Unicode" in report.skipped[0].reason
+    assert report.found == 13 and "the name is not valid Unicode" in report.skipped[0].reason
 
 
 def test_deeper_folders_have_the_outermost_label(make):
     folder = make("dog/field/a.wav", *clips_of("cat", "dog"))
     _, names, report = load_checked(folder, eval_share=0.3)
     assert names == ["cat", "dog"] and report.found == 13
-    assert "1 files lie deeper than in the folder of their label" in report.warnings[0]
+    assert "1 files are in folders inside the folder of their label" in report.warnings[0]
     assert "its label is 'dog'" in report.warnings[0]
 
 
@@ -159,7 +161,7 @@ def test_speech_commands_as_released(make):
     loaded, names, report = load_checked(folder)
     assert names == ["no", "yes"] and report.used == {"train": 8, "test": 2}
     assert {row["audio"][-5:] for row in loaded.held_out} == {"0.wav"}
-    assert sum("noise without a label" in reason for _, reason in report.skipped) == 6
+    assert sum("background noise of Speech Commands" in reason for _, reason in report.skipped) == 6
     assert sum("'validation'" in reason for _, reason in report.skipped) == 2
     assert load_checked(folder, eval_split="validation")[2].used["validation"] == 2
 
@@ -170,7 +172,7 @@ def test_speech_commands_as_released(make):
         (["a.wav", "b.wav"], r"2 audio files but none .* in a folder for its label, e.g. .*LABEL"),
         (["a/x.txt"], r"no audio file in it \(1 other files and folders\); give a directory"),
         (["a/x.m4a", "b/y.m4a"], "2 audio files but none that can be used"),
-        (clips_of("car"), "all 4 clips to train on have the one label 'car'"),
+        (clips_of("car"), "all 4 clips to train on have the same label 'car'"),
         ([*clips_of("a", split="train/"), "car/x.wav"], "beside them audio in 'car'; give each"),
         ([*clips_of("a", split="train/"), "test/x.wav"], "beside them audio in 'test'; give each"),
         (clips_of("a", "b", split="train/"), "the splits ['train'] but not 'test'"),
@@ -199,7 +201,7 @@ def test_labels_that_look_alike_or_lack_clips_are_warned_of(make):
     _, names, report = load_checked(folder)
     assert names == ["Car", "car", "dog", "owl"]
     case, train, test = report.warnings
-    assert case.startswith("the labels 'Car' and 'car' differ only by case")
+    assert case.startswith("the labels 'Car' and 'car' differ only in case")
     assert train == "no clip to train on has the label 'owl'"
     assert test == "no clip that is held out has the label 'Car', 'dog'"
 
@@ -214,7 +216,7 @@ def test_classes_with_few_held_out_clips_are_named(make):
     lacking, few = report.warnings
     assert lacking == "no clip that is held out has the label 'h'"
     assert few == (
-        "6 of the 8 classes have fewer than 5 held-out clips, so that their scores say little: "
+        "6 of the 8 classes have fewer than 5 held-out clips, so that their scores are unreliable: "
         "'a', 'b', 'c', 'd', 'e' and 1 more"
     )
 

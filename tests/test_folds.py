@@ -1,4 +1,4 @@
-"""Cross-validation: a run for each fold, then their mean and deviation, which numpy judges."""
+"""Cross-validation: a run for each fold, then their mean and deviation, against numpy."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def test_each_fold_is_held_out_once(base, sounds, tmp_path, capsys, monkeypatch)
         report = json.loads((folder / "data_report.json").read_text())
         assert report["used"] == {"train": 12, "test": 12}
         assert report["groups"] == {"train": 2, "test": 2}
-        # Its arguments give its clips again.
+        # The arguments in its run.json give its clips again.
         run_of = json.loads((folder / "run.json").read_text())
         assert (run_of["folds"], run_of["eval_fold"]) == (2, number)
         held_out.append(folder / "model.safetensors")
@@ -82,7 +82,7 @@ def test_each_fold_is_held_out_once(base, sounds, tmp_path, capsys, monkeypatch)
         values = [printed["results"][number][name] for number in "12"]
         assert printed["mean"][name] == pytest.approx(np.mean(values))
         assert printed["std"][name] == pytest.approx(np.std(values, ddof=1))
-    # What is finished is not run again.
+    # A finished fold is not run again.
     weights = [path.read_bytes() for path in held_out]
     monkeypatch.setattr(folds, "finetune", pytest.fail)
     run(*words)
@@ -93,13 +93,13 @@ def test_each_fold_is_held_out_once(base, sounds, tmp_path, capsys, monkeypatch)
     assert last == f"accuracy {mean:.4f} +- {std:.4f} over 2 folds; the models are in {out}/fold_*"
     assert "fold 1 is finished (1 of 2)" in text.err
     assert [path.read_bytes() for path in held_out] == weights
-    # Other arguments are another run.
+    # Other arguments mean another run.
     run(*words, "--learning-rate", 1e-3, status=1)
     assert f"{out} holds a run with --learning-rate 5e-05, not 0.001" in capsys.readouterr().err
 
 
 def test_the_share_of_a_recipe_is_replaced_by_folds(tmp_path):
-    """It was not given by the user, so that no warning says that it is not used."""
+    """The user did not give it, so there is no warning that it is not used."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("eval_share: 0.2\n")
     words = ["--recipe", str(recipe), "--model", "m", "--data", "d", "--output-dir", "o"]
@@ -132,14 +132,14 @@ def test_a_killed_run_goes_on_with_the_fold_it_was_in(base, sounds, tmp_path, ca
     assert "fold 1 is finished (1 of 2)\nfold 2 is held out (2 of 2)" in capsys.readouterr().err
     both = json.loads((out / "folds.json").read_text())["results"]
     assert both["1"] == first["results"]["1"] and list(both) == ["1", "2"]
-    # One fold more: another division of the clips.
+    # With one more fold the clips are divided differently.
     more = tmp_path / "more"
     shutil.copytree(sounds, more)
     shutil.copy(more / "low" / "a_0.wav", more / "low" / "e_0.wav")
     words[words.index(sounds)] = more
     (out / "run.json").unlink()
     run(*words, status=1)
-    assert "holds folds of other clips than the data has now" in capsys.readouterr().err
+    assert "holds results of folds with other clips than now" in capsys.readouterr().err
 
 
 def test_the_folds_of_a_column(sounds, tmp_path):
@@ -153,16 +153,16 @@ def test_the_folds_of_a_column(sounds, tmp_path):
         with pytest.raises(ValueError, match=message):
             read_folds(DataArguments(str(table), folds=4, fold_column=name))
     table.write_text("\n".join(["file,label,fold", *(f"{row}x" for row in rows)]) + "\n")
-    with pytest.raises(ValueError, match="holds '3x'; the folds must be whole numbers"):
+    with pytest.raises(ValueError, match="holds '3x'; folds must be whole numbers"):
         read_folds(DataArguments(str(table), folds=3))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--streaming", "--train-clips", 4], "--folds looks at all clips first; train without"),
+        (["--streaming", "--train-clips", 4], "--folds must divide all clips first; train without"),
         (["--push_to_hub"], "--push-to-hub is for one model, and --folds trains several"),
-        (["--resume_from_checkpoint", "x"], "each fold goes on from its own newest whole"),
+        (["--resume_from_checkpoint", "x"], "each fold resumes from its own newest undamaged"),
         (["--group-by", "(a|b)_"], "finds no group in 12 of the 24 paths"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The front end as the graphs compute it, against torchaudio's Kaldi and the extractor."""
+"""The front end of the graphs, against torchaudio's Kaldi and the extractor."""
 
 import numpy as np
 import pytest

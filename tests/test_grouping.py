@@ -60,11 +60,11 @@ def test_a_column_names_them():
 @pytest.mark.parametrize(
     ("group_by", "columns", "message"),
     [
-        ("speaker", {}, r"no column of the data \(it has \['audio', 'label'\]\) and, as a pattern"),
-        ("(", {}, "and no regular expression"),
+        ("speaker", {}, r"not a column of the data \(it has \['audio', 'label'\]\) and, as a"),
+        ("(", {}, "nor a regular expression"),
         ("(ben)_", {}, "finds no group in 2 of the 3 paths: 'bark/anna_1.wav', 'howl/anna_2.wav';"),
         ("(x*)", {}, "finds no group in 3 of the 3 paths"),
-        ("label", {}, "is the column of labels, 'label'"),
+        ("label", {}, "is the label column 'label'"),
         ("speaker", {"speaker": ["a", None, "b"]}, "is empty for 1 of the 3 clips: 'bark/ben_1"),
         ("speaker", {"speaker": ["a", "", ""]}, "is empty for 2 of the 3"),
         ("speaker", {"speaker": [["a"], ["b"], ["c"]]}, "which holds list and not one name"),

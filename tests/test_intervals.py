@@ -1,4 +1,4 @@
-"""intervals. Judges: scipy's bootstrap, scikit-learn on repeated clips, scipy's exact interval."""
+"""intervals.py, against scipy's bootstrap and exact interval, and scikit-learn."""
 
 import math
 
@@ -18,7 +18,7 @@ from modeling_ast.training.intervals import (
 
 
 def make_case(clips=90, classes=4, decimals=1, seed=0):
-    """Scores that know a little, with ties; class 1 is never there."""
+    """Scores that are a little better than chance, with ties; no clip has class 1."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((clips, classes)) < np.linspace(0.1, 0.6, classes)).astype(int)
     targets[:, 1] = 0
@@ -33,12 +33,12 @@ def test_accuracy_against_scipy(right, clips):
     expected = scipy.stats.bootstrap(
         (hits,), np.mean, method="percentile", n_resamples=20_000, rng=1
     ).confidence_interval
-    step = 1.01 / clips  # the figures of draws are whole clips
+    step = 1.01 / clips  # an accuracy changes in steps of one clip
     assert found == pytest.approx(tuple(expected), abs=max(step, 0.01))
 
 
 def test_mean_precision_against_scipy():
-    """scipy draws the clips, scikit-learn judges each draw."""
+    """scipy draws the clips, and scikit-learn computes the metric of each draw."""
     scores, targets = make_case()
 
     def mean_precision(drawn):
@@ -76,19 +76,19 @@ def test_blocks_of_draws_are_one_draw(monkeypatch):
     whole = mean_precision_interval(scores, targets)
     monkeypatch.setattr(intervals, "WEIGHTS_AT_ONCE", 7 * len(scores))
     assert mean_precision_interval(scores, targets) == pytest.approx(whole)
-    # A large data set takes fewer draws: another interval, and near.
+    # A large data set gets fewer draws, so the interval is only nearly the same.
     monkeypatch.setattr(intervals, "MOST_WORK", 0)
     fewer = mean_precision_interval(scores, targets)
     assert fewer != whole and fewer == pytest.approx(whole, abs=0.03)
 
 
 def test_groups_are_drawn_whole():
-    """Clips of a group are all right or all wrong: as sure as one clip for each group."""
+    """If the clips of a group are all right or all wrong, the group counts like one clip."""
     group_hits = np.array([1, 1, 0, 1, 0, 1, 1, 0, 1, 1], bool)
     hits, groups = np.repeat(group_hits, 20), np.repeat([f"kit {i}" for i in range(10)], 20)
     order = np.random.default_rng(0).permutation(200)
     found = accuracy_interval(hits[order], groups[order].tolist())
-    # Groups are numbered as they come.
+    # Groups are numbered in their order.
     group_hits = group_hits[[int(name[4:]) for name in dict.fromkeys(groups[order])]]
     assert found == pytest.approx(accuracy_interval(group_hits), abs=1e-12)
     alone = accuracy_interval(hits)

@@ -1,4 +1,4 @@
-"""Which weights a run ends with; that held-out clips never decide it."""
+"""The weights that a run ends with; held-out clips never decide this."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_what_is_asked_for_is_kept():
 )
 def test_held_out_clips_never_choose(words):
     with pytest.raises(
-        ValueError, match=r"would let the held-out clips choose.*--validation-share"
+        ValueError, match=r"would choose the weights by the held-out clips.*--validation-share"
     ):
         prepare_choice(parse(*words), "accuracy", has_validation=False)
     arguments = parse(*words)
@@ -104,7 +104,7 @@ def base(tmp_path_factory):
 
 
 def write_clips(folder, count, seed):
-    """Tones of two kinds in noise that all but hides them."""
+    """Tones of two kinds in noise that almost hides them."""
     for label, hz in (("high", 3000), ("low", 600)):
         (folder / label).mkdir(parents=True)
         for index in range(count):
@@ -123,7 +123,7 @@ RUN = [
 
 @pytest.mark.parametrize("keep", ["auto", "best", "average", "last"])
 def test_the_saved_model_is_the_one_that_was_kept(base, tmp_path, keep):
-    """Its weights, and the accuracy that the tagger finds; the log has no held-out clips."""
+    """The weights and the accuracy are right, and the log has no metrics of held-out clips."""
     data, out = tmp_path / "data", tmp_path / "run"
     write_clips(data / "train", 12, seed=0)
     write_clips(data / "test", 4, seed=1)
@@ -135,7 +135,7 @@ def test_the_saved_model_is_the_one_that_was_kept(base, tmp_path, keep):
     log, key = state["log_history"], "eval_validation_accuracy"
     judged = {row["step"]: row[key] for row in log if key in row}
     assert sorted(judged) == sorted(steps) and not any("eval_accuracy" in row for row in log)
-    # The first of equal ones, as Trainer has it.
+    # Trainer takes the first of equal ones.
     best = max(sorted(judged), key=judged.__getitem__)
     folders = {
         "last": out / f"checkpoint-{max(steps)}",

@@ -1,4 +1,4 @@
-"""key_maps: names judged by transformers' own modules and files, steps by made-up tensors."""
+"""key_maps.py: names against transformers' modules and files, steps on made-up tensors."""
 
 import pytest
 import timm
@@ -114,7 +114,7 @@ def test_other_families_of_transformers_are_refused_by_name(cls, part, tmp_path)
         use_relative_position_bias=True,
     )
     getattr(transformers, f"{cls}Model")(config).save_pretrained(tmp_path)
-    with pytest.raises(ConversionError, match="which AST has no place for") as error:
+    with pytest.raises(ConversionError, match="which AST does not have") as error:
         key_maps.refuse_other_families(load_file(tmp_path / "model.safetensors"))
     assert part in str(error.value)
 
@@ -128,13 +128,15 @@ def test_plain_models_are_not_refused(name):
 
 def test_unknown_names_are_refused():
     weights = make_timm().state_dict()
-    with pytest.raises(ConversionError, match=r"a parameter blocks\.0\.extra that AST has no"):
+    with pytest.raises(
+        ConversionError, match=r"the parameter blocks\.0\.extra, which AST does not"
+    ):
         key_maps.rename({**weights, "blocks.0.extra": torch.zeros(1)})
     with pytest.raises(
         ConversionError, match=r"two parameters, one of them vit\.norm\.weight, are"
     ):
         key_maps.rename({**weights, "vit.norm.weight": torch.zeros(1)})
-    with pytest.raises(ConversionError, match=r"\(conv1\.weight\) are of no known layout"):
+    with pytest.raises(ConversionError, match=r"\(conv1\.weight\) have no known layout"):
         key_maps.rename({"conv1.weight": torch.zeros(1)})
 
 

@@ -1,4 +1,4 @@
-"""label_names: names from a file or from the Hub, and the fields of the config."""
+"""label_names.py: names from a file or from the Hub, and the fields of the config."""
 
 import json
 

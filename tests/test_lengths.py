@@ -1,4 +1,4 @@
-"""Scores of shorter clips: plain transformers and scikit-learn judge them; table, card, picture."""
+"""Scores of shorter clips, against plain transformers and scikit-learn; table, card, picture."""
 
 import json
 
@@ -21,7 +21,7 @@ NAMES = ["a", "b", "c", "d", "e"]
 
 @pytest.fixture
 def held_out():
-    """Clips of several labels; noise with a louder stretch of its own in each, at a frame."""
+    """Clips with several labels: noise with a louder part, which begins at a frame."""
     rng = np.random.default_rng(0)
     rows, targets = [], rng.integers(0, 2, (12, 5))
     targets[:5], targets[5:10] = np.eye(5), 1 - np.eye(5)
@@ -55,7 +55,7 @@ def test_scores_are_those_of_plain_transformers_on_cut_clips(tiny_folder, held_o
     extractor = transformers.ASTFeatureExtractor(num_mel_bins=40, max_length=97)
     for seconds, found in zip((0.25, 0.5, 60), lengths.values("mAP")["max_length"], strict=True):
         parts = [loudest(wave, round(seconds * 16000)) for wave in waves]
-        # What is longer than the model's input is heard in two equal parts.
+        # A clip longer than the model's input is processed in two equal parts.
         halves = [np.array_split(part, 1 + (len(part) > 96 * 160 + 400)) for part in parts]
         scores = []
         for pieces in halves:
@@ -64,7 +64,7 @@ def test_scores_are_those_of_plain_transformers_on_cut_clips(tiny_folder, held_o
                 scores.append(model(**inputs).logits.double().sigmoid().mean(0).numpy())
         wanted = average_precision_score(held_out.targets, np.stack(scores), average="macro")
         assert found == pytest.approx(wanted, abs=1e-6)
-    # A clip alone is padded in no way: the mask of a batch must hide what is added.
+    # A single clip is not padded, so the mask of a batch must hide its padding.
     for seconds, found in zip((0.25, 0.5), lengths.values("mAP")["longest"]):
         scores = []
         for wave in waves:
@@ -101,7 +101,8 @@ def test_the_forms_of_the_scores(lengths, tmp_path):
         "longest": [0.1875, 0.25, 0.375, 0.625],
     }
     text = length_table({"x": lengths, "longer": lengths}, "mAP")
-    assert "mAP of 17 clips, cut to the loudest part of each, and whole (median 2.04 s)" in text
+    assert "mAP on 17 clips: on the loudest part of each length" in text
+    assert "and on whole clips (median 2.04 s)" in text
     assert "longer  longest      0.1875   0.2500   0.3750   0.6250" in text
     draw_lengths({"x": lengths, "y": lengths}, "mAP", tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Metrics. Judges: their definitions, scikit-learn class by class, scipy's normal quantile."""
+"""Metrics, against their definitions, scikit-learn class by class, and scipy's quantile."""
 
 import math
 
@@ -26,7 +26,7 @@ from modeling_ast.training.metrics import (
 
 
 def make_case(clips: int = 211, classes: int = 7, decimals: int = 8, seed: int = 0):
-    """Scores that know a little; few decimals make ties. Class 1 is never, class 4 always there."""
+    """Scores a little better than chance, with ties; no clip has class 1, all have class 4."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((clips, classes)) < np.linspace(0.05, 0.7, classes)).astype(int)
     targets[:, 1], targets[:, 4] = 0, 1
@@ -49,7 +49,7 @@ def test_each_class_agrees_with_sklearn(decimals):
 
 @pytest.mark.parametrize("decimals", [8, 1, 0])
 def test_ties_are_ranked_together(decimals):
-    """By the definitions: precision and recall at each score; pairs, of which a tie counts half."""
+    """The definitions: precision and recall at each score; pairs, in which a tie counts half."""
     scores, targets = make_case(clips=83, decimals=decimals)
     precisions, areas = average_precisions(scores, targets), areas_under_roc(scores, targets)
     for c in (0, 2, 3, 5, 6):
@@ -65,7 +65,7 @@ def test_ties_are_ranked_together(decimals):
 
 
 def test_one_class_alone_and_infinite_scores():
-    """The logarithm of a probability that is rounded to 0 is minus infinity."""
+    """The logarithm of a probability that was rounded to 0 is minus infinity."""
     scores, targets = make_case()
     one = tagging_metrics(scores[:, [3]], targets[:, [3]])
     assert one["mAP"] == average_precisions(scores, targets)[3]
@@ -117,7 +117,7 @@ def test_class_table_has_a_row_for_each_name():
 
 
 def test_precision_recall_and_f1_are_sklearns():
-    """Class 1 is neither there nor found, class 2 is never found, class 5 is never there."""
+    """Class 1 neither exists nor is found, class 2 is never found, no clip has class 5."""
     scores, targets = make_case()
     found = scores > 0.7
     found[:, [1, 2]], targets[:, 5] = False, 0
@@ -131,7 +131,7 @@ def test_precision_recall_and_f1_are_sklearns():
 
 def test_compute_metrics_on_several_labels():
     scores, targets = make_case()
-    # Trainer gives the labels as floats, and further outputs behind the logits.
+    # Trainer gives the labels as floats, and further outputs after the logits.
     prediction = EvalPrediction((scores, np.zeros(3)), targets.astype(np.float32))
     assert compute_metrics(prediction) == tagging_metrics(scores, targets)
 

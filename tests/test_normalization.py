@@ -1,4 +1,4 @@
-"""Normalisation statistics. Judges: numpy in one piece, torchaudio's Kaldi frames."""
+"""Normalisation statistics, against numpy on all values at once and torchaudio's Kaldi."""
 
 import math
 
@@ -20,7 +20,7 @@ def extractor() -> ASTFeatureExtractor:
 
 
 def test_merged_moments_are_those_of_the_whole():
-    # A mean far from 0: naive sums of squares lose all digits here.
+    # With a mean far from 0, plain sums of squares would lose all digits.
     values = 1e8 + torch.randn(997, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     parts = [Moments.of(part) for part in values.split([0, 1, 500, 0, 496])]
     total = Moments()
@@ -33,7 +33,7 @@ def test_merged_moments_are_those_of_the_whole():
 
 
 def clips() -> list[np.ndarray]:
-    """Of different loudness and length; the last one is longer than 50 frames."""
+    """Clips of different levels and lengths; the last one is longer than 50 frames."""
     lengths = (0.1, 0.3, 0.025, 0.2, 0.9)
     return [noise(i, seconds) * 4.0**-i for i, seconds in enumerate(lengths)]
 
@@ -42,7 +42,7 @@ def judged(waves: list[np.ndarray]) -> np.ndarray:
     """All log-mel values that the model would see, by torchaudio."""
     frames = []
     for wave in waves:
-        # As written: rounded to 16 bits.
+        # The written file is rounded to 16 bits.
         pcm = torch.from_numpy(np.round(wave * 2**15).astype(np.float32) / 2**15)
         fbank = kaldi.fbank(
             pcm.unsqueeze(0), window_type="hanning", num_mel_bins=64, sample_frequency=16000
@@ -61,7 +61,7 @@ def test_statistics_are_those_of_torchaudios_frames(num_workers, streaming, capf
     stats = normalization_stats(dataset, extractor(), batch_size=2, num_workers=num_workers)
     values = judged(clips())
     assert stats.count == len(values)
-    # Frames agree to about 1e-4 where a clip is soft.
+    # Frames agree to about 1e-4 if a clip is soft.
     assert stats.mean == pytest.approx(values.mean(), abs=1e-4)
     assert stats.std == pytest.approx(values.std(), abs=1e-4)
     assert "clip" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Optimiser and schedules. Judges: torch's MultiStepLR in a loop like the authors', formulas."""
+"""Optimiser and schedules, against torch's MultiStepLR in the authors' loop, and formulas."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from modeling_ast.training.optimizer import (
 )
 from tests.test_averaging import Linear, LinearConfig
 
-# First epoch, step and factor of egs/*/run.sh, and whether it warms up.
+# First epoch, step and factor from egs/*/run.sh, and whether there is a warm-up.
 PUBLISHED = {
     "audioset_full": (2, 1, 0.5, True),
     "audioset_balanced": (10, 5, 0.5, True),
@@ -26,7 +26,7 @@ PUBLISHED = {
 
 
 def authors_rates(recipe: str, epochs: int, steps_per_epoch: int, rate: float) -> list[float]:
-    """The rate of each step in a loop like theirs."""
+    """The rate of each step in a loop like the authors'."""
     first, every, factor, warm_up = PUBLISHED[recipe]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], rate)
     scheduler = MultiStepLR(optimizer, list(range(first, 1000, every)), gamma=factor)
@@ -50,7 +50,7 @@ def test_rates_are_the_authors(recipe):
     wanted = authors_rates(recipe, epochs, steps_per_epoch, rate)
     for step, (own, theirs) in enumerate(zip(ours, wanted)):
         if step % 50 and step < 1000 and PUBLISHED[recipe][3]:
-            # Between two edges of their staircase.
+            # Between two steps of their warm-up.
             assert theirs <= own <= theirs + 50 / 1000 * rate
         else:
             assert own == pytest.approx(theirs, rel=1e-12), step
@@ -92,7 +92,7 @@ def test_layers_have_their_own_rates(tiny_model):
             "head": "classifier.",
         }.get(group["name"], f"audio_spectrogram_transformer.{group['name'].replace(' ', 's.')}.")
         assert all(names[id(parameter)].startswith(wanted) for parameter in group["params"])
-    # Each parameter once.
+    # Each parameter is in one group.
     ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(ids) == sorted(names)
 
@@ -118,7 +118,7 @@ def test_other_layouts_and_frozen_parameters(tiny_config):
     for name, parameter in plain.named_parameters():
         parameter.requires_grad = "layers.2" in name or "classifier" in name
     groups = parameter_groups(plain, 1e-3, 0.9)
-    # The rates stay those of the whole model.
+    # The rates are still those of the whole model.
     assert {group["name"]: group["lr"] for group in groups} == {
         "layer 2": pytest.approx(0.9e-3),
         "head": pytest.approx(1e-3),
@@ -130,7 +130,7 @@ def test_adam_is_the_published_one(tiny_model):
     assert type(optimizer) is torch.optim.Adam
     for group in optimizer.param_groups:
         assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-5, (0.95, 0.999), 5e-7)
-    # Its first step is the rate times the sign of the gradient with the decay in it.
+    # Adam's first step is the rate times the sign of the gradient plus the decay.
     linear = nn.Linear(3, 2)
     nn.init.constant_(linear.weight, 2.0)
     step = published_adam(linear, 0.1, weight_decay=0.5)
@@ -190,7 +190,7 @@ def test_each_bad_argument_is_named(tiny_model):
 
 
 def test_adamw_by_layers_shrinks_matrices_only(tiny_model):
-    """Without a gradient a step multiplies a weight by 1 - rate * decay, as Loshchilov has it."""
+    """Without a gradient a step multiplies a weight by 1 - rate * decay (Loshchilov, Hutter)."""
     before = {name: p.detach().clone() for name, p in tiny_model.named_parameters()}
     optimizer = layered_adamw(tiny_model, 0.1, layer_decay=0.5, head_rate=3, weight_decay=0.2)
     for parameter in tiny_model.parameters():

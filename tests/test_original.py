@@ -1,4 +1,4 @@
-"""original: judged by the paper's equations, written out below on the authors' names."""
+"""original.py, against the paper's equations, written out below with the authors' names."""
 
 import logging
 
@@ -20,7 +20,7 @@ from modeling_ast.conversion import (
 )
 from tests.made_up_checkpoints import TOLERANCE, make_authors, make_timm, run
 
-# Patches at 1024 frames of 128 mels, by stride: the released AudioSet models.
+# Stride -> number of patches of the released AudioSet models, for 1024 frames and 128 mels.
 RELEASED = {10: 1212, 12: 850, 14: 657, 16: 512}
 
 
@@ -63,7 +63,7 @@ def paper_logits(weights, frames, stride):
 
 
 def convert(weights, **fields):
-    """As the command does it."""
+    """Converts as the command does."""
     renamed = rename_original(weights)
     return original_conversion(renamed, original_config(renamed, **fields))
 
@@ -109,7 +109,7 @@ def test_own_models_need_their_numbers():
     assert "144 patches, which fit strides 10 10 with 126-135 frames; strides 14 14 with" in str(
         error.value
     )
-    with pytest.raises(ConversionError, match="a head of 10 labels is none of the paper's"):
+    with pytest.raises(ConversionError, match="no data set of the paper has 10 labels"):
         convert(weights, max_length=290)
     with pytest.raises(ConversionError, match=r"mean is 1\.0 and std is None; give both mean and"):
         convert(weights, max_length=290, mean=1.0)
@@ -119,7 +119,7 @@ def test_own_models_need_their_numbers():
 
 
 def test_unequal_strides_are_said_by_flag():
-    """12 rows at stride 10, 8 columns at stride 16."""
+    """12 rows with stride 10, and 8 columns with stride 16."""
     weights = make_authors(12 * 8, labels=10)
     known = {"frequency_stride": 10, "time_stride": 16, "mean": 0.0, "std": 1.0}
     config = convert(weights, max_length=128, **known).config
@@ -131,7 +131,7 @@ def test_unequal_strides_are_said_by_flag():
 
 
 def test_a_standard_length_is_found_without_a_known_head():
-    """657 patches fit one stride only, and one of the authors' lengths."""
+    """657 patches fit only one stride and one of the authors' lengths."""
     config = convert(make_authors(657, labels=10), mean=0.0, std=1.0).config
     assert (config.frequency_stride, config.time_stride, config.max_length) == (14, 14, 1024)
 
@@ -145,7 +145,9 @@ def test_labels_are_carried_and_counted():
 
 
 def test_other_models_are_refused():
-    with pytest.raises(ConversionError, match=r"no mlp_head\.1\.weight, so it is no AST of the"):
+    with pytest.raises(
+        ConversionError, match=r"no mlp_head\.1\.weight, so it is not an AST of the"
+    ):
         convert(make_timm().state_dict())
 
 
@@ -191,8 +193,10 @@ def test_names_come_from_the_hub_or_a_warning_says_that_they_do_not(monkeypatch,
     weights = make_authors(144, labels=35)
     with caplog.at_level(logging.WARNING):
         assert fetch_original_labels(weights) is None
-    assert "the Hub's speech-commands-v2-id2label.json cannot be reached" in caplog.text
-    assert "the labels are called LABEL_0, LABEL_1, ...; name them with --label-csv" in caplog.text
+    assert "speech-commands-v2-id2label.json cannot be fetched from the Hub" in caplog.text
+    assert (
+        "the labels are named LABEL_0, LABEL_1, ...; give their names as --label-csv" in caplog.text
+    )
     asked = []
     monkeypatch.setattr(original, "fetch_label_names", lambda name: asked.append(name) or {})
     assert fetch_original_labels(weights) == {}
@@ -229,6 +233,7 @@ def test_an_unusual_width_needs_its_number_of_heads(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "how many attention heads this model of width 128 has (known widths: 192, " in error
     assert "give num_attention_heads (--num-attention-heads N)" in error
+    assert "give num_attention_heads (--num-attention-heads N)" in error
     assert run(command, path, tmp_path / "ast", "--num-attention-heads", 2) == 0
     model = ASTForAudioClassification.from_pretrained(tmp_path / "ast")
     with torch.no_grad():
@@ -247,7 +252,7 @@ def test_impossible_numbers_are_refused_and_not_taken_for_none(name):
     [
         (lambda w: w.pop("module.v.blocks.1.norm2.bias"), "missing audio_spectrogram_transformer."),
         (lambda w: w.pop("module.v.pos_embed"), "has no embeddings.position_embeddings, which"),
-        (lambda w: w.pop("module.mlp_head.1.weight"), "so it is no AST of the authors"),
+        (lambda w: w.pop("module.mlp_head.1.weight"), "so it is not an AST of the authors"),
         (lambda w: w["module.mlp_head.1.bias"].fill_(float("inf")), "NaN or infinity in 35 of 35"),
         (lambda w: w.update({"module.v.extra": torch.zeros(1)}), "a parameter v.extra that AST"),
     ],

@@ -1,4 +1,4 @@
-"""output_folder: whole or not at all, whatever goes wrong."""
+"""output_folder.py: a folder is complete or does not exist, in all kinds of failures."""
 
 import os
 import resource
@@ -34,7 +34,7 @@ def test_an_empty_folder_is_as_good_as_none(tmp_path):
 
 
 def test_nobody_else_is_shut_out(tmp_path):
-    """As mkdir would make it, not as a temporary folder."""
+    """The permissions are those that mkdir gives, not those of a temporary folder."""
     write(tmp_path / "new")
     (tmp_path / "ordinary").mkdir()
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
@@ -80,7 +80,7 @@ def test_a_failed_rename_brings_the_old_model_back(tmp_path):
 
 
 def test_a_full_disk(tmp_path):
-    """Simulated by a limit on the size of a file, which the kernel enforces on every writer."""
+    """Simulated by a limit on the size of files, which the kernel enforces."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with (
         pytest.raises(ConversionError, match=r"cannot write .*ast .*nothing was written"),
@@ -158,7 +158,7 @@ def test_a_source_that_changes(tmp_path):
             whole_or_nothing(tmp_path / "new" / "ast", False, [source]),
         ):
             change()
-    # Nor do the folders on the way to the target stay.
+    # New parent folders of the target are removed, too.
     assert [path.name for path in tmp_path.iterdir()] == ["deit"]
 
 

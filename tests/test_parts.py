@@ -1,4 +1,4 @@
-"""Which part of a data set is judged, which decides, which is trained on: one rule for all data."""
+"""Training, validation and held-out part of a data set: the same rule for all kinds of data."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def make(tmp_path, clip):
-    """Writes clips LABEL/SPEAKER_NUMBER.wav below each split, and gives the folder."""
+    """Writes clips LABEL/SPEAKER_NUMBER.wav in each split, and returns the folder."""
 
     def write(*splits, labels=("bark", "howl"), takes=2):
         for split in splits or ("",):
@@ -45,7 +45,7 @@ def table(folder, splits):
 
 
 def parquet(folder, splits):
-    """The same clips as a data set of others."""
+    """The same clips as a data set that `datasets` loads."""
     for split in splits:
         files = sorted((folder / split).rglob("*.wav"))
         rows = [{"audio": str(file), "label": file.parent.name} for file in files]
@@ -55,7 +55,7 @@ def parquet(folder, splits):
 @pytest.mark.parametrize("source", ["folders", "tables", "parquet"])
 @pytest.mark.parametrize("held_out", ["test", "validation"])
 def test_a_split_that_is_there_is_judged(make, tmp_path, source, held_out):
-    """Held-out speakers would else never be heard, and the figure flatters."""
+    """Without groups, speakers would be in both parts and the score would be too high."""
     data = make("train", held_out)
     if source == "tables":
         table(tmp_path / "data", ("train", held_out))
@@ -70,7 +70,7 @@ def test_a_split_that_is_there_is_judged(make, tmp_path, source, held_out):
 
 @pytest.mark.parametrize("name", ["eval", "evaluation", "testing"])
 def test_other_names_of_a_test_split(name):
-    """As the Hub's data sets have them; the one that is named by the user wins."""
+    """As in data sets on the Hub; the split that the user names takes precedence."""
     chosen, warnings = chosen_splits(["train", name, "valid"], DataArguments(eval_share=0.1))
     assert (chosen.eval_split, chosen.eval_share, len(warnings)) == (name, None, 1)
     given = DataArguments(eval_split="valid", validation_share=0.1)
@@ -130,7 +130,7 @@ def test_folds_hold_each_clip_out_once(make):
     ]
     assert sorted(map(len, held_out)) == [10, 10, 10]
     assert len({path for part in held_out for path in part}) == 30
-    # As evenly as scikit-learn deals groups.
+    # As evenly as scikit-learn divides groups.
     labels = ["bark"] * 15 + ["howl"] * 15
     groups = [who for _ in range(2) for who in SPEAKERS for _ in range(3)]
     theirs = StratifiedGroupKFold(5).split(labels, labels, groups)
@@ -165,7 +165,7 @@ def test_a_share_that_groups_cannot_give_is_warned_of(make, tmp_path):
         ({"eval_share": 0.2, "validation_share": 1.5}, "--validation-share is 1.5; it must be"),
         ({"eval_share": 0.2, "eval_fold": 1}, "both say what is held out"),
         ({"folds": 1, "eval_fold": 1}, "--folds is 1; give at least 2"),
-        ({"folds": 3}, "says how many there are; say which one is held out: --eval-fold 1"),
+        ({"folds": 3}, "is only the number of folds; give the one that is held out as --eval-fold"),
         ({"folds": 3, "eval_fold": 4}, r"--eval-fold is 4 but there are \[1, 2, 3\]; give one"),
         ({"folds": 30, "eval_fold": 1}, "--folds is 30: 20 clips cannot be divided into 30 parts"),
         (
@@ -197,7 +197,7 @@ def test_a_stream_with_a_split_for_validation(make, tmp_path):
 
 
 def test_a_share_of_several_labels_to_a_clip(tmp_path, clip):
-    """Judged by counting: every label in its share, those of two clips on both sides."""
+    """Checked by counting: every label in its share; labels of two clips are on both sides."""
     rng = np.random.default_rng(0)
     rows = ["file,labels"]
     for index in range(60):
@@ -215,7 +215,7 @@ def test_a_share_of_several_labels_to_a_clip(tmp_path, clip):
 
 
 def test_datasets_reads_the_stored_clips(make, tmp_path):
-    """That the splits above are those of others' data, as `datasets` itself reads them."""
+    """Checks that the splits above are those that `datasets` itself reads."""
     make("train", "test")
     parquet(tmp_path / "data", ("train", "test"))
     found = load_dataset(str(tmp_path / "stored"), cache_dir=str(tmp_path / "cache"))

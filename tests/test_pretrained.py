@@ -1,4 +1,4 @@
-"""Checkpoints that lie: damaged files, missing weights, impossible sizes; one sentence for each."""
+"""Damaged checkpoints: broken files, missing weights, impossible sizes; each gives one sentence."""
 
 import json
 import os
@@ -142,7 +142,7 @@ def sounds(tmp_path):
 
 
 def test_every_command_refuses_by_name(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
-    """Three missing weights: also a fine-tuning, which may draw a fresh head, refuses them."""
+    """Three missing weights: even a fine-tuning, which may have a new head, refuses them."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_folder, tmp_path / "whole")
     DAMAGES["three weights"][0](tiny_folder)
@@ -170,7 +170,7 @@ def test_swapped_arguments(tiny_folder, sounds, capsys):
 
 
 def test_only_the_head_may_be_fresh(tiny_folder, tiny_model):
-    """Of a checkpoint without one, and of one of another size; the body is the checkpoint's."""
+    """For a checkpoint without a head, or with one of another size; the body is loaded."""
     names = {0: "a", 1: "b"}
     for damage in ("other head", "no head"):
         model = load_model(tiny_folder, fresh_head=True, id2label=names)
@@ -192,7 +192,7 @@ def test_a_whole_checkpoint(tiny_folder, tiny_model):
 
 
 def test_sizes_beyond_the_files_are_refused_before_memory_is_taken(tiny_folder, monkeypatch):
-    """Also by from_pretrained, which otherwise does what transformers' does."""
+    """Also by from_pretrained, which otherwise behaves as in transformers."""
     config(hidden_size=40000, num_hidden_layers=2)(tiny_folder)
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"describes \d+ weights but its files hold \d+ bytes"):
@@ -206,7 +206,7 @@ def test_sizes_beyond_the_files_are_refused_before_memory_is_taken(tiny_folder, 
 
 
 def test_transformers_classes_keep_their_ways(tiny_folder):
-    """A model without head still loads, with a report: it may be what one wants."""
+    """A model without a head still loads, with a report, because it may be wanted."""
     DAMAGES["no head"][0](tiny_folder)
     model = ASTForAudioClassification.from_pretrained(tiny_folder)
     assert model.classifier.dense.weight.shape == (5, 36)

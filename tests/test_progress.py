@@ -1,4 +1,4 @@
-"""What a run prints while it goes."""
+"""The lines that a run prints."""
 
 import pytest
 from transformers import PrinterCallback, ProgressCallback, TrainerState

@@ -141,7 +141,7 @@ def test_it_is_saved_and_loaded(tiny_model, tmp_path):
         assert (half(frames(2)).logits.float() - expected).abs().max() < 0.1 * expected.std()
     with pytest.raises(ValueError, match="8-bit integers, which cannot be trained"):
         load_model(tmp_path / "int8", fresh_head=True)
-    # Plain transformers must not take the integers for weights.
+    # Plain transformers must not load the integers as weights.
     _, info = transformers.ASTForAudioClassification.from_pretrained(
         tmp_path / "int8", output_loading_info=True
     )

@@ -1,4 +1,4 @@
-"""quickstart.py as a person runs it, in its own process."""
+"""quickstart.py as a user runs it, in a new process."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def test_quickstart_runs_through(tmp_path):
     for name in ("clip.png", "model/model.safetensors", "model/README.md", "ast/config.json"):
         assert (out / name).is_file(), name
     again = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert again.returncode == 1 and "exists; name another --output_dir" in again.stderr
+    assert again.returncode == 1 and "exists; give another --output_dir" in again.stderr
     assert "Traceback" not in again.stderr
 
 

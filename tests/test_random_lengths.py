@@ -1,4 +1,4 @@
-"""Random lengths of training clips; scipy and numpy judge the draws and the powers."""
+"""Random lengths of training clips: the draws and the powers, against scipy and numpy."""
 
 import math
 

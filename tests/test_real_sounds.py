@@ -40,7 +40,7 @@ needs_dpkg = pytest.mark.skipif(
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache in place of the user's."""
+    """An empty cache instead of the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "modeling_ast" / "debian"
 
@@ -52,7 +52,7 @@ def write_noise(path, seed=0, rate=8000, shape=(400,)):
 
 @pytest.fixture
 def packages(cache):
-    """The packages' folders, as far as they are read, in the cache: nothing is downloaded."""
+    """The cache with the needed folders of the packages, so that nothing is downloaded."""
     for kit in (*DRUM_TRAIN_KITS, *DRUM_TEST_KITS):
         folder = cache / "hydrogen-drumkits" / DRUMS / kit
         for seed, name in enumerate(("Kick 1.wav", "HiHat.flac", "Ride.wav", "TomLow.wav")):
@@ -189,7 +189,7 @@ def test_arguments_that_cannot_be_meant(tmp_path, arguments, message):
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "mine").touch()
-    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
+    with pytest.raises(FileExistsError, match="is not empty; give a new folder"):
         write_data_set("letters", tmp_path)
 
 
@@ -257,7 +257,7 @@ def test_without_apt_one_sentence_and_status_1(tmp_path):
     ],
 )
 def test_the_real_packages(tmp_path, kind, train, test):
-    """The counts are Debian 12's; every clip has sound in it and lies in [-1, 1]."""
+    """The counts are those of Debian 12; every clip has sound and lies in [-1, 1]."""
     try:
         folder = write_data_set(kind, tmp_path / "data")
     except OSError as error:

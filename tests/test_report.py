@@ -1,4 +1,4 @@
-"""report: the table on made-up shapes, the picture's arithmetic against torch's own."""
+"""report.py: the table on made-up shapes, and the picture's arithmetic against torch's."""
 
 import sys
 

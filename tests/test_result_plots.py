@@ -1,4 +1,4 @@
-"""result_plots: what is drawn, as matplotlib's own objects hold it; sizes of the pictures."""
+"""result_plots.py: the contents of matplotlib's objects, and the sizes of the pictures."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_a_bar_for_each_class(drawn, tmp_path, count):
 
 @pytest.mark.parametrize("count", [2, 12, 13, 50])
 def test_a_readable_matrix(drawn, tmp_path, count):
-    """Each cell that is not zero has its number, and the picture cuts no label off."""
+    """Each cell that is not zero has its number, and no label is cut off."""
     rng = np.random.default_rng(count)
     matrix = rng.integers(0, 3, (count, count)) * rng.integers(0, 60, (count, count))
     matrix[1] = 0

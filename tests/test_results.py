@@ -1,4 +1,4 @@
-"""The files of results: the judge against scikit-learn, tables as a spreadsheet reads them."""
+"""The result files: metrics against scikit-learn, tables as a spreadsheet reads them."""
 
 import csv
 import json
@@ -134,7 +134,7 @@ def test_the_files(judged, tmp_path):
         "recall": None,
         "f1": results["classes"][3]["f1"],
     }
-    # A later judgement leaves nothing of this one that it does not have.
+    # A later evaluation removes the files that it does not write itself.
     perfect = answers_of(held_out, held_out.targets.astype(float))
     save_results(folder, perfect, held_out, ASTFeatureExtractor(max_length=64), "m", 3)
     assert not (folder / "worst_clips.html").exists()

@@ -1,4 +1,4 @@
-"""run_card: what a reader of the Hub sees. Judges: a renderer of Markdown, values put there by
+"""run_card.py: what a reader on the Hub sees, by a renderer of Markdown, for values set by
 hand."""
 
 import json
@@ -29,7 +29,7 @@ def answers_of(num_classes=4, clips=40, exclusive=True, names=None):
 
 
 def trainer_of(folder, decay=None, hub=None, frames=1024, **arguments):
-    """Of Trainer what the card asks for."""
+    """The attributes of a trainer that the card uses."""
     arguments = TrainingArguments(folder, hub_model_id=hub, **arguments)
     return SimpleNamespace(
         args=arguments,
@@ -65,7 +65,7 @@ def test_figures_and_files(tmp_path):
     assert "| loss | 1.2500 |" in card and "runtime" not in card
     others = card.split("For comparison:\n\n")[1]
     assert "- training clips: accuracy 0.7500\n" in others
-    assert "- validation clips, by those of the best evaluation: accuracy 0.8750\n" in others
+    assert "- validation clips, weights of the best evaluation: accuracy 0.8750\n" in others
     assert "- averaged weights, in `average/`: accuracy 0.6250\n" in others
     for link in ("confusion.png", "worst_clips.html", "worst_clips.csv", "learning_curve.png"):
         assert f"({link})" in card
@@ -97,10 +97,10 @@ def test_how_to_use_it(tmp_path):
         and "name on the Hub" not in card
         and "modeling-ast classify me/mine clip.wav" in card
     )
-    assert "The pipeline hears" not in card and "pip install" in card
+    assert "The pipeline uses only" not in card and "pip install" in card
     card = card_of(tmp_path / "my run", answers_of(), frames=80)
     assert "`modeling-ast classify 'path/to/my run' clip.wav`" in card
-    assert "The pipeline hears the first 0.81 s of a clip; the command cuts longer" in card
+    assert "The pipeline uses only the first 0.81 s of a clip; the command cuts a longer" in card
 
 
 @pytest.mark.parametrize(

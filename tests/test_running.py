@@ -1,4 +1,4 @@
-"""waveform.onnx by itself: any length, batches, whole recordings, without torch."""
+"""waveform.onnx alone: any length, batches, whole recordings, without torch."""
 
 import json
 import subprocess
@@ -54,7 +54,7 @@ def test_one_window(model, tagger, num_samples):
 def test_clips_of_a_batch_get_the_scores_that_they_get_alone(model):
     lengths = [15760, 400, 7000, 2500]
     clips = [noise(length, seed) for seed, length in enumerate(lengths)]
-    waveform = np.full((4, 15760), 7.0, np.float32)  # what follows a clip has no effect
+    waveform = np.full((4, 15760), 7.0, np.float32)  # samples after a clip's end have no effect
     for row, clip in zip(waveform, clips):
         row[: len(clip)] = clip
     given = {"waveform": waveform, "num_samples": np.array(lengths)}

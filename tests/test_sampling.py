@@ -1,4 +1,4 @@
-"""Balanced sampling: the weights' formula, frequencies, Trainer, two processes, resume."""
+"""Balanced sampling: formula of the weights, frequencies, Trainer, two processes, resume."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_clips_are_drawn_in_proportion_to_their_weights():
 def test_single_label_classes_become_equally_frequent():
     labels = [0] * 900 + [1] * 90 + [2] * 10
     drawn = np.array(labels)[list(BalancedSampler(balanced_weights(labels), 30_000))]
-    # 1000 / (n + 0.01) leaves a class of n clips 0.01 / n short.
+    # With 1000 / (n + 0.01) a class of n clips gets too little by the share 0.01 / n.
     assert scipy.stats.chisquare(np.bincount(drawn)).pvalue > 1e-4
 
 
@@ -57,7 +57,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
             orders[seed, epoch] = list(sampler)
             assert list(sampler) == orders[seed, epoch]
             assert len(sampler) == len(orders[seed, epoch]) == 500
-    # Chance alone agrees in one place of 500.
+    # By chance one place of 500 would agree.
     pairs = [(x, y) for x in orders for y in orders if x < y]
     assert all(np.mean(np.equal(orders[x], orders[y])) < 0.03 for x, y in pairs)
 
@@ -71,7 +71,7 @@ def test_each_bad_argument_is_named():
 
 
 class Recorder(torch.nn.Module):
-    """A model that writes down the clips it is trained on."""
+    """A model that records the clips that it is trained on."""
 
     def __init__(self):
         super().__init__()
@@ -127,7 +127,7 @@ def test_trainer_follows_the_order_and_resumes_within_an_epoch(tmp_path):
 
 
 def train_twice(folder: Path) -> None:
-    """What each of two processes runs: a whole run, then one resumed from its middle."""
+    """Each of two processes does this: a whole run, then one resumed from its middle."""
     # torch 2.11 cannot load an optimiser's state in several processes on a CPU ("cpu:0").
     options = {"ddp_backend": "gloo", "save_only_model": True}
     trainer = make_trainer(folder, **options)
@@ -153,7 +153,7 @@ def test_two_processes_share_an_epoch_and_resume_within_it(tmp_path):
         timeout=300,
     )
     first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in (0, 1))
-    # 13 batches, the last one of 2 clips: accelerate goes on from the epoch's start, so that each
+    # 13 batches, the last one of 2 clips: accelerate continues from the epoch's start, so that each
     # process has 7 batches of 4.
     for epoch in range(3):
         batches = np.array(order(epoch) + order(epoch)[:6]).reshape(14, 4)

@@ -1,4 +1,4 @@
-"""Hyper-parameter search: what is searched, by which clips, that it goes on, and its recipe."""
+"""Hyperparameter search: its space, its validation clips, its resume and its recipe."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A tiny AST of other labels, whose head therefore is fresh."""
+    """A tiny AST with other labels, so that its head will be new."""
     config = ASTConfig(**TINY)
     folder = tmp_path_factory.mktemp("base") / "model"
     randomise(ASTForAudioClassification(config), std=0.05).save_pretrained(folder)
@@ -79,7 +79,7 @@ def test_each_trial_has_numbers_of_its_own_and_the_best_becomes_a_recipe(searche
     assert recipe["output_dir"] == str(searched / "best") and recipe["data"] == str(data)
     assert not any(name.startswith("search") for name in recipe)
     assert read_recipe(str(searched / "best.yaml"))["seed"] == "3"
-    # Nothing of the trials stays but their numbers.
+    # Only the numbers of the trials are kept.
     assert {path.name for path in searched.iterdir()} == {
         *("search.log", "trials.csv", "best.yaml", "run.json")
     }
@@ -101,14 +101,14 @@ def test_a_search_goes_on_and_repeats_the_trial_that_was_killed(
     out = tmp_path / "run"
     shutil.copytree(searched, out)
     words = ("--search-space", space)
-    # Enough trials are done: nothing is trained.
+    # Enough trials are done, so nothing is trained.
     with monkeypatch.context() as patch:
         patch.setattr(searching.ASTTrainer, "train", None)
         run(base, data, out, *words, "--search-trials", 2, "--json")
     found = json.loads(capsys.readouterr().out)
     assert found["num_trials"] == 2 and found["recipe"] == str(out / "best.yaml")
 
-    # What a killed process leaves: a trial that has its numbers and no score.
+    # As after a kill: a trial with values but without a score.
     study, _ = searching.open_study(out, SPACE, seed=3)
     dead = study.ask()
     numbers = searching.suggest(SPACE, dead)
@@ -135,7 +135,7 @@ def test_the_held_out_clips_are_never_read(base, data, tmp_path, space, monkeypa
 
 
 def test_a_trial_with_mixup_of_one_label(base, tmp_path):
-    """The run itself has no mixup, and its labels are class indices: those of a trial are not."""
+    """The run has no mixup and labels are class indices; in a trial with mixup they are not."""
     for index in range(12):
         folder = tmp_path / "sounds" / ("high", "low")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)

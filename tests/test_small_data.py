@@ -1,4 +1,4 @@
-"""The rules of --auto: each by hand-worked numbers, then as the command applies them."""
+"""The rules of --auto: each on numbers computed by hand, then as the command applies them."""
 
 import json
 
@@ -58,16 +58,16 @@ def values(choices):
 @pytest.mark.parametrize(
     ("lengths", "changes", "wanted"),
     [
-        # The model's own, where that is hardly longer than the clips.
+        # The model's own length, if that is hardly longer than the clips.
         ([198] * 40, {}, 200),
         ([98] * 40, {}, 16 + 6 * 16),
-        # Nine of ten fit, where the others are far longer.
+        # A length for nine of ten, if the others are far longer.
         ([98] * 38 + [900] * 2, {}, 16 + 6 * 16),
-        # All fit, where the longest is not much longer.
+        # A length for all, if the longest is not much longer.
         ([98] * 38 + [120] * 2, {}, 16 + 7 * 16),
-        # At most twice the usual clip: longer ones are cropped, and judged in parts.
+        # At most twice the median: longer clips are cropped, and evaluated in parts.
         ([98] * 30 + [900] * 10, {"max_length": 1024}, 16 + 12 * 16),
-        # Not beyond the published input, nor below one patch.
+        # Not longer than the published input, and at least one patch.
         ([3000] * 40, {}, 1024),
         ([3000] * 40, {"max_length": 1500}, 1500),
         ([3] * 40, {}, 16),
@@ -95,11 +95,11 @@ def test_the_reason_says_what_decided_the_length(lengths, reason):
 
 
 def test_reasons_at_a_bound():
-    assert epochs(200, True).reason == "about 8000 clips in all from trained weights"
+    assert epochs(200, True).reason == "about 8000 clips in all, as usual from trained weights"
     assert epochs(20, True).reason == "the most from trained weights: 1200 clips in all"
     assert epochs(2000, False).reason == "the fewest from random weights: 40000 clips in all"
     looks = {choice.reason for choice in schedule(5, 5) if choice.name.startswith("eval")}
-    assert looks == {"5 steps, judged about 5 times"}
+    assert looks == {"5 steps, evaluated about 5 times"}
 
 
 def test_columns_are_aligned():
@@ -112,10 +112,10 @@ def test_columns_are_aligned():
 
 
 def test_masks_are_in_proportion():
-    """ESC-50's: 24 of 128 mel bins, 96 of 512 frames."""
+    """As for ESC-50: 24 of 128 mel bins, 96 of 512 frames."""
     published = facts(num_frames=[512] * 9, num_mel_bins=128)
     assert values(masks(published, 512)) == {"frequency_mask": 24, "time_mask": 96}
-    # Padding is not the clip's, nor is what is cut off.
+    # Padding and the part that is cut off do not count.
     short = facts(num_frames=[32] * 9)
     assert values(masks(short, 512)) == {"frequency_mask": 12, "time_mask": 6}
     assert values(masks(facts(num_frames=[5000] * 9), 512))["time_mask"] == 96
@@ -165,7 +165,7 @@ def test_a_short_run_is_looked_at_often():
 def test_what_is_given_stays():
     arguments, _ = parse_arguments([*WORDS, "--learning_rate=5e-5", "--frequency-mask", "0"])
     done = choose(arguments, facts())
-    # Also a value that is the default.
+    # Even if the given value is the default.
     assert arguments.training.learning_rate == 5e-5 and arguments.augmentation.frequency_mask == 0
     reasons = {choice.name: choice.reason for choice in done}
     assert {name for name in reasons if reasons[name] == GIVEN} == {
@@ -186,7 +186,7 @@ def test_a_recipe_gives_too(tmp_path):
     assert "num_train_epochs 3" in " ".join(
         " ".join(str(choice).split()) for choice in choose(arguments, facts())
     )
-    # Given steps decide the course of the run.
+    # Given steps decide the schedule of the run.
     arguments, _ = parse_arguments([*WORDS, "--max-steps", "12"])
     assert "num_train_epochs" not in values(choose(arguments, facts()))
     assert arguments.training.eval_steps == 1 and arguments.sampling.average_from is None
@@ -217,7 +217,7 @@ def chosen_in(folder):
 
 
 def test_a_run_keeps_what_it_chose_and_looks_at_no_held_out_clip(base, tmp_path, capsys):
-    """Two runs whose held-out clips differ in length, level and number choose the same."""
+    """Two runs that differ only in their held-out clips choose the same."""
     runs = []
     for name, count, seconds in (("one", 2, 0.5), ("two", 5, 1.5)):
         data, out = tmp_path / name / "data", tmp_path / name / "run"
@@ -245,7 +245,7 @@ def test_a_run_keeps_what_it_chose_and_looks_at_no_held_out_clip(base, tmp_path,
 
 
 def test_data_that_has_changed_is_named(base, tmp_path, capsys):
-    """The numbers of --auto differ then, which no user has given."""
+    """The numbers that --auto chose then differ, although the user gave none."""
     data, out = tmp_path / "data", tmp_path / "run"
     write_tones(data / "train", 6, 0.7, seed=0)
     write_tones(data / "test", 2, 0.7, seed=1)
@@ -264,6 +264,6 @@ def test_data_that_has_changed_is_named(base, tmp_path, capsys):
         f"error: the data has changed since the run in {out}: it had 16 clips, and now has 22; "
         f"give another --output-dir"
     )
-    # A flag that differs is named first.
+    # A differing flag of the user is named first.
     assert finetune.main([*map(str, words), "--seed", "7"]) == 1
     assert "holds a run with --seed 0, not 7" in capsys.readouterr().err

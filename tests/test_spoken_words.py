@@ -1,4 +1,4 @@
-"""The spoken words: what is written, and that a recipe teaches them to a model from scratch."""
+"""The spoken words: the files, and that the recipe trains a model on them from scratch."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def test_one_folder_per_word_with_every_voice(folder):
 
 @needs_espeak
 def test_clips_are_one_second_and_not_silent(folder):
-    """soundfile reads them; the word stands out of the noise around it."""
+    """soundfile reads them, and the word is louder than the noise around it."""
     for path in folder.rglob("*.wav"):
         clip, rate = soundfile.read(path)
         assert (rate, clip.shape) == (RATE, (RATE,))
@@ -64,7 +64,7 @@ def test_clips_are_one_second_and_not_silent(folder):
 
 @needs_espeak
 def test_same_seed_same_bytes_whatever_else_is_made(folder, tmp_path):
-    """Threads, and the other clips, change nothing; another seed changes every clip."""
+    """Threads and other clips do not change a clip; another seed changes every clip."""
     first = contents(folder)
     fewer = write_data_set(
         tmp_path / "a", takes=1, train_voices="f2", test_voices="m2", progress=False
@@ -76,7 +76,7 @@ def test_same_seed_same_bytes_whatever_else_is_made(folder, tmp_path):
 
 @needs_espeak
 def test_no_voice_of_the_test_sounds_in_the_training():
-    """By their sound, too: espeak-ng has some voices under two names."""
+    """Also by their sound, because espeak-ng has some voices under two names."""
     train, test = (
         {spoken_words.speak("yes", voice, "en-us", 50, 175).tobytes(): voice for voice in voices}
         for voices in (TRAIN_VOICES.split(), TEST_VOICES.split())
@@ -108,7 +108,7 @@ def test_wrong_voices_are_refused(tmp_path, options, message):
 
 @needs_espeak
 def test_a_full_folder_is_refused(folder):
-    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
+    with pytest.raises(FileExistsError, match="is not empty; give a new folder"):
         write(folder)
 
 
@@ -122,7 +122,7 @@ def test_a_missing_program_is_one_line(tmp_path):
 
 
 def commands():
-    """Those on top of the recipe that run Python, as argument lists."""
+    """The commands in the recipe's comments that run Python, as lists of arguments."""
     head = RECIPE.read_text().split("# Hardware:")[0].replace("# Command:", "#")
     script = "\n".join(line.removeprefix("#").strip() for line in head.splitlines())
     lines = re.split(r"\n(?=python |modeling-ast )", script)[1:]
@@ -140,7 +140,7 @@ def test_the_recipe_says_what_to_run():
 @pytest.mark.slow
 @needs_espeak
 def test_the_recipe_reaches_its_accuracy(tmp_path):
-    """scikit-learn judges the saved model on voices that it never heard."""
+    """scikit-learn computes the accuracy on voices that were not trained on."""
     for name in ("examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     todo = commands()
@@ -161,5 +161,5 @@ def test_the_recipe_reaches_its_accuracy(tmp_path):
     score = accuracy_score(truth, guesses)
     assert score >= 0.9
     metrics = json.loads((out / "metrics.json").read_text())
-    # Clips alone round otherwise than in batches: a tie may fall to the other side.
+    # Single clips round differently from batches, which may decide a tie differently.
     assert metrics["eval_accuracy"] == pytest.approx(score, abs=0.003)

@@ -1,4 +1,4 @@
-"""`modeling-ast stats`; torchaudio's Kaldi and numpy judge the numbers."""
+"""`modeling-ast stats`, against torchaudio's Kaldi and numpy."""
 
 import json
 
@@ -71,7 +71,7 @@ def test_it_prints_flags_for_finetune_and_lists_bad_clips(sounds, tiny_folder, t
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_bad_clips_are_one_line(sounds, tiny_folder, tmp_path, capsys, workers):
-    """Also where a worker finds it out, whose error torch puts behind a traceback."""
+    """Also if a worker raises the error, to which torch adds a traceback."""
     folder, _ = sounds
     (folder / "a" / "broken.wav").write_bytes(b"no sound")
     options = ("--data", folder, "--bad-clips", tmp_path / "bad.txt", "--num-workers", workers)

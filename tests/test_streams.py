@@ -1,4 +1,4 @@
-"""TrainingStream: each epoch has every clip once, in an order of its own."""
+"""TrainingStream: each epoch has every clip once, in a different order."""
 
 import datasets
 import pytest

@@ -41,5 +41,5 @@ def test_mean_and_deviation(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_has_not_ended(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit, match=r"error: no .*metrics.json; the run has not ended"):
+    with pytest.raises(SystemExit, match=r"error: there is no .*metrics.json, .* finished run"):
         run(monkeypatch, capsys, tmp_path)

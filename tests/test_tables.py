@@ -1,4 +1,4 @@
-"""Tables as data sets, spreadsheets and people make them; each row is used or counted."""
+"""Tables from data sets, spreadsheets and people; each row is used or counted."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def load_checked(data, **options):
 
 @pytest.fixture
 def cars(tmp_path):
-    """car/car_0.wav to bus/bus_5.wav, and the lines of a table of them, without header."""
+    """Writes car/car_0.wav to bus/bus_5.wav; returns the rows of their table, without header."""
     lines = []
     for label in ("car", "bus"):
         for index in range(6):
@@ -130,7 +130,7 @@ def test_urban_sound_8k_as_released(tmp_path):
     assert report.used == {"train": 18, "test": 2}
     with pytest.raises(ValueError, match=r"has the 10 folds .*give --folds 10, or --fold-column"):
         load_checked(tmp_path, folds=5, eval_fold=1)
-    # Its own folds divide these recordings, which drawn ones do not.
+    # The data's own folds divide these recordings; drawn folds would not.
     with pytest.raises(ValueError, match="2 groups of --group-by 'fsID' are both in 'train' and"):
         load_checked(tmp_path, eval_fold=10, group_by="fsID")
     loaded, _, report = load_checked(
@@ -142,7 +142,7 @@ def test_urban_sound_8k_as_released(tmp_path):
 
 @pytest.fixture
 def fsd(tmp_path):
-    """FSD50K's layout: numbers for names, several labels in a cell, a vocabulary without header."""
+    """FSD50K's layout: numbers as names, several labels in a cell, a vocabulary without header."""
     truth = tmp_path / "FSD50K.ground_truth"
     truth.mkdir()
     for part, first in (("dev", 10), ("eval", 90)):
@@ -168,7 +168,7 @@ def test_fsd50k_as_released(fsd):
     _, classes, report = load_checked(fsd)
     assert len(classes) == 3 and report.used == {"train": 6, "test": 8}
     assert len(report.skipped) == 2  # the validation clips
-    # By MIDs too, and without the vocabulary.
+    # Also with MIDs, and without the vocabulary.
     loaded, _, _ = load_checked(fsd, label_column="mids")
     assert loaded.train["mids"][0] == ["/m/1", "/m/3"]
     (fsd / "FSD50K.ground_truth" / "vocabulary.csv").unlink()
@@ -228,7 +228,7 @@ def test_audio_sets_segments(tmp_path, comments):
 
 
 def test_a_segment_is_cut_out_of_a_whole_video_only(tmp_path):
-    """Each second of the video has a level of its own."""
+    """Each second of the video has a different level."""
     rows = [
         ("aaaaaaaaaaa", 2.0, "x"),
         ("bbbbbbbbbbb", 2.0, "y"),
@@ -267,7 +267,7 @@ def test_where_the_files_are(tmp_path):
     assert path_of("two").startswith("several files have this name: a/two.flac, b/two.wav")
     assert path_of("10") == "c/10.flac" and path_of("c/10.wav") == "c/10.wav"
     assert path_of("x.y") == "x.y.wav" and path_of("zip://a::b") == "zip://a::b"
-    # Another folder's file of that name may be another clip.
+    # A file with this name in another folder may be another clip.
     assert path_of("b/one.wav") == path_of("gone") == f"no such file in {tmp_path}"
     assert path_of("") == "row without a file name"
     assert FileFinder(tmp_path, prefix="/data").find("one").path == "/data/a/one.wav"
@@ -286,7 +286,7 @@ def test_rows_that_cannot_be_used_are_counted(cars):
     assert "ffmpeg -i NAME.m4a" in reasons[0] and "no such file in" in reasons[1]
     assert reasons[2:] == ["row without a label", "row without a file name"]
     assert report.missing_by_label == {"car": 1, "bus": 1}
-    warning, _ = report.warnings  # and that few clips are held out
+    warning, _ = report.warnings  # the other one: few clips are held out
     assert warning.startswith("1 files are in more than one row, 1 of them with different labels")
     assert "'car/car_1.wav'" in warning
     assert "missing by label: car 1; bus 1" in report.lines()
@@ -336,7 +336,7 @@ def test_several_labels_in_a_cell(cars, column, cells, wanted):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "sound,label\nx,y\n", r"columns \['sound', 'label'\], none of which is known"),
+        ("a.csv", "sound,label\nx,y\n", r"columns \['sound', 'label'\], but none with a usual"),
         ("a.csv", "file,label\n", "has no rows below its header"),
         ("a.csv", "", "has no rows below its header"),
         (
@@ -363,10 +363,10 @@ def test_several_labels_in_a_cell(cars, column, cells, wanted):
         (
             "a.jsonl",
             '{"file": "car/car_0.wav", "label": 1}\n{"file": "car/car_1.wav", "label": "x"}',
-            "values of several kinds in the column 'label'",
+            "values of several types in the column 'label'",
         ),
         ("a.csv", "YTID,start_seconds,end_seconds\na,b,c\n", "must have numbers in start_seconds"),
-        ("a.xlsx", "PK", "is no data set; give one of"),
+        ("a.xlsx", "PK", "is not a data set; give one of"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(cars, name, text, message):
@@ -380,7 +380,7 @@ def test_what_cannot_be_read_is_one_sentence(cars, name, text, message):
 def test_an_audio_root_that_is_none(cars):
     folder, lines = cars
     (folder / "all.csv").write_text("\n".join(["file,label", *lines]))
-    with pytest.raises(ValueError, match=r"--audio-root is 'nowhere', which is no folder here"):
+    with pytest.raises(ValueError, match=r"--audio-root is 'nowhere', which is not a folder on"):
         load_checked(folder / "all.csv", audio_root="nowhere", eval_share=0.5)
 
 
@@ -388,7 +388,7 @@ def test_a_metadata_table_as_datasets_has_it(cars):
     folder, lines = cars
     (folder / "metadata.csv").write_text("\n".join(["file_name,label", *lines[:4], *lines[6:9]]))
     assert load_checked(folder, eval_share=0.3)[2].found == 7
-    # A stray one: the folders are the labels.
+    # This table does not describe the data, so the folders are the labels.
     (folder / "metadata.csv").write_text("recorder,gain\nx,1\n")
     assert load_checked(folder, eval_share=0.3)[2].used == {"train": 8, "test": 4}
 
@@ -436,7 +436,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content, suffix):
 
 
 def check_read_or_refused(path):
-    """ValueError is what the commands turn into one line; anything else would be a traceback."""
+    """The commands turn a ValueError into one line; any other error would be a traceback."""
     arguments = DataArguments(str(path), eval_share=0.5)
     try:
         loaded = load(arguments)

@@ -1,4 +1,4 @@
-"""ASTTrainer: each of its arguments reaches Trainer; an interrupted run ends as an unbroken one."""
+"""ASTTrainer: each argument reaches Trainer, and a resumed run ends like an uninterrupted one."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ class MeanConfig(PreTrainedConfig):
 
 
 class MeanModel(PreTrainedModel):
-    """Mean over time, then one linear layer; it remembers what it was given."""
+    """Mean over time, then one linear layer; the model records its inputs."""
 
     config_class = MeanConfig
 
@@ -144,7 +144,7 @@ def test_waveforms_without_an_extractor_are_refused(tmp_path):
 
 
 def test_sharding_that_would_silently_not_happen_is_refused(tmp_path):
-    """accelerate shards over GPUs only; elsewhere it trains as if nothing had been asked."""
+    """accelerate shards only over GPUs; elsewhere it would silently train without FSDP."""
     arguments = TrainingArguments(tmp_path, fsdp="full_shard", use_cpu=True, report_to=[])
-    with pytest.raises(ValueError, match=r"shards over several GPUs only.*1 process\(es\) on cpu"):
+    with pytest.raises(ValueError, match=r"shards only over several GPUs.*1 process\(es\) on cpu"):
         ASTTrainer(MeanModel(MeanConfig()), arguments)

@@ -1,4 +1,4 @@
-"""clip_page and worst_clips. Judges: a browser that loads the page, Python's HTML parser,
+"""clip_page.py and worst_clips.py, against a browser that loads the page, an HTML parser and
 soundfile."""
 
 import base64
@@ -30,7 +30,7 @@ from modeling_ast.training.worst_clips import worst_page, write_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NAMES = ["kick", "snare", "tom", "bell"]
-# A stranger's text: markup, an attribute's end, direction marks, a bell, a line break.
+# A hostile text: markup, an attribute's end, direction marks, a bell, a line break.
 STRANGE = "<script>document.title='x'</script>\" onerror='x' &amp; \u202eab\x07c\nd/😀.wav"
 
 
@@ -41,7 +41,7 @@ def extractor():
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Twelve files, each a tone of its own, of a rate, length and loudness of its own."""
+    """Twelve files with different tones, rates, lengths and levels."""
     files = []
     for index in range(12):
         rate = (16000, 44100, 8000)[index % 3]
@@ -102,7 +102,7 @@ def test_the_page_has_the_worst_clips(sounds, extractor, exclusive):
     held_out = held_out_of(sounds, answers.targets, exclusive)
     page = worst_page(answers, held_out, extractor, 4, "a model")
     assert "The worst mistakes of 'a model'" in html.unescape(page.html)
-    assert "only the beginning is here, but its score is of the whole clip" in page.html
+    assert "only the beginning is played, but its score is that of the whole clip" in page.html
     elements = Elements(page.html)
     kinds = [("confused",)] if exclusive else [("false positive",), ("missed",)]
     expected = []
@@ -112,7 +112,7 @@ def test_the_page_has_the_worst_clips(sounds, extractor, exclusive):
     names = [attributes["aria-label"] for attributes in elements.of("audio")]
     assert names == [f"Play {sounds[clip]}" for clip in expected]
     assert page.num_clips == 4 and not page.is_full
-    # The sound is the file's, mono, at the model's rate, cut to its length.
+    # The sound is that of the file, mono, at the model's rate, cut to the model's length.
     for clip, (samples, rate) in zip(expected, sounds_of(page), strict=True):
         whole, own_rate = soundfile.read(sounds[clip])
         seconds = min(len(whole) / own_rate, extractor.max_samples / 16000)
@@ -141,7 +141,7 @@ def test_nothing_of_a_stranger_is_markup(extractor):
     assert "cannot be played: " in elements.text
     (policy,) = [x["content"] for x in elements.of("meta") if "http-equiv" in x]
     assert "default-src 'none'" in policy and "script" not in policy
-    # Nothing is fetched.
+    # Nothing is loaded from elsewhere.
     for _, attributes in elements.found:
         assert attributes.get("src", "data:").startswith("data:") and "href" not in attributes
     assert "url(" not in page.html and "@import" not in page.html
@@ -159,10 +159,10 @@ def test_the_size_is_bounded(extractor):
 
     page = write_page("t", [], [PageSection("", clips())], extractor, max_bytes=250_000)
     assert page.is_full and 1 <= page.num_clips < 9 and len(page.html) < 260_000
-    assert "More clips would need over 0.25 MB" in page.html
+    assert "Some clips are left out, as the page would exceed 0.25 MB" in page.html
     assert len(read) == page.num_clips + 1
     quiet = write_page("t", [], [PageSection("", clips())], extractor)
-    assert quiet.num_clips == 9 and "More clips" not in quiet.html
+    assert quiet.num_clips == 9 and "Some clips are left out" not in quiet.html
 
 
 def test_loud_and_silent_clips(extractor):
@@ -198,7 +198,7 @@ def test_the_table(sounds, tmp_path):
             assert float(row["score"]) == pytest.approx(mistake.score, abs=1e-6)
 
 
-# Looks into the page from outside: the page itself runs no script.
+# Reads the page from outside, because the page itself runs no script.
 WATCHER = """<!DOCTYPE html><title>watcher</title>
 <iframe src="page.html" width="WIDTH" height="800"></iframe>
 <script>
@@ -242,7 +242,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 
 def in_chromium(html, folder, width, *flags):
-    """What a browser makes of the page in a window of that width."""
+    """The state of the page in a browser window of this width."""
     (folder / "page.html").write_text(html, encoding="utf-8")
     (folder / "watcher.html").write_text(WATCHER.replace("WIDTH", str(width)))
     handler = type("Handler", (Server,), {"done": threading.Event()})
@@ -264,7 +264,7 @@ def in_chromium(html, folder, width, *flags):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_the_page_in_chromium(sounds, extractor, tmp_path):
-    """At 400 pixels: each player knows its length, each picture is decoded, nothing sticks out."""
+    """At 400 pixels players know their lengths, pictures are decoded, and nothing overflows."""
     answers = answers_of(sounds, False)
     names = [f"{STRANGE}{'long' * 30}{index}" for index in range(len(sounds))]
     named = Answers(answers.scores, answers.targets, NAMES, False, names)

@@ -1,4 +1,4 @@
-"""Other models' checkpoints become AST: state dict in, state dict out.
+"""Converts checkpoints of other models to AST: state dict in, state dict out.
 
     from modeling_ast import ASTForAudioClassification
     from modeling_ast.conversion import convert_deit, deit_config, read_source
@@ -9,7 +9,7 @@
     model.load_state_dict(convert_deit(source.weights, config, source_config=source.config))
 
 `deit_conversion`, `original_conversion` and `average_checkpoints` return a `Conversion`, which also
-has the table of what happened to each weight, and is saved with `conversion.save(folder)`.
+has a table of what happened to each weight. `conversion.save(folder)` saves it.
 """
 
 from .averaging import WeightMean, average_checkpoints

@@ -1,6 +1,6 @@
 """A ViT's weights and config.json -> the fields of ASTConfig that describe its network.
 
-Names are ours (see key_maps.py). Where shapes and config.json differ, the shapes are right.
+Names of weights are ours (see key_maps.py). If shapes and config.json differ, the shapes decide.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from ..configuration_ast import ASTConfig
 from .key_maps import CLS, DISTILLATION, KERNEL, POSITIONS, ConversionError
 
-# Heads of the DeiT and ViT of each published width; weights do not show them.
+# Published width of DeiT and ViT -> number of attention heads, which weights do not show.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-# timm and the authors trained with it; transformers' DeiT and ViT, whose default is 1e-12, carry
-# the same weights. The authors' head has 1e-5: their logits differ by about 1e-5.
+# timm and the authors trained with 1e-6; transformers' DeiT and ViT have the same weights but the
+# default 1e-12. The authors' head uses 1e-5, so that their logits differ by about 1e-5.
 LAYER_NORM_EPS = 1e-6
 TRANSFORMERS_EPS = 1e-12
 
@@ -28,12 +28,12 @@ def read_architecture(
     source_config: Mapping[str, Any],
     num_attention_heads: int | None = None,
 ) -> dict[str, Any]:
-    """Width, depth, heads and the rest of the network.
+    """Width, depth, number of heads and the other fields of the network.
 
     Args:
-        weights: Renamed and qkv split.
+        weights: With our names, and qkv split.
         source_config: config.json of transformers or timm, or empty.
-        num_attention_heads: Needed where neither source_config nor a usual width shows it.
+        num_attention_heads: Needed if neither source_config nor a usual width shows it.
     Raises:
         ConversionError: The number of heads is unknown, or a tensor is missing.
     """
@@ -43,9 +43,9 @@ def read_architecture(
     heads = num_attention_heads or stated or HEADS.get(width)
     if heads is None:
         raise ConversionError(
-            f"neither weights nor config.json show how many attention heads this model of width "
-            f"{width} has (known widths: {', '.join(map(str, HEADS))}); give num_attention_heads "
-            f"(--num-attention-heads N)"
+            f"neither the weights nor config.json show how many attention heads this model of "
+            f"width {width} has (known widths: {', '.join(map(str, HEADS))}); give "
+            f"num_attention_heads (--num-attention-heads N)"
         )
     numbers = [re.match(r"layers\.(\d+)\.", name) for name in weights]
     eps = source_config.get("layer_norm_eps", TRANSFORMERS_EPS)
@@ -65,7 +65,7 @@ def find_source_grid(
     source_config: Mapping[str, Any],
     given: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
-    """The (rows, columns) of patches that a picture model's position table was learned for.
+    """The grid (rows, columns) of patches that an image model's position table was learned for.
 
     Raises:
         ConversionError: There is no table or no CLS token, `given` does not fit the table, or
@@ -73,13 +73,13 @@ def find_source_grid(
     """
     if CLS not in weights:
         raise ConversionError(
-            "the model has no CLS token but pools its patches, which AST cannot; choose a plain "
+            "the model has no CLS token but pools its patches, which AST cannot do; choose a plain "
             "DeiT or ViT with a CLS token"
         )
     if POSITIONS not in weights:
         raise ConversionError(
-            "the model has no learned positions, which AST adds to its patches; choose a plain "
-            "DeiT or ViT with a position table"
+            "the model has no learned positions, which AST needs; choose a plain DeiT or ViT with "
+            "a position table"
         )
     prefix = 2 if DISTILLATION in weights else 1
     count = need(weights, POSITIONS, 3).shape[1] - prefix
@@ -88,7 +88,7 @@ def find_source_grid(
         return stated
     side = math.isqrt(max(count, 0))
     if given or side * side != count:
-        grid = "no square grid has"
+        grid = "no square grid has this number"
         if given:
             grid = f"a source grid of {given[0]} x {given[1]} has another number"
         raise ConversionError(
@@ -102,17 +102,17 @@ def need(weights: Mapping[str, Tensor], name: str, ndim: int) -> Tensor:
     """`weights[name]`, which has `ndim` axes.
 
     Raises:
-        ConversionError: It is missing, or has another number of axes.
+        ConversionError: The tensor is missing, or has another number of axes.
     """
     if name not in weights:
         raise ConversionError(
             f"the checkpoint has no {name}, which every DeiT and ViT has; it is incomplete or of "
-            f"another family"
+            f"another family, so choose another checkpoint"
         )
     if weights[name].ndim != ndim:
         raise ConversionError(
             f"{name} has shape {tuple(weights[name].shape)} but must have {ndim} axes; the model "
-            f"is of another family"
+            f"is of another family, so choose another checkpoint"
         )
     return weights[name]
 

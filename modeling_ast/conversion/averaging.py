@@ -1,7 +1,7 @@
 """The mean of the weights of several AST checkpoints: epochs of one run, or several seeds.
 
-Memory holds the sum and one checkpoint, however many there are. Follows Gong et al. 2021,
-section 3.1, and the authors' egs/audioset/run.sh, which averages the last epochs.
+Only the sum and one checkpoint are in memory at a time. Follows Gong et al. 2021, section 3.1, and
+the authors' egs/audioset/run.sh, which averages the last epochs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .key_maps import (
 )
 from .result import Conversion, build_config, complete
 
-# Fields that must be equal in all configs, and that no tensor's shape shows.
+# Fields that must be equal in all configs, because no tensor's shape shows them.
 SAME_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "num_mel_bins")
 GRID_FIELDS = ("max_length", "frequency_stride", "time_stride")
-# Fields that must be equal in all extractors, with the value of an extractor that states none.
+# Fields that must be equal in all extractors -> the value of an extractor that does not state it.
 EXTRACTOR_FIELDS = {
     **dict.fromkeys(("sampling_rate", "num_mel_bins", "do_normalize", "mean", "std")),
     "padding": "max_length",
@@ -44,10 +44,10 @@ EXTRACTOR_FIELDS = {
 
 
 class WeightMean:
-    """The mean of state dicts, one after the other, so that only one is held beside the sum.
+    """The mean of state dicts, which are added one after the other to save memory.
 
-    Floating-point values are summed up in float32 on the CPU; of others (counters) the last ones
-    are kept.
+    Floating-point values are summed in float32 on the CPU. Other values (counters) are not
+    averaged: those of the last state dict are kept.
     """
 
     def __init__(self):
@@ -61,13 +61,13 @@ class WeightMean:
         """Adds a state dict.
 
         Args:
-            weights: With the names and shapes of the first one.
-            share: How much it counts, compared with the others.
+            weights: With the names and shapes of the first state dict.
+            share: Its weight in the mean, relative to the others.
         Raises:
             ValueError: Names or shapes differ, or `share` is negative or not finite.
         """
         if not (math.isfinite(share) and share >= 0):
-            raise ValueError(f"share is {share}; it must be 0 or more")
+            raise ValueError(f"share is {share}; it must be a finite number of 0 or more")
         if self.count == 0:
             self._dtypes = {name: tensor.dtype for name, tensor in weights.items()}
             self._sums = {name: _zeros(tensor) for name, tensor in weights.items()}
@@ -78,7 +78,7 @@ class WeightMean:
             )
         for name, total in self._sums.items():
             value = weights[name]
-            # Sharded by FSDP: all processes give their part.
+            # A tensor sharded by FSDP is gathered from all processes.
             value = value.full_tensor() if hasattr(value, "full_tensor") else value
             if total.is_floating_point():
                 total.add_(value.to(total), alpha=share)
@@ -91,7 +91,7 @@ class WeightMean:
         """The mean, on the CPU.
 
         Args:
-            dtype: Of floating-point values; by default that of the first state dict.
+            dtype: Type of floating-point values; by default that of the first state dict.
         Raises:
             ValueError: Nothing was added, or all shares are 0.
         """
@@ -105,7 +105,7 @@ class WeightMean:
         }
 
     def save(self, file: str | Path) -> None:
-        """Writes the sums, to go on from later."""
+        """Writes the sums, so that more state dicts can be added later."""
         types = {name: str(dtype).removeprefix("torch.") for name, dtype in self._dtypes.items()}
         sums = {name: total.contiguous() for name, total in self._sums.items()}
         numbers = {"count": str(self.count), "sum_of_shares": repr(self._sum_of_shares)}
@@ -118,7 +118,7 @@ class WeightMean:
         with safe_open(file, "pt") as content:
             types = content.metadata()
             loaded.count = int(types.pop("count"))
-            # Files of version 0.1.0 have no shares: each state dict counts 1.
+            # Files of version 0.1.0 have no shares; each state dict had the share 1.
             loaded._sum_of_shares = float(types.pop("sum_of_shares", loaded.count))
             names = content.keys()
             loaded._sums = {name: content.get_tensor(name) for name in names}
@@ -142,11 +142,11 @@ def average_checkpoints(
 
     Args:
         checkpoints: Directories as save_pretrained writes them, or Hub ids; at least two.
-        weights: How much each counts; equal by default.
-        refit_grid: Whether position tables of other grids are fitted to the first one's.
+        weights: Weight of each checkpoint in the mean; equal by default.
+        refit_grid: Whether position tables of other grids are fitted to the first one's grid.
     Returns:
         The mean in float32, with the config of the first checkpoint and the extractor of the first
-        one that has one. `build_model()` gives the model and `save(folder)` writes it.
+        checkpoint that has one. `build_model()` builds the model, and `save(folder)` writes it.
     Raises:
         ConversionError: The checkpoints differ in more than their weights, or one cannot be read.
     Source: the authors' src/traintest.py (`validate_wa`).
@@ -169,7 +169,7 @@ def average_checkpoints(
             mean.add(state_dict, share)
         except ValueError as error:
             raise ConversionError(f"{checkpoint} does not fit {checkpoints[0]}: {error}") from error
-        # Otherwise this one would stay in memory while the next is read.
+        # Otherwise it would stay in memory while the next one is read.
         del state_dict
     after = mean.mean(torch.float32)
     return complete(configs[0], before, after, {}, grid, extractor, same="averaged")
@@ -190,7 +190,7 @@ def _read(checkpoint: str | Path, config: ASTConfig, grid: tuple[int, int]) -> W
 
 
 def _outline(weights: Weights) -> Weights:
-    """The shapes of a checkpoint, and of its tensors only what the picture shows."""
+    """The shapes of a checkpoint, and the values of only those tensors that the picture shows."""
     shown = {
         name: need(weights, name, ndim).clone() for name, ndim in ((KERNEL, 4), (POSITIONS, 3))
     }
@@ -201,12 +201,13 @@ def read_shares(weights: Sequence[float] | None, count: int) -> list[float]:
     """Weights -> shares that add up to 1.
 
     Raises:
-        ConversionError: There are not `count`, or one is negative or not finite, or all are 0.
+        ConversionError: The number is not `count`, one is negative or not finite, or all are 0.
     """
     weights = [1.0] * count if weights is None else weights
     if len(weights) != count:
         raise ConversionError(
-            f"there are {len(weights)} weights (--weights) but {count} checkpoints; give one each"
+            f"there are {len(weights)} weights (--weights) but {count} checkpoints; give one for "
+            f"each"
         )
     if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
         raise ConversionError(
@@ -221,7 +222,7 @@ def read_config(checkpoint: str | Path) -> ASTConfig:
     Args:
         checkpoint: A directory or a Hub id.
     Raises:
-        ConversionError: There is none, or it is of another model.
+        ConversionError: There is no config.json, or it is of another kind of model.
     """
     path = find_file(checkpoint, "config.json")
     if path is None:
@@ -243,7 +244,8 @@ def check_same_models(
     """Refuses, by name, checkpoints that differ from the first in more than their weights.
 
     Raises:
-        ConversionError: Labels, a field or the grid differ; the latter unless `refit_grid`.
+        ConversionError: Labels, a field or the grid differ; other grids are allowed if
+            `refit_grid`.
     """
     first = configs[0]
     for checkpoint, config in zip(checkpoints[1:], configs[1:]):
@@ -281,7 +283,7 @@ def read_extractor(checkpoints: Sequence[str | Path]) -> ASTFeatureExtractor | N
     """The extractor of the first checkpoint that has one.
 
     Raises:
-        ConversionError: Two of them would show the model different numbers for a clip.
+        ConversionError: Two extractors would give the model different features of a clip.
     """
     first: tuple[str | Path, Path, dict[str, Any]] | None = None
     for checkpoint in checkpoints:
@@ -295,7 +297,7 @@ def read_extractor(checkpoints: Sequence[str | Path]) -> ASTFeatureExtractor | N
             if given != wanted:
                 raise ConversionError(
                     f"{name} of the extractor is {given} in {checkpoint} but {wanted} in "
-                    f"{first[0]}; average models trained on equal input"
+                    f"{first[0]}; average models that were trained on the same features"
                 )
     return ASTFeatureExtractor.from_pretrained(first[1].parent) if first else None
 

@@ -13,7 +13,7 @@ from ..labels import printable
 from .report import format_table
 from .result import Conversion
 
-# These lines are the same in the card of every model of this package.
+# Metadata in the card of every model of this package.
 METADATA = {
     "pipeline_tag": "audio-classification",
     "library_name": "transformers",
@@ -21,8 +21,8 @@ METADATA = {
 }
 
 
-# Characters that begin something in Markdown, in HTML or in a formula. A backslash before such a
-# character makes it plain text.
+# Characters with a meaning in Markdown, HTML or formulas. A backslash before such a character makes
+# it plain text.
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~$&!]")
 
 
@@ -30,9 +30,9 @@ class Origin(NamedTuple):
     """Where the weights of a conversion come from."""
 
     name: str
-    base_model: str | None  # on the Hub
+    base_model: str | None  # its name on the Hub
     license: str
-    how: str  # a sentence or two
+    how: str  # one or two sentences on how it was converted
 
 
 def write_card(title: str, metadata: Mapping[str, Any], sections: Iterable[str]) -> str:
@@ -41,8 +41,8 @@ def write_card(title: str, metadata: Mapping[str, Any], sections: Iterable[str])
     Args:
         title: The heading.
         metadata: Arguments of huggingface_hub's `ModelCardData`, such as `license`, `base_model`
-            and `eval_results`; those that every model of this package has are added.
-        sections: Of Markdown.
+            and `eval_results`; `METADATA` is added.
+        sections: Texts in Markdown.
     Returns:
         The text of README.md.
     """
@@ -52,7 +52,7 @@ def write_card(title: str, metadata: Mapping[str, Any], sections: Iterable[str])
 
 
 def markdown_text(text: object) -> str:
-    """A text as Markdown and HTML show it, whatever it holds: no link, tag, formula or emphasis."""
+    """Escapes a text for Markdown and HTML, so that it cannot hold links, tags or formulas."""
     return _MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
@@ -60,9 +60,9 @@ def write_conversion_card(conversion: Conversion, origin: Origin, command: Seque
     """The model card of a conversion: its source, its size, and what happened to each weight.
 
     Args:
-        conversion: What is saved beside the card.
-        origin: Of its weights.
-        command: The words of the command that made it.
+        conversion: The conversion that is saved beside the card.
+        origin: Where its weights come from.
+        command: The words of the command that converted it.
     """
     config = conversion.config
     rows, columns = config.patch_grid()

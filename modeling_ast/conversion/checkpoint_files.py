@@ -36,7 +36,7 @@ from safetensors.torch import load_file
 from ..errors import one_line
 from .key_maps import ConversionError, Weights, unwrap
 
-# In the order of preference: safetensors cannot run code and is read without a copy.
+# In the order of preference: safetensors cannot run code and is read without copying.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -52,7 +52,7 @@ class Source(NamedTuple):
 
     weights: Weights
     config: dict[str, Any]  # config.json, empty for a single file
-    repo: str | None = None  # the Hub id, if it came from there
+    repo: str | None = None  # the Hub id, if it came from the Hub
     card: Mapping[str, Any] = MappingProxyType({})  # metadata of its README.md
 
 
@@ -63,7 +63,7 @@ def read_source(source: str | Path) -> Source:
         source: Path of a directory, of a .safetensors or of a PyTorch file, or a Hub id such as
             facebook/deit-base-distilled-patch16-384.
     Raises:
-        ConversionError: It does not exist, cannot be read, or is no checkpoint.
+        ConversionError: The source does not exist, cannot be read, or is not a checkpoint.
     """
     path = Path(source)
     if path.is_file():
@@ -75,11 +75,11 @@ def read_source(source: str | Path) -> Source:
 
 
 def find_file(source: str | Path, name: str) -> Path | None:
-    """A file of a directory or of a model on the Hub, or None where there is no such file.
+    """The path of a file in a directory or in a model on the Hub, or None if it does not exist.
 
     Args:
         source: Path of a directory, or a Hub id.
-        name: Of the file.
+        name: Name of the file.
     Raises:
         ConversionError: There is no such directory or model, or the Hub cannot be reached.
     """
@@ -90,7 +90,7 @@ def find_file(source: str | Path, name: str) -> Path | None:
 
 
 def read_card(source: str | Path) -> Mapping[str, Any]:
-    """The metadata of a model card; empty where there is none, or it cannot be read."""
+    """The metadata of a model card; empty if there is no card, or it cannot be read."""
     try:
         card = find_file(source, "README.md")
         return (metadata_load(card) if card else None) or {}
@@ -99,7 +99,7 @@ def read_card(source: str | Path) -> Mapping[str, Any]:
 
 
 def download(repo: str, name: str, repo_type: str = "model") -> Path | None:
-    """A file of the Hub, or None where the repository has no such file.
+    """The local path of a file of the Hub, or None if the repository has no such file.
 
     Raises:
         ConversionError: The Hub cannot be reached, or has no such repository that this user may
@@ -110,7 +110,7 @@ def download(repo: str, name: str, repo_type: str = "model") -> Path | None:
     except RemoteEntryNotFoundError:
         return None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        # Offline, only the cache knows whether the file exists at all.
+        # Without a connection, only the cache knows whether the file exists.
         if try_to_load_from_cache(repo, name, repo_type=repo_type) is _CACHED_NO_EXIST:
             return None
         raise ConversionError(
@@ -123,7 +123,8 @@ def read_weights(path: str | Path) -> Weights:
     """The state dict in a .safetensors or PyTorch file.
 
     Raises:
-        ConversionError: It is damaged, no checkpoint, or a pickle that would run code.
+        ConversionError: The file is damaged, is not a checkpoint, or is a pickle that would run
+            code.
     """
     path = Path(path)
     try:
@@ -149,7 +150,7 @@ def _unwrap_file(path: Path, checkpoint: Any) -> Weights:
     try:
         return unwrap(checkpoint)
     except ConversionError as error:
-        raise ConversionError(f"{path} is no checkpoint: {error}") from error
+        raise ConversionError(f"{path} is not a checkpoint: {error}") from error
 
 
 def _hub_id(source: str | Path) -> str:
@@ -175,31 +176,33 @@ def _read_folder(source: str | Path) -> Weights:
         return read_weights(weights_file)
     weight_map = read_json(weights_file).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ConversionError(f"{weights_file} has no weight_map; restore it")
+        raise ConversionError(f"{weights_file} has no weight_map; get the file again")
     weights: Weights = {}
     for shard in sorted(set(weight_map.values())):
         path = find_file(source, shard)
         if path is None:
             raise ConversionError(
-                f"{source} has no {shard}, which {weights_file.name} lists; get it again"
+                f"{source} has no {shard}, which {weights_file.name} lists; get this file again"
             )
         weights |= read_weights(path)
     return weights
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """The object in a JSON file.
 
     Raises:
-        ConversionError: It does not.
+        ConversionError: The file cannot be read, or does not hold an object.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConversionError(f"{path} is no JSON ({one_line(error)}); restore it") from error
+        raise ConversionError(
+            f"{path} is not valid JSON ({one_line(error)}); get the file again"
+        ) from error
     if not isinstance(content, dict):
         raise ConversionError(
-            f"{path} holds a {type(content).__name__} but must hold an object; restore it"
+            f"{path} holds a {type(content).__name__} but must hold an object; get the file again"
         )
     return content
 
@@ -219,21 +222,22 @@ def _load_safetensors(path: Path) -> Weights:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ConversionError(
-            f"{path} is truncated or no safetensors file ({one_line(error)}); get it again"
+            f"{path} is truncated or not a safetensors file ({one_line(error)}); get it again"
         ) from error
 
 
 def _load_pickle(path: Path) -> Any:
     try:
-        # Memory-mapped, as far as the format (a zip since PyTorch 1.6) allows it.
+        # Memory-mapped if the format allows it (a zip file, since PyTorch 1.6).
         return torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ConversionError(
-                f"{path} was refused: it would run {wanted[1]}, which no weights need; if you "
-                f"trust it, load it elsewhere, save its state dict alone and convert that"
+                f"{path} was refused, because it would run {wanted[1]}, which weights do not need; "
+                f"if you trust the file, load it yourself, save only its state dict and convert "
+                f"that"
             ) from error
         raise _damaged(path, error) from error
     # A damaged pickle raises any exception: IndexError, AssertionError, AttributeError, ...
@@ -242,9 +246,11 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> ConversionError:
-    # The class of the error is named too: the message of a KeyError is only the key.
+    # With the class of the error, because the message of a KeyError is only the key.
     reason = f"{type(error).__name__}: {one_line(error)}"
-    return ConversionError(f"{path} is truncated or no PyTorch checkpoint ({reason}); get it again")
+    return ConversionError(
+        f"{path} is truncated or not a PyTorch checkpoint ({reason}); get it again"
+    )
 
 
 __all__ = [

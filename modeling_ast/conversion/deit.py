@@ -1,6 +1,6 @@
-"""Turns a DeiT or ViT trained on pictures into an AST for sounds: state dict in, state dict out.
+"""Turns a DeiT or ViT trained on images into an AST for sounds: state dict in, state dict out.
 
-The patch kernel becomes one-channel, the position grid is cut or interpolated, the head is fresh.
+The patch kernel gets one channel, the position grid is cut or interpolated, and the head is new.
 Follows Gong et al. 2021, section 2.2, and the authors' src/models/ast_models.py.
 """
 
@@ -36,7 +36,7 @@ from .result import Conversion, build_config, complete
 
 logger = logging.get_logger(__name__)
 
-# The paper's: patches of 16 overlap by 6.
+# The paper's stride: patches of 16 overlap by 6.
 STRIDE = 10
 
 
@@ -56,18 +56,18 @@ def convert_deit(
         model.load_state_dict(convert_deit(weights, config))
 
     Args:
-        weights: Of timm, facebookresearch or transformers, with any head, as `torch.load` or
-            `read_weights` returns them; or what `rename_deit` returned.
-        config: Of the AST; by default `deit_config(weights, source_config)`. Make it with
-            `deit_config`: weights do not show the number of heads and the epsilon.
+        weights: The weights of timm, facebookresearch or transformers, with any head, as
+            `torch.load` or `read_weights` returns them; or the result of `rename_deit`.
+        config: The config of the AST; by default `deit_config(weights, source_config)`. Make it
+            with `deit_config`, because weights do not show the number of heads and the epsilon.
         source_config: The model's config.json, if it has one.
-        source_grid: (rows, columns) of the source's patches, where they are not square.
+        source_grid: (rows, columns) of the source's patches, if the grid is not square.
         channel_reduction: "mean" or "sum" of the colours' kernels.
     Returns:
-        The state dict of `ASTForAudioClassification(config)`, in float32; what did not change
-        shares the memory of `weights`. The head is fresh, and always the same.
+        The state dict of `ASTForAudioClassification(config)`, in float32; tensors that did not
+        change share the memory of `weights`. The head has new weights, which are always the same.
     Raises:
-        ConversionError: The model is no plain ViT, is incomplete, or does not fit `config`.
+        ConversionError: The model is not a plain ViT, is incomplete, or does not fit `config`.
     Source: Gong et al. 2021, section 2.2; channels and positions as in the authors'
         src/models/ast_models.py.
     """
@@ -97,13 +97,14 @@ def deit_config(
 
     Args:
         weights, source_config: See `convert_deit`.
-        patch_size: (frequency, time); by default the source's. The kernel is resampled to another.
-        max_length, num_mel_bins: Frames and mel bins of the input.
-        frequency_stride, time_stride: 10 by default, or the patch where that is smaller.
-        labels: How many, or their names by index.
-        num_attention_heads: Needed for a width that DeiT and ViT never had.
+        patch_size: (frequency, time); by default the source's. For another size the kernel is
+            resampled.
+        max_length, num_mel_bins: Number of frames and of mel bins of the input.
+        frequency_stride, time_stride: By default 10, or the size of the patch if that is smaller.
+        labels: The number of labels, or index -> name.
+        num_attention_heads: Needed for a width that no published DeiT or ViT has.
     Raises:
-        ConversionError: The model is no plain ViT, is incomplete, or the numbers do not fit.
+        ConversionError: The model is not a plain ViT, is incomplete, or the numbers do not fit.
     """
     source_config = source_config or {}
     ours = rename_deit(weights, source_config).weights
@@ -127,7 +128,7 @@ def deit_conversion(
     source_grid: tuple[int, int] | None = None,
     channel_reduction: str = "mean",
 ) -> Conversion:
-    """As `convert_deit`, with what the table, the picture and the card show.
+    """As `convert_deit`, with everything that the table, the picture and the card show.
 
     Args:
         weights, config, source_config, source_grid, channel_reduction: See `convert_deit`.
@@ -154,12 +155,12 @@ def deit_conversion(
 def rename_deit(
     weights: Mapping[str, Tensor] | Renamed, source_config: Mapping[str, Any] | None = None
 ) -> Renamed:
-    """A DeiT or ViT under our names, qkv split: the first step of the functions above.
+    """A DeiT or ViT under our names, with qkv split: the first step of the functions above.
 
-    They take its result in the place of `weights`, so that it is done once for several of them.
+    They accept its result instead of `weights`, so that several of them can share this step.
 
     Raises:
-        ConversionError: The model is no plain ViT, or holds a parameter that is not known.
+        ConversionError: The model is not a plain ViT, or has an unknown parameter.
     """
     if isinstance(weights, Renamed):
         return weights
@@ -173,11 +174,11 @@ def refuse_ast(weights: Mapping[str, Tensor], source_config: Mapping[str, Any]) 
     """Refuses a model that is an AST already.
 
     Raises:
-        ConversionError: It is one.
+        ConversionError: The model is an AST.
     """
     if any(name.endswith("mlp_head.1.weight") for name in weights):
         raise ConversionError(
-            "this is an AST of the authors and no DeiT; convert it with convert_original "
+            "this is an AST of the authors, not a DeiT; convert it with convert_original "
             "(modeling-ast convert-original)"
         )
     if (
@@ -191,9 +192,9 @@ def refuse_ast(weights: Mapping[str, Tensor], source_config: Mapping[str, Any]) 
 
 
 def add_distillation_token(weights: Weights) -> Weights:
-    """Gives a model without distillation token a copy of CLS and of its position.
+    """Gives a model without a distillation token a copy of the CLS token and of its position.
 
-    The result has the two prefix tokens that AST has everywhere.
+    The result has the two prefix tokens that every AST has.
     """
     if DISTILLATION in weights:
         return weights
@@ -208,8 +209,8 @@ def add_distillation_token(weights: Weights) -> Weights:
 def reduce_channels(kernel: Tensor, how: str) -> Tensor:
     """(D, channels, P, P) -> (D, 1, P, P).
 
-    The paper averages the colours' kernels; the authors' released code sums them, which equals
-    feeding the spectrogram to all three.
+    The paper averages the colours' kernels. The authors' released code sums them, which is the same
+    as feeding the spectrogram to all three colours.
     """
     if how not in ("mean", "sum"):
         raise ConversionError(f"channel_reduction is {how!r}; it must be mean or sum")
@@ -219,8 +220,8 @@ def reduce_channels(kernel: Tensor, how: str) -> Tensor:
 def resample_kernel(kernel: Tensor, patch: tuple[int, int]) -> Tensor:
     """Fits a patch kernel to another patch, so that a resized picture gives the same embeddings.
 
-    With B the matrix that resizes a patch bilinearly, the new kernel is pinv(B^T) w: exact where
-    the patch grows, the least-squares fit where it shrinks.
+    Let B be the matrix that resizes a patch bilinearly and w the old kernel. The new kernel is
+    pinv(B^T) w: exact if the patch grows, a least-squares fit if it shrinks.
 
     Args:
         kernel: (D, 1, P, P).
@@ -232,7 +233,7 @@ def resample_kernel(kernel: Tensor, patch: tuple[int, int]) -> Tensor:
     old = tuple(kernel.shape[2:])
     if old == tuple(patch):
         return kernel
-    # float64: the pseudo-inverse of a matrix that shrinks amplifies rounding.
+    # In float64, because the pseudo-inverse of a shrinking matrix amplifies rounding errors.
     pixels = torch.eye(old[0] * old[1], dtype=torch.float64).view(-1, 1, *old)
     resize = F.interpolate(pixels, patch, mode="bilinear", align_corners=False).flatten(1)  # B^T
     kernel64 = kernel.double().flatten(2)  # (D, 1, P * P)
@@ -247,7 +248,7 @@ def fit_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> 
 
 
 def fresh_head(config: ASTConfig) -> Weights:
-    """The classifier as the model itself would draw it, but always the same."""
+    """A new classifier, drawn as the model itself does, but with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     size = (config.num_labels, config.hidden_size)
     dense = torch.empty(size).normal_(std=config.initializer_range, generator=generator)

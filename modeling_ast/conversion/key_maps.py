@@ -1,8 +1,8 @@
 """Foreign parameter names -> ours, as data, and the pure steps that apply them.
 
-Every step takes a state dict and returns a new one; none opens a file. "Ours" are the names of
-`modeling_ast.ASTModel`, which are those of transformers 5. In the tables `#` stands for the number
-of a layer and a trailing `*` for anything (weight or bias, mostly).
+Every step takes a state dict and returns a new one; no step opens a file. "Our" names are those of
+`modeling_ast.ASTModel` and of transformers 5. In the tables `#` stands for the number of a layer
+and a trailing `*` for anything (mostly weight or bias).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 
-# The parameters that a conversion changes, by name.
+# Names of the parameters that a conversion changes.
 CLS = "embeddings.cls_token"
 DISTILLATION = "embeddings.distillation_token"
 KERNEL = "embeddings.patch_embeddings.projection.weight"
@@ -30,10 +30,10 @@ class ConversionError(ValueError):
 
 
 class Renamed(NamedTuple):
-    """A foreign model under our names, qkv split; its numbers are as they were."""
+    """A foreign model under our names, with qkv split; no values have changed."""
 
-    weights: Weights  # the encoder's have no prefix
-    dropped: Weights  # heads for pictures, which are not carried, under their old names
+    weights: Weights  # the encoder's names have no prefix
+    dropped: Weights  # image heads, which are left out, under their old names
 
 
 # facebookresearch/deit and timm; the authors' AST holds one of these under "v.".
@@ -50,7 +50,7 @@ TIMM = {
     "blocks.#.mlp.fc2.*": "layers.#.mlp.fc2.*",
     "norm.*": "layernorm.*",
 }
-# transformers 4, and every file that any transformers saves.
+# transformers 4, and the files that every version of transformers saves.
 TRANSFORMERS_FILE = {
     "embeddings.cls_token": "embeddings.cls_token",
     "embeddings.distillation_token": "embeddings.distillation_token",
@@ -80,15 +80,16 @@ TRANSFORMERS_MODULE = {
     "layernorm.*": "layernorm.*",
 }
 LAYOUTS = (TIMM, TRANSFORMERS_FILE, TRANSFORMERS_MODULE)
-# Heads for sounds are converted too.
+# Heads for sounds are converted, too.
 AUTHORS_HEAD = {"mlp_head.0.*": "classifier.layernorm.*", "mlp_head.1.*": "classifier.dense.*"}
 AST_HEAD = {"classifier.layernorm.*": "classifier.layernorm.*"}
 AST_HEAD["classifier.dense.*"] = "classifier.dense.*"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Written in front of every name by DataParallel, by torch.compile, or by a class with a head.
+# Prefixes of all names, from DataParallel and torch.compile.
 WRAPPERS = ("module.", "_orig_mod.")
+# Prefixes of the encoder's names in classes with a head.
 BACKBONES = ("deit.", "vit.", "v.", ENCODER)
-# Heads for pictures: they are left out, because they are of no use for sounds.
+# Image heads, which are left out because they are of no use for sounds.
 PICTURE_HEADS = (
     "head.*",
     "head_dist.*",
@@ -101,7 +102,7 @@ PICTURE_HEADS = (
     "mask_token",
     "embeddings.mask_token",
 )
-# Parts that AST's encoder has no place for: a pattern of the parameter's name -> the part.
+# Pattern in a parameter's name -> a part that AST's encoder does not have.
 REFUSED = {
     r"\bls[12]\.|\bgamma(_[12])?$|layer_?scale|\blambda_?[12]$": "LayerScale",
     r"reg_token|register_token|storage_token": "register tokens",
@@ -117,10 +118,12 @@ REFUSED = {
 
 
 def unwrap(checkpoint: Any) -> Weights:
-    """The state dict inside a checkpoint: out of "model" or "state_dict", wrappers' prefixes off.
+    """The state dict inside a checkpoint, without the wrappers' prefixes.
+
+    It may be the checkpoint itself, or its entry "model" or "state_dict".
 
     Raises:
-        ConversionError: There is none.
+        ConversionError: The checkpoint holds no state dict.
     """
     for key in ("model", "state_dict"):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
@@ -128,8 +131,8 @@ def unwrap(checkpoint: Any) -> Weights:
     tensors = isinstance(checkpoint, Mapping) and checkpoint
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in checkpoint.values()):
         raise ConversionError(
-            f"it holds {_describe(checkpoint)} but must hold a state dict (names -> tensors), bare "
-            f'or under "model"; save one with torch.save(model.state_dict(), path)'
+            f"it holds {_describe(checkpoint)} but must hold a state dict (names -> tensors), "
+            f'directly or under "model"; save one with torch.save(model.state_dict(), path)'
         )
     weights = {str(name): tensor for name, tensor in checkpoint.items()}
     for prefix in WRAPPERS * 2:  # in either order
@@ -138,7 +141,7 @@ def unwrap(checkpoint: Any) -> Weights:
 
 
 def strip_prefix(weights: Weights, prefix: str) -> Weights:
-    """Takes `prefix` off all names if all have it; otherwise changes nothing."""
+    """Removes `prefix` from all names if all have it; otherwise changes nothing."""
     if not all(name.startswith(prefix) for name in weights):
         return weights
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
@@ -148,7 +151,7 @@ def refuse_other_families(weights: Mapping[str, Tensor]) -> None:
     """Refuses, by name, all but plain pre-norm ViTs with a CLS token and learned positions.
 
     Raises:
-        ConversionError: A parameter shows a part that AST has no place for.
+        ConversionError: A parameter belongs to a part that AST does not have.
     """
     found = [
         f"{part} ({name})"
@@ -157,27 +160,26 @@ def refuse_other_families(weights: Mapping[str, Tensor]) -> None:
     ]
     if found:
         raise ConversionError(
-            f"the model has {', '.join(found)}, which AST has no place for; choose a plain DeiT or "
-            f"ViT"
+            f"the model has {', '.join(found)}, which AST does not have; choose a plain DeiT or ViT"
         )
 
 
 def rename(weights: Mapping[str, Tensor], head: Mapping[str, str] | None = None) -> Renamed:
-    """Foreign names -> ours, by the table of the layout that the names show; qkv is split.
+    """Foreign names -> ours, by the table of the layout that fits most names; qkv is split.
 
     Args:
         weights: As `unwrap` returns them.
-        head: The table of the head that is carried; by default it is dropped.
+        head: The table of the head, if it is converted; by default it is dropped.
     Raises:
-        ConversionError: The layout is unknown, or a name in it.
+        ConversionError: The layout or a name is unknown, or two names become the same.
     """
     tables = [_compile(table) for table in LAYOUTS]
     bare = [_without(BACKBONES, name) for name in weights]
     matches = [sum(_apply(rules, name) is not None for name in bare) for rules in tables]
     if max(matches, default=0) == 0:
         raise ConversionError(
-            f"its parameter names ({_some(weights)}) are of no known layout; DeiT and ViT of "
-            f"timm, facebookresearch and transformers are known"
+            f"its parameter names ({_some(weights)}) have no known layout; give a DeiT or ViT of "
+            f"timm, facebookresearch or transformers"
         )
     rules = _compile(head or {}) + tables[matches.index(max(matches))]
     pictures = _compile(dict.fromkeys(PICTURE_HEADS, ""))
@@ -186,12 +188,18 @@ def rename(weights: Mapping[str, Tensor], head: Mapping[str, str] | None = None)
         inside = _without(BACKBONES, name)
         if new_name := _apply(rules, inside):
             if new_name in ours:
-                raise ConversionError(f"two parameters, one of them {name}, are {new_name} of AST")
+                raise ConversionError(
+                    f"two parameters, one of them {name}, would become {new_name} of AST; the "
+                    f"checkpoint mixes two layouts, so save it again from its model"
+                )
             ours[new_name] = tensor
         elif _apply(pictures, inside) is not None:
             dropped[name] = tensor
         else:
-            raise ConversionError(f"the model has a parameter {name} that AST has no place for")
+            raise ConversionError(
+                f"the model has the parameter {name}, which AST does not have; choose a plain DeiT "
+                f"or ViT"
+            )
     return Renamed(split_qkv(ours), dropped)
 
 
@@ -203,7 +211,7 @@ def split_qkv(weights: Weights) -> Weights:
             split[name] = tensor
             continue
         for letter, part in zip("qkv", tensor.chunk(3)):
-            # A copy: safetensors refuses tensors that share memory.
+            # A copy, because safetensors refuses tensors that share memory.
             split[name.replace(".qkv.", f".{letter}_proj.")] = part.clone()
     return split
 
@@ -217,10 +225,10 @@ def prefix_encoder(weights: Mapping[str, Tensor]) -> Weights:
 
 
 def check_finite(weights: Mapping[str, Tensor]) -> None:
-    """Refuses the weights of a diverged training or a damaged copy.
+    """Refuses weights from a diverged training or a damaged copy, and quantised weights.
 
     Raises:
-        ConversionError: A tensor is not of floating point, or holds NaN or infinity.
+        ConversionError: A tensor has no floating-point type, or holds NaN or infinity.
     """
     for name, tensor in weights.items():
         if tensor.dtype not in FLOATS:
@@ -232,15 +240,15 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
             bad = int((~torch.isfinite(tensor)).sum())
             raise ConversionError(
                 f"{name} holds NaN or infinity in {bad} of {tensor.numel()} values; the checkpoint "
-                f"is broken, take another"
+                f"is broken, so use another one"
             )
 
 
 def load_exactly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Makes `weights`, without a copy, the parameters of `model`: all of them, and no other.
+    """Makes `weights` the parameters of `model`, without copying them.
 
     Raises:
-        ConversionError: One is missing, unknown, or of another shape.
+        ConversionError: A parameter is missing, unknown, or of another shape.
     """
     if difference := compare_shapes(weights, model.state_dict()):
         raise ConversionError(f"the checkpoint does not fit AST: {difference}")
@@ -248,7 +256,7 @@ def load_exactly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def compare_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """What is missing, unexpected or of wrong shape in `given`, in words; empty if nothing is."""
+    """A text on what is missing, unexpected or of wrong shape in `given`; empty if all fits."""
     missing = sorted(wanted.keys() - given.keys())
     unexpected = sorted(given.keys() - wanted.keys())
     wrong = [

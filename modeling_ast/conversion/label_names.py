@@ -18,7 +18,7 @@ def read_label_names(path: str | Path) -> dict[int, str]:
     """Names from a label file, see `labels.read_label_file`.
 
     Raises:
-        ConversionError: It cannot be read, or is no list of labels.
+        ConversionError: The file cannot be read, or is not a list of labels.
     """
     try:
         return {index: label.name for index, label in enumerate(read_label_file(path))}
@@ -30,9 +30,9 @@ def fetch_label_names(name: str) -> dict[int, str]:
     """Names from a JSON file of the data set huggingface/label-files on the Hub.
 
     Args:
-        name: Of the file, such as audioset-id2label.json.
+        name: Name of the file, such as audioset-id2label.json.
     Raises:
-        ConversionError: It cannot be reached, or is no list of names.
+        ConversionError: The file cannot be fetched, or is not a list of names.
     """
     path = download(LABEL_FILES, name, repo_type="dataset")
     if path is None:
@@ -48,10 +48,11 @@ def fetch_label_names(name: str) -> dict[int, str]:
 def describe_labels(labels: int | Mapping[int, str]) -> dict[str, Any]:
     """Fields of ASTConfig for a number of labels, or for their names.
 
-    A clip of AudioSet has several labels at once; for others the first training step decides.
+    A clip of AudioSet may have several labels. For other data sets `problem_type` stays open until
+    the first training step.
 
     Raises:
-        ConversionError: There are none.
+        ConversionError: The number of labels is out of its range.
     """
     most = LARGEST["num_labels"]
     if isinstance(labels, int) and not 1 <= labels <= most:

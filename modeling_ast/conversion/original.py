@@ -1,7 +1,8 @@
 """Converts a checkpoint of the authors' own AST code: state dict in, state dict out.
 
-Strides, frames, statistics and labels follow from the shapes, or the caller gives them. Follows the
-names of https://github.com/YuanGongND/ast, src/models/ast_models.py and egs/*/run*.sh.
+The shapes decide strides, frames, statistics and labels, unless the caller gives them. The names of
+weights are those of https://github.com/YuanGongND/ast, src/models/ast_models.py, and the numbers
+are from its egs/*/run*.sh.
 """
 
 from __future__ import annotations
@@ -31,20 +32,21 @@ from .result import Conversion, build_config, complete
 
 logger = logging.get_logger(__name__)
 
+# Strides that are tried.
 STRIDES = (10, 12, 14, 16)
 
 
 class DataSet(NamedTuple):
-    """What the authors trained with on one data set."""
+    """The input of the authors' models of one data set, and its labels."""
 
     max_length: int
     mean: float
     std: float
-    label_file: str | None  # in the Hub's huggingface/label-files
+    label_file: str | None  # a file of huggingface/label-files on the Hub
 
 
-# The number of labels shows the data set: AudioSet, Speech Commands v2, or ESC-50, whose models
-# were never released.
+# Number of labels -> the data set: AudioSet, Speech Commands v2, and ESC-50, whose models were not
+# released.
 DATA_SETS = {
     527: DataSet(1024, -4.2677393, 4.5689974, "audioset-id2label.json"),
     35: DataSet(128, -6.845978, 5.5654526, "speech-commands-v2-id2label.json"),
@@ -54,7 +56,7 @@ LENGTHS = tuple(data_set.max_length for data_set in DATA_SETS.values())
 
 
 class FrontEnd(NamedTuple):
-    """The patch grid's side of a config."""
+    """The fields of a config that decide the patch grid."""
 
     frequency_stride: int
     time_stride: int
@@ -72,14 +74,14 @@ def convert_original(
         model.load_state_dict(convert_original(weights, config))
 
     Args:
-        weights: Of the authors' ASTModel, as `torch.load` or `read_weights` returns them; or what
-            `rename_original` returned.
-        config: Of the AST; by default `original_config(weights)`.
+        weights: The weights of the authors' ASTModel, as `torch.load` or `read_weights` returns
+            them; or the result of `rename_original`.
+        config: The config of the AST; by default `original_config(weights)`.
     Returns:
-        The state dict of `ASTForAudioClassification(config)`, in float32; it shares the memory of
-        `weights` where nothing changed.
+        The state dict of `ASTForAudioClassification(config)`, in float32; tensors that did not
+        change share the memory of `weights`.
     Raises:
-        ConversionError: The model is no AST of the authors, is incomplete, or does not fit
+        ConversionError: The model is not an AST of the authors, is incomplete, or does not fit
             `config`.
     Source: https://github.com/YuanGongND/ast, src/models/ast_models.py.
     """
@@ -102,13 +104,15 @@ def original_config(
 
     Args:
         weights: See `convert_original`.
-        labels: Names by index, see `fetch_original_labels`; by default LABEL_0, LABEL_1, ...
-        num_mel_bins: Mel bins of the input.
-        frequency_stride, time_stride, max_length: Needed where the shapes leave them open.
-        mean, std: Of the data set's log-mel values; known for those of the paper.
-        num_attention_heads: Needed for a width that DeiT and ViT never had.
+        labels: Index -> name, see `fetch_original_labels`; by default LABEL_0, LABEL_1, ...
+        num_mel_bins: Number of mel bins of the input.
+        frequency_stride, time_stride, max_length: Needed if several values fit the shapes.
+        mean, std: Mean and standard deviation of the data set's log-mel values; not needed for the
+            data sets of the paper.
+        num_attention_heads: Needed for a width that no published DeiT or ViT has.
     Raises:
-        ConversionError: The model is no AST of the authors, or its shapes leave something open.
+        ConversionError: The model is not an AST of the authors, or its shapes do not decide all
+            fields.
     """
     ours = rename_original(weights).weights
     num_labels = count_labels(ours)
@@ -137,7 +141,7 @@ def original_config(
 def original_conversion(
     weights: Mapping[str, Tensor] | Renamed, config: ASTConfig | None = None
 ) -> Conversion:
-    """As `convert_original`, with what the table, the picture and the card show.
+    """As `convert_original`, with everything that the table, the picture and the card show.
 
     Args:
         weights, config: See `convert_original`.
@@ -152,20 +156,20 @@ def original_conversion(
 
 
 def rename_original(weights: Mapping[str, Tensor] | Renamed) -> Renamed:
-    """The authors' AST under our names, qkv split: the first step of the functions above.
+    """The authors' AST under our names, with qkv split: the first step of the functions above.
 
-    They take its result in the place of `weights`, so that it is done once for several of them.
+    They accept its result instead of `weights`, so that several of them can share this step.
 
     Raises:
-        ConversionError: It is no AST of the authors, or holds a parameter that is not known.
+        ConversionError: The model is not an AST of the authors, or has an unknown parameter.
     """
     if isinstance(weights, Renamed):
         return weights
     weights = unwrap(weights)
     if not any(name.endswith("mlp_head.1.weight") for name in weights):
         raise ConversionError(
-            "the checkpoint has no mlp_head.1.weight, so it is no AST of the authors; convert a "
-            "DeiT or ViT with convert_deit (modeling-ast convert-deit)"
+            "the checkpoint has no mlp_head.1.weight, so it is not an AST of the authors; convert "
+            "a DeiT or ViT with convert_deit (modeling-ast convert-deit)"
         )
     refuse_other_families(weights)
     return rename(weights, AUTHORS_HEAD)
@@ -178,19 +182,19 @@ def find_front_end(
     num_mel_bins: int,
     given: tuple[int | None, int | None, int | None],
 ) -> FrontEnd:
-    """The strides and frames of a position table.
+    """The strides and the number of frames that a position table was learned for.
 
-    A stride fits if it cuts the mel bins into a number of rows that divides the patches; then a
-    whole range of frames fits, of which the one that the authors used is taken.
+    A stride fits if its number of rows of patches divides the number of patches. Then a range of
+    frames fits, and the number that the authors used is taken from it.
 
     Args:
-        num_patches: Of the table, without the prefix tokens.
-        num_labels: Of the head; it shows the data set.
+        num_patches: Number of patches of the table, without the prefix tokens.
+        num_labels: Number of labels of the head, which shows the data set.
         patch: (frequency, time).
-        num_mel_bins: Of the input.
-        given: Frequency stride, time stride and frames, None where unknown.
+        num_mel_bins: Number of mel bins of the input.
+        given: Frequency stride, time stride and frames; None if unknown.
     Raises:
-        ConversionError: Nothing fits, or more than one thing does.
+        ConversionError: Nothing fits, or several combinations fit.
     """
     for name, value in zip(FrontEnd._fields, given):
         if value is not None and value < 1:
@@ -211,7 +215,7 @@ def find_front_end(
     )
     raise ConversionError(
         f"the position table has {num_patches} patches, which fit {choices or 'no usual stride'}; "
-        f"give frequency_stride, time_stride, max_length and num_mel_bins as far as needed "
+        f"give those of frequency_stride, time_stride, max_length and num_mel_bins that are needed "
         f"(--frequency-stride N, ...)"
     )
 
@@ -238,11 +242,11 @@ def _fitting_strides(
 
 
 def find_statistics(num_labels: int, mean: float | None, std: float | None) -> tuple[float, float]:
-    """Mean and standard deviation of the log-mel values the model was trained on.
+    """Mean and standard deviation of the log-mel values that the model was trained on.
 
     Raises:
-        ConversionError: The data set is none of the paper's and they were not given, or only one
-            of the two was.
+        ConversionError: They were not given and the data set is not one of the paper's, or only one
+            of the two was given.
     """
     if mean is not None and std is not None:
         return mean, std
@@ -252,19 +256,19 @@ def find_statistics(num_labels: int, mean: float | None, std: float | None) -> t
     known = DATA_SETS.get(num_labels)
     if known is None:
         raise ConversionError(
-            f"a head of {num_labels} labels is none of the paper's, so its data set's statistics "
-            f"are unknown; {both}"
+            f"no data set of the paper has {num_labels} labels, so the statistics of this model's "
+            f"data set are unknown; {both}"
         )
     return known.mean, known.std
 
 
 def count_labels(ours: Mapping[str, Tensor]) -> int:
-    """How many labels the head has, under our names."""
+    """The number of labels of the head; `ours` has our names."""
     return need(ours, "classifier.dense.weight", 2).shape[0]
 
 
 def check_labels(labels: Mapping[int, str] | None, num_labels: int) -> None:
-    """Refuses another number of names than the head has labels.
+    """Refuses names whose number differs from the number of the head's labels.
 
     Raises:
         ConversionError: The numbers differ.
@@ -272,7 +276,7 @@ def check_labels(labels: Mapping[int, str] | None, num_labels: int) -> None:
     if labels is not None and len(labels) != num_labels:
         raise ConversionError(
             f"there are {len(labels)} label names but the checkpoint's head has {num_labels} "
-            f"labels; give the names it was trained with (--label-csv FILE)"
+            f"labels; give the names that it was trained with (--label-csv FILE)"
         )
 
 
@@ -282,17 +286,19 @@ def fetch_original_labels(weights: Mapping[str, Tensor] | Renamed) -> dict[int, 
     Args:
         weights: See `convert_original`.
     Returns:
-        Names by index; or None, with a warning, where the Hub has none or cannot be reached.
+        Index -> name; or None, with a warning, if the Hub has no names or cannot be reached.
     Raises:
-        ConversionError: The model is no AST of the authors.
+        ConversionError: The model is not an AST of the authors.
     """
     known = DATA_SETS.get(count_labels(rename_original(weights).weights))
     if known and known.label_file:
         try:
             return fetch_label_names(known.label_file)
         except ConversionError:
-            logger.warning(f"the Hub's {known.label_file} cannot be reached")
-    logger.warning("the labels are called LABEL_0, LABEL_1, ...; name them with --label-csv FILE")
+            logger.warning(f"{known.label_file} cannot be fetched from the Hub")
+    logger.warning(
+        "the labels are named LABEL_0, LABEL_1, ...; give their names as --label-csv FILE"
+    )
     return None
 
 

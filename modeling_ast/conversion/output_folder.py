@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and never replaces another without --force."""
+"""A folder that appears complete or not at all, and never replaces another without --force."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import one_line
 from ..outputs import one_run_at_a_time
 from .key_maps import ConversionError
 
-# All that a conversion writes: --force deletes nothing else.
+# All files that a conversion writes; --force does not delete any others.
 OUR_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.json", "README.md"})
 
 
@@ -23,14 +23,14 @@ def whole_or_nothing(
 ) -> Iterator[Path]:
     """Makes a folder beside `target` to write into, and renames it to `target` at the end.
 
-    Meanwhile it is locked, so that a second run with this target is refused. What a killed run left
-    there is cleared.
+    The folder is locked until then, so that a second run with this target is refused. Files that a
+    killed run left in it are deleted.
 
     Args:
         target, force, sources, writes: See `check_target`.
     Raises:
         ConversionError: `target` exists already (see `check_target`), another run is writing it, it
-            cannot be written, or a file of `sources` changed meanwhile.
+            cannot be written, or a file of `sources` changed during the conversion.
     """
     target, sources = target.resolve(), list(sources)
     check_target(target, force, sources, writes)
@@ -64,13 +64,13 @@ def check_target(
     """Refuses a target that must not be replaced.
 
     Args:
-        target: Where a conversion is to be written.
+        target: The folder that the conversion will write.
         force: Whether an older conversion may be replaced.
-        sources: What is converted.
-        writes: Files that a conversion writes, as "folder/file" where they lie in a folder.
+        sources: The files or folders that are converted.
+        writes: The files that the conversion writes; "folder/file" for files in a folder.
     Raises:
-        ConversionError: `target` holds one of `sources`; it exists, without `force`; or it holds a
-            file that no conversion wrote.
+        ConversionError: `target` holds one of `sources`; or it is not empty, without `force`; or it
+            holds a file that conversions do not write.
     """
     for source in sources:
         if target.resolve() in (source.resolve(), *source.resolve().parents):
@@ -90,19 +90,19 @@ def check_target(
     foreign = sorted(name for name in inside if name not in ours)
     if foreign:
         raise ConversionError(
-            f"{target} holds {foreign[0]}, which no conversion wrote and --force would delete; "
-            f"choose another name"
+            f"{target} holds {foreign[0]}, which no conversion wrote and which --force would "
+            f"delete; choose another name"
         )
 
 
 def _cannot_write(target: Path, error: Exception) -> ConversionError:
     return ConversionError(
-        f"cannot write {target} ({one_line(error)}); nothing was written, choose another place"
+        f"cannot write {target} ({one_line(error)}); nothing was written, so choose another place"
     )
 
 
 def _versions(sources: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
-    """What tells one version of a file from the next, of all files of the sources."""
+    """File -> the numbers that differ between versions of it, for all files of the sources."""
     files = [
         file
         for source in sources
@@ -114,11 +114,11 @@ def _versions(sources: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
 
 
 def _check_unchanged(before: dict, after: dict) -> None:
-    """Weights are mapped into memory: a file that changes would be converted half old, half new."""
+    """Refuses changed files: weights are memory-mapped, so a changed file may be read half old."""
     changed = sorted(file for file in before | after if before.get(file) != after.get(file))
     if changed:
         raise ConversionError(
-            f"{changed[0]} changed while it was converted; nothing was written, convert it again"
+            f"{changed[0]} changed while it was converted; nothing was written, so convert it again"
         )
 
 
@@ -128,7 +128,7 @@ def _clear(folder: Path) -> None:
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    """Removes those that were made for a target that did not come, innermost first."""
+    """Removes folders that were made for a target that was not written, the innermost first."""
     for folder in folders:
         try:
             folder.rmdir()
@@ -137,7 +137,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _move(beside: Path, target: Path) -> None:
-    """Renames `beside` to `target`, which steps aside first: no folder replaces a full one."""
+    """Renames `beside` to `target`; an old target is renamed first, as it cannot be overwritten."""
     if not target.is_dir():
         beside.rename(target)
         return

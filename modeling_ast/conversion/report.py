@@ -1,4 +1,4 @@
-"""What a conversion did, so that people can check it: a table of the weights and a picture."""
+"""A report for people who check a conversion: a table of the weights and a picture."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .key_maps import ConversionError
 
 NUM_FILTERS = 16
 Shape = tuple[int, ...]
-# Tensors that are equal in these fields share a row of the table; the row counts them.
+# Tensors that agree in these fields share a row of the table, which counts them.
 _Kind = tuple[str, str, Shape | None, Shape | None]
 
 
 class PatchPart(NamedTuple):
-    """What the picture shows of a model."""
+    """The tensors of a model that the picture shows."""
 
     kernel: Tensor  # (D, channels, P, P)
     positions: Tensor  # (1, prefix tokens + Gf * Gt, D)
@@ -29,13 +29,13 @@ class PatchPart(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the table: the same thing done to `count` tensors of the same shapes."""
+    """One row of the table: what happened to `count` tensors of the same shape."""
 
     what: str  # carried, averaged, resized, fresh or dropped
     name: str
     before: Shape | None
     after: Shape | None
-    # Hides tuple's method of that name, which a row does not need.
+    # It hides tuple's method `count`, which a row does not need.
     count: int  # type: ignore[assignment]
 
 
@@ -48,12 +48,12 @@ def describe(
     """Compares the weights under our names before and after a conversion.
 
     Args:
-        before: See `key_maps.Renamed`.
-        after: As they are saved.
-        dropped: Not carried, under their old names.
-        same: What happened to tensors whose shape is as before.
+        before: The source's weights, see `key_maps.Renamed`.
+        after: The weights that are saved.
+        dropped: Weights that are left out, under their old names.
+        same: The word for tensors whose shape did not change.
     Returns:
-        One row for the same tensors of all layers.
+        The rows; equal tensors of all layers share one row.
     """
     rows: dict[_Kind, int] = {}
     for name, tensor in after.items():
@@ -85,14 +85,14 @@ def format_table(rows: list[Row]) -> str:
 
 
 def draw(before: PatchPart, after: PatchPart, path: Path) -> None:
-    """Draws how similar the positions are, and the first patch filters: before, and after below.
+    """Draws the similarity of positions and the first patch filters, before and after conversion.
 
     Each map shows the cosine similarity of one position (marked) to all others of its grid. In a
     good table neighbours in time and frequency are similar.
 
     Args:
-        before, after: Of the source and of the AST.
-        path: Of the picture, in any format that matplotlib writes.
+        before, after: The tensors of the source and of the AST.
+        path: Path of the picture, in any format that matplotlib writes.
     Raises:
         ConversionError: matplotlib is missing, or `path` cannot be written.
     """

@@ -1,4 +1,4 @@
-"""The converted AST, checked against the model that it is for, and how it is saved."""
+"""The converted AST, checked against the model class, and saved."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from .report import PatchPart, Row, describe
 
 
 class Conversion(NamedTuple):
-    """A converted AST with all that its report and its card need; nothing is on disk yet."""
+    """A converted AST with everything that its report and its card need; not yet on disk."""
 
     config: ASTConfig
     weights: Weights  # the state dict of ASTForAudioClassification(config)
-    rows: list[Row]  # of the table, see `format_table`
-    before: PatchPart  # of the picture, see `draw`
+    rows: list[Row]  # rows of the table, see `format_table`
+    before: PatchPart  # for the picture, see `draw`
     after: PatchPart
     extractor: ASTFeatureExtractor
 
     def build_model(self) -> ASTForAudioClassification:
-        """The model that holds `weights`, which it shares, in evaluation mode."""
+        """The model in evaluation mode; it shares the memory of `weights`."""
         return _build_model(self.config, self.weights)
 
     def save(self, folder: str | Path, card: str = "") -> None:
         """Writes config.json, model.safetensors and preprocessor_config.json.
 
         Args:
-            folder: Is created if it is missing; files in it are replaced.
-            card: The text of README.md, which is not written without it.
+            folder: Created if it does not exist; files in it are replaced.
+            card: The text of README.md; if it is empty, README.md is not written.
         """
         self.build_model().save_pretrained(folder)
         self.extractor.save_pretrained(folder)
@@ -49,7 +49,7 @@ def build_config(**fields) -> ASTConfig:
     """ASTConfig of these fields.
 
     Raises:
-        ConversionError: They describe no possible network.
+        ConversionError: No network can have these fields.
     """
     try:
         return ASTConfig(**fields)
@@ -69,10 +69,10 @@ def complete(
     """Checks that `after` is exactly what the model of `config` needs, and describes it.
 
     Args:
-        config: Of the AST.
+        config: The config of the AST.
         before, after, dropped, same: See `report.describe`.
         old_grid: (Gf, Gt) of the source's position table.
-        extractor: By default the one that matches `config`.
+        extractor: By default the extractor that matches `config`.
     Raises:
         ConversionError: A parameter is missing, unknown, or of another shape.
     """

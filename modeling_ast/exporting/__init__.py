@@ -1,5 +1,6 @@
-"""A checkpoint of torch -> files for other runtimes: ONNX, transformers.js, the browser (extra
-`onnx`).
+"""A PyTorch checkpoint -> files for other runtimes: ONNX, transformers.js, the browser.
+
+It needs the extra `onnx`.
 
     from modeling_ast.exporting import WaveformModel, export_model
 

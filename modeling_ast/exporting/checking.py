@@ -1,6 +1,7 @@
-"""Whether the ONNX files give what the package gives: over many lengths and batches of clips.
+"""Compares the logits of ONNX files with those of the package, for many lengths and batches.
 
-Judges are the extractor and the network in torch, which share no code with the graphs' front end.
+The references are the extractor and the network in torch, which share no code with the front end
+of the graphs.
 """
 
 from __future__ import annotations
@@ -24,35 +25,36 @@ from .onnx_files import OnnxFile
 from .running import inputs_of, open_session
 
 NUM_LENGTHS, MOST_CLIPS = 30, 4
-# Of the largest logit (at least 1): the largest difference that rounding explains. With 8 bits: of
-# the logits' deviation, the root mean square of the differences.
+# Largest error of a file. For floats the error is the largest difference from torch, divided by the
+# largest logit (at least 1); rounding explains errors up to the limit. For int8 it is the root mean
+# square of the differences, divided by the standard deviation of the logits.
 LIMITS = {"float32": 1e-4, "float16": 1e-2, "int8": 0.05}
-# Runs of each file on a clip of the model's length, in turns.
+# Number of timed runs of each file, on a clip of the model's length.
 TIMED_RUNS = 5
 
 
 class FileReport(NamedTuple):
-    """What is known of a file."""
+    """The size, the error and the speed of a file."""
 
     file: str
     megabytes: float
     error: float  # see LIMITS
     limit: float
-    ms_per_clip: float  # of the model's length, alone, median
+    ms_per_clip: float  # median for one clip of the model's length
 
 
 class Probe(NamedTuple):
-    """A batch of clips and the logits that it has in torch."""
+    """A batch of clips and its logits in torch."""
 
     waveforms: list[Tensor]
     logits: dict[str, Tensor]  # (B, C) by kind of graph
 
 
 def made_up_clips(extractor: ASTFeatureExtractor) -> list[list[Tensor]]:
-    """Batches of 1 to 4 clips: 30 lengths of the longest, from one frame to the model's length.
+    """Batches of 1 to 4 clips, for 30 lengths from one frame to the model's length.
 
-    The longest clip of a batch is of that length, the others shorter. Each is a tone that rises, in
-    noise, from a whisper to full scale.
+    The first clip of a batch has that length, and the others are not longer. Each clip is a rising
+    tone in noise; the clips have levels from very quiet to full scale.
     """
     generator = np.random.default_rng(0)
     shortest, longest, rate = (
@@ -91,7 +93,7 @@ def judged_clips(tagger: AudioTagger, kinds: Iterable[str]) -> list[Probe]:
 
 
 def error_of(file: OnnxFile, path: Path, probes: list[Probe], tagger: AudioTagger) -> float:
-    """How far a file's logits are off, in the unit of `LIMITS`; its scores count like logits."""
+    """The error of a file's logits, as defined at `LIMITS`; scores count like logits."""
     session = open_session(path)
     differences, expected = [], []
     for probe in tqdm(probes, file.name, leave=False):
@@ -119,12 +121,12 @@ def check_files(
     """Compares each file with torch, and times it.
 
     Args:
-        paths: The files, by what they are.
+        paths: File -> the path that it was written to.
         tagger: With the model in torch, float32, on the CPU, and the extractor.
     Returns:
         A report for each file, and torch's milliseconds for a clip of the model's length.
     Raises:
-        ConversionError: A file is further off than its limit.
+        ConversionError: The error of a file exceeds its limit.
     """
     probes = judged_clips(tagger, [file.graph for file in paths])
     errors = {}
@@ -132,7 +134,7 @@ def check_files(
         errors[file] = error_of(file, path, probes, tagger)
         if not errors[file] <= LIMITS[file.precision]:
             raise ConversionError(
-                f"the logits of {file.path} are off by {errors[file]:.2g} but at most "
+                f"the logits of {file.path} have an error of {errors[file]:.2g} but at most "
                 f"{LIMITS[file.precision]:g} is allowed for {file.precision}; nothing was written"
             )
     times = milliseconds(paths, tagger)
@@ -152,10 +154,10 @@ def check_files(
 def milliseconds(
     paths: Mapping[OnnxFile, Path], tagger: AudioTagger
 ) -> dict[OnnxFile | None, float]:
-    """Median time of a clip of the model's length, alone: of each file, and of torch under None.
+    """Median time for one clip of the model's length: of each file, and of torch under None.
 
-    They run in turns, so that what else the machine does meets all of them alike. Times of files
-    that take frames include no extractor.
+    They run in turns, so that other work of the machine affects all of them equally. Times of files
+    that take frames do not include the extractor.
     """
     noise = torch.from_numpy(
         np.random.default_rng(0).uniform(-0.1, 0.1, tagger.extractor.max_samples)
@@ -171,7 +173,7 @@ def milliseconds(
         for name, run in runs.items():
             start = perf_counter()
             run()
-            if number:  # the first one warms up
+            if number:  # the first run only warms up
                 times[name].append(1000 * (perf_counter() - start))
     return {file: median(values) for file, values in times.items()}
 

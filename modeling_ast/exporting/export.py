@@ -1,4 +1,4 @@
-"""A checkpoint -> a folder with its ONNX files, checked, whole or not at all."""
+"""A checkpoint -> a folder with its checked ONNX files, which appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..tagging import AudioTagger
 from .checking import FileReport, check_files
 from .onnx_files import FILES, FOLDER, OPSET, OnnxFile, write_file
 
-# Copied where the checkpoint has them.
+# Copied if the checkpoint has them.
 COPIED_FILES = ("README.md", CALIBRATION_FILE)
 EXPORTED_FILES = OUR_FILES | {file.path for file in FILES} | set(COPIED_FILES)
 
@@ -27,8 +27,8 @@ class Export(NamedTuple):
     """What an export wrote, and how good it is."""
 
     files: list[FileReport]
-    torch_ms_per_clip: float  # of the same clip, in torch
-    metrics: dict[str, dict[str, float]]  # by file, and under "torch"; empty without data
+    torch_ms_per_clip: float  # for the same clip, in torch
+    metrics: dict[str, dict[str, float]]  # file, or "torch" -> its metrics; empty without data
 
 
 def export_model(
@@ -38,7 +38,7 @@ def export_model(
     opset: int = OPSET,
     force: bool = False,
 ) -> Export:
-    """Writes a folder that transformers, transformers.js and ONNX runtimes read.
+    """Writes a folder that transformers, transformers.js and ONNX runtimes can read.
 
     It holds config.json, model.safetensors, preprocessor_config.json and the folder `onnx` with the
     files of `onnx_files.FILES`. Every file is compared with torch before the folder gets its name.
@@ -46,12 +46,12 @@ def export_model(
     Args:
         model: Name on the Hub, or a directory.
         target: A new directory.
-        judge: Gives the metrics of the files, as `judging.judge_files` does.
+        judge: Computes the metrics of the files, as `judging.judge_files` does.
         opset: Version of ONNX's operators, from 18 to 22.
         force: Whether an older export may be replaced.
     Raises:
-        ConversionError: `target` cannot be written or must not be replaced; a file is further off
-            than its limit.
+        ConversionError: `target` cannot be written or must not be replaced, or the error of a file
+            exceeds its limit.
         OSError, ValueError: The model cannot be loaded.
     """
     target = Path(target)
@@ -70,17 +70,17 @@ def export_model(
 
 
 def load_for_export(model: str | Path) -> AudioTagger:
-    """The model and its extractor, as graphs are made of them: float32, on the CPU, as saved."""
+    """The model and its extractor as graphs need them: as saved, in float32, on the CPU."""
     return AudioTagger.from_pretrained(model, "cpu", "float32", num_workers=0)
 
 
 def write_files(
     files: Iterable[OnnxFile], folder: Path, tagger: AudioTagger, opset: int = OPSET
 ) -> dict[OnnxFile, Path]:
-    """Writes files into the folder `onnx` of `folder`, and gives their paths.
+    """Writes files into the folder `onnx` of `folder`, and returns their paths.
 
     Args:
-        files: In the order of `FILES`; a float32 file before those that are made of it.
+        files: In the order of `FILES`: a float32 file comes before those that are made from it.
     """
     (folder / FOLDER).mkdir()
     paths = {}
@@ -91,7 +91,7 @@ def write_files(
 
 
 def as_rows(export: Export) -> list[dict[str, Any]]:
-    """A row for each file, then one for torch, with the metrics where there are any."""
+    """A row for each file, then one for torch, with the metrics if there are any."""
     rows = [report._asdict() for report in export.files]
     nothing = dict.fromkeys(FileReport._fields)
     rows.append(nothing | {"file": "torch", "ms_per_clip": export.torch_ms_per_clip})

@@ -1,10 +1,10 @@
-"""What the ONNX files compute, as modules that torch.onnx can write: plain, for any length.
+"""The computations of the ONNX files, as modules that torch.onnx can write, for any length.
 
 - `FrameGraph`: input_values (B, T, F) -> logits.
 - `MaskedFrameGraph`: the same with a mask over frames.
-- `WaveformGraph`: samples -> frames, cut or padded as the extractor was saved, mask, network,
-  logits and scores. Its DFT is a product with a matrix of cosines and sines: OpenVINO crashes on
-  ONNX's DFT, and a product is fast everywhere.
+- `WaveformGraph`: samples -> frames, cut or padded as the saved extractor says, mask, network,
+  logits and scores. Its DFT is a product with a matrix of cosines and sines, because OpenVINO
+  crashes on ONNX's DFT, and a matrix product is fast everywhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..modeling_ast import ASTForAudioClassification
 
 
 class Example(NamedTuple):
-    """How a module is traced: inputs by name, which of their axes are free, names of outputs."""
+    """The inputs to trace a module with, which of their axes are dynamic, and names of outputs."""
 
     inputs: dict[str, Tensor]
     dynamic_shapes: dict[str, dict[int, Any]]
@@ -34,7 +34,7 @@ class Example(NamedTuple):
 
 
 class FrameGraph(nn.Module):
-    """input_values -> logits, float32 outside whatever the type of the weights is."""
+    """input_values -> logits; both are float32, whatever type the weights have."""
 
     def __init__(self, model: ASTForAudioClassification):
         super().__init__()
@@ -45,13 +45,14 @@ class FrameGraph(nn.Module):
         return self.model(input_values, attention_mask=attention_mask).logits.float()
 
     def example(self) -> Example:
-        """Two clips, T free from two columns of patches on.
+        """Two clips; T may be anything from two columns of patches on.
 
-        torch takes for a constant what is 1 in its example; the graph takes one column as well.
+        A size of 1 in the example would become a constant in torch's trace, so the example has two
+        columns. The written graph also works with one column.
         """
         config = self.model.config
         batch, frames = Dim("batch"), Dim("frames", min=fewest_frames(config))
-        num_frames = config.max_length - 1  # any number that is no other size
+        num_frames = config.max_length - 1  # any number that differs from all other sizes
         values = torch.zeros(2, max(num_frames, fewest_frames(config)), config.num_mel_bins)
         return Example(
             {"input_values": values}, {"input_values": {0: batch, 1: frames}}, ("logits",)
@@ -59,10 +60,10 @@ class FrameGraph(nn.Module):
 
 
 class MaskedFrameGraph(FrameGraph):
-    """The same with a mask of padded frames, for batches of clips of unequal lengths."""
+    """As `FrameGraph`, with a mask of padded frames, for batches of clips of unequal lengths."""
 
     def example(self) -> Example:
-        """As without the mask."""
+        """The example of `FrameGraph`, with a mask."""
         inputs, shapes, outputs = super().example()
         mask = torch.ones(inputs["input_values"].shape[:2], dtype=torch.long)
         shapes = shapes | {"attention_mask": shapes["input_values"]}
@@ -70,12 +71,12 @@ class MaskedFrameGraph(FrameGraph):
 
 
 class WaveformGraph(nn.Module):
-    """waveform, num_samples -> logits, scores: all that the package does with one window of audio.
+    """waveform, num_samples -> logits, scores: all that the package does with one part of a clip.
 
     Args:
         model: In evaluation mode, float32, on the CPU.
-        extractor: The model's; its saved padding is built in.
-        calibration: The model's, where it has one; the scores are calibrated.
+        extractor: The model's extractor; its saved padding is built in.
+        calibration: The model's calibration, if it has one; it is applied to the scores.
     """
 
     slopes: Tensor
@@ -112,14 +113,15 @@ class WaveformGraph(nn.Module):
         self.is_masked = extractor.padding == "longest" or extractor.return_attention_mask
 
     def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Classifies one window of audio for each clip.
+        """Classifies one part of each clip.
 
         Args:
-            waveform: (B, S), float32, in [-1, 1], at the extractor's rate; S at most its
+            waveform: (B, S), float32, in [-1, 1], at the extractor's rate; S is at most its
                 `max_samples`.
-            num_samples: (B,), int64: how many of the S are the clip's; at least one frame's.
+            num_samples: (B,), int64: how many of the S samples are the clip's, without padding; at
+                least the samples of one frame.
         Returns:
-            (B, C) logits and scores.
+            Logits (B, C) and scores (B, C).
         """
         values, mask = self.features(waveform, num_samples)
         if self.is_masked:
@@ -131,15 +133,15 @@ class WaveformGraph(nn.Module):
     def features(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """`input_values` (B, T, F) and the mask (B, T), as `ASTFeatureExtractor` gives them.
 
-        With padding "longest" T is the whole windows and the frames of one patch, which the mask
-        hides: a clip shorter than a patch needs them, and a T that does not depend on a comparison
-        can be traced.
+        With padding "longest" T is the number of whole windows, plus the frames of one patch, which
+        the mask hides. A clip shorter than a patch needs these frames; they are always added,
+        because a T that depended on a comparison could not be traced.
         """
         extractor = self.extractor
         hop, window = extractor.hop_samples, extractor.window_samples
         num_frames = 1 + (waveform.shape[1] - window) // hop
         starts = torch.arange(num_frames) * hop  # (frames,)
-        # unfold is not used: in ONNX it becomes a loop.
+        # Not unfold, which becomes a loop in ONNX.
         index = starts.unsqueeze(1) + torch.arange(window)  # (frames, window)
         frames = waveform.index_select(1, index.flatten())
         x = self.log_mel(frames.unflatten(1, (num_frames, window)))  # (B, frames, F)
@@ -154,7 +156,10 @@ class WaveformGraph(nn.Module):
         return extractor.normalize(x) if extractor.do_normalize else x, mask
 
     def log_mel(self, frames: Tensor) -> Tensor:
-        """`fbank.fbank` from the frames on, its FFT as a product: (B, T, window) -> (B, T, F)."""
+        """`fbank.fbank` after the framing, with a matrix product as FFT.
+
+        (B, T, window) -> (B, T, F).
+        """
         x = frames - frames.mean(-1, keepdim=True)
         before = torch.cat((x[..., :1], x[..., :-1]), dim=-1)
         x = (x - PREEMPHASIS * before) * self.window
@@ -169,11 +174,12 @@ class WaveformGraph(nn.Module):
                 logits = logits * self.slopes + self.intercepts
             return logits.sigmoid()
         if self.is_calibrated:
-            logits = logits.log_softmax(-1) * self.slopes  # p ** slope, divided by their sum
+            # The softmax below gives p ** slope, divided by the sum over the labels.
+            logits = logits.log_softmax(-1) * self.slopes
         return logits.softmax(-1)
 
     def example(self) -> Example:
-        """Two clips of about half the longest; S free from one frame's window to the longest."""
+        """Two clips of medium length; S may be from one frame's window to the longest input."""
         extractor = self.extractor
         shortest, longest = extractor.window_samples, extractor.max_samples
         batch, samples = Dim("batch"), Dim("samples", min=shortest, max=longest)
@@ -187,15 +193,16 @@ class WaveformGraph(nn.Module):
 
 
 def fewest_frames(config: ASTConfig) -> int:
-    """Frames of two columns of patches."""
+    """The number of frames of two columns of patches."""
     return config.patch_shape[1] + config.time_stride
 
 
 def dft_matrix(window_samples: int, num_bins: int) -> Tensor:
-    """(window_samples, 2K): a frame's product with it is the real, then the imaginary part of the
-    K bins of its FFT over 2K samples, without the Nyquist bin.
+    """The matrix (window_samples, 2K) of a DFT over 2K samples, without the Nyquist bin.
+
+    The product of a frame and this matrix is the real parts of the K bins, then the imaginary ones.
     """
-    # The angle as a whole number of steps around the circle: sines of large angles lose digits.
+    # Angles are reduced to one turn first, because sines of large angles lose digits.
     samples, bins = torch.arange(window_samples), torch.arange(num_bins)
     steps = torch.outer(samples, bins) % (2 * num_bins)  # (window_samples, K)
     angles = steps.double() * (math.pi / num_bins)

@@ -1,4 +1,4 @@
-"""The metric of each ONNX file on held-out clips, beside the model's in torch."""
+"""The metrics of each ONNX file on held-out clips, and those of the model in torch."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def judge_files(
 ) -> dict[str, dict[str, float]]:
     """Metrics of each file, and of the model in torch, on the held-out part of a data set.
 
-    Each is used as its clients use it: model.onnx and what is made of it get clips padded to
-    max_length, as transformers.js pads them; model_masked.onnx gets them padded to their own
-    length, with the mask; waveform.onnx pads itself, as the extractor was saved.
+    Each file is used as its clients use it. model.onnx and the files made from it get clips padded
+    to max_length, as transformers.js pads them. model_masked.onnx gets them without such padding,
+    with the mask. waveform.onnx pads the clips itself, as the saved extractor says.
 
     Args:
-        paths: The files, by what they are.
+        paths: File -> the path that it was written to.
         tagger: With the model in torch, on the CPU.
+        data: Its held-out part is used.
     Returns:
-        By the file's path, and under "torch".
+        Path of a file, or "torch" -> its metrics.
     Raises:
         OSError, ValueError: The data cannot be read, or the model lacks one of its classes.
     """
@@ -44,7 +45,7 @@ def judge_files(
         file.path: _logits_by(file, path, tagger) for file, path in paths.items()
     }
     scores: dict[str, list[np.ndarray]] = {name: [] for name in run}
-    read: list[int] = []  # indices of clips
+    read: list[int] = []  # indices of the clips that can be read
     clips = map(held_out.reader.clip, held_out.clips)
     rate, shortest = tagger.extractor.sampling_rate, tagger.extractor.window_samples
     decoded = decode_clips(clips, rate, tagger.num_workers, min_samples=shortest)

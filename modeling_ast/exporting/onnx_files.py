@@ -1,7 +1,7 @@
-"""The ONNX files of a model: which there are, and how each is written.
+"""The ONNX files of a model: which ones there are, and how each is written.
 
-float32 files are traced; float16 and 8-bit ones are made of them, so that all of them are the same
-graph. The names are those that transformers.js looks for: `dtype: "q8"` reads model_quantized.onnx.
+The float32 files are traced; float16 and 8-bit files are made from them, so that all of them have
+the same graph. transformers.js looks for these names: `dtype: "q8"` reads model_quantized.onnx.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ..tagging import AudioTagger
 from .graphs import FrameGraph, MaskedFrameGraph, WaveformGraph
 
 FOLDER = "onnx"
-# 18 is the oldest that torch's exporter writes itself, and so the one most runtimes read; beyond
-# 22 torch writes attention as one operator, which few runtimes know and nothing quantizes.
+# Opset 18 is the oldest that torch's exporter writes itself, so most runtimes read it. Beyond 22
+# torch writes attention as one operator, which few runtimes know and no tool quantizes.
 OPSET, NEWEST_OPSET = 18, 22
-# A protobuf file holds no more; transformers.js looks for one file.
+# Limit of a protobuf file; several files are not possible, as transformers.js looks for one.
 MOST_BYTES = 2**31 - 2**20
-# Tables of the front end: with 8 bits of them quiet frames would be lost in rounding.
+# Tables of the front end; in 8 bits quiet frames would be lost in rounding.
 KEPT_IN_FLOAT = {"dft", "filters"}
 
 
@@ -44,11 +44,11 @@ class OnnxFile(NamedTuple):
 
     @property
     def path(self) -> str:
-        """In the exported folder."""
+        """The path in the exported folder."""
         return f"{FOLDER}/{self.name}"
 
 
-# Each behind the float32 file that it is made of.
+# Each file comes after the float32 file that it is made from.
 FILES = (
     OnnxFile("model.onnx", "frames"),
     OnnxFile("model_fp16.onnx", "frames", "float16"),
@@ -60,20 +60,20 @@ FILES = (
 
 
 class WaveformSettings(NamedTuple):
-    """What a caller of waveform.onnx must know; it is in the file's metadata."""
+    """What a caller of waveform.onnx must know; the file has it in its metadata."""
 
     labels: list[str]  # in the order of logits and scores
     sampling_rate: int  # Hz
-    min_samples: int  # of a clip: one frame's window
-    max_samples: int  # a longer recording is cut into equal parts of at most so many
+    min_samples: int  # shortest clip: one frame's window
+    max_samples: int  # a longer recording is cut into equal parts that are not longer than this
     hop_samples: int  # from one frame to the next
-    activation: str  # what makes scores of logits: "sigmoid" or "softmax"
-    # The calibration of each label, or None where the model has none; see calibration.py.
+    activation: str  # turns logits into scores: "sigmoid" or "softmax"
+    # The calibration of each label, or None if the model has none; see calibration.py.
     slopes: list[float] | None
     intercepts: list[float] | None
 
     def as_metadata(self) -> dict[str, str]:
-        """Each as JSON, under its own name."""
+        """Each setting as JSON, under its own name."""
         return {name: json.dumps(value) for name, value in self._asdict().items()}
 
     @classmethod
@@ -81,7 +81,7 @@ class WaveformSettings(NamedTuple):
         """Reads `as_metadata`.
 
         Raises:
-            KeyError: An entry is missing: the file is no waveform.onnx.
+            KeyError: An entry is missing, so the file is not a waveform.onnx.
         """
         return cls(*(json.loads(metadata[name]) for name in cls._fields))
 
@@ -92,7 +92,7 @@ def write_file(
     tagger: AudioTagger,
     opset: int = OPSET,
 ) -> None:
-    """Writes one file; of another precision than float32, from the float32 file of its graph.
+    """Writes one file; other precisions are made from the float32 file of the same graph.
 
     Args:
         folder: The exported folder, with its folder `onnx`.
@@ -116,8 +116,8 @@ def _trace(kind: str, path: Path, tagger: AudioTagger, opset: int) -> None:
     num_bytes = sum(weight.nbytes for weight in model.parameters())
     if num_bytes > MOST_BYTES:
         raise ConversionError(
-            f"the model has {num_bytes / 2**30:.1f} GiB of weights but an ONNX file holds 2 GiB; "
-            f"export a smaller model"
+            f"the model has {num_bytes / 2**30:.1f} GiB of weights but an ONNX file holds at most "
+            f"2 GiB; export a smaller model"
         )
     graph: FrameGraph | WaveformGraph
     if kind == "waveform":
@@ -163,7 +163,7 @@ def waveform_settings(tagger: AudioTagger) -> WaveformSettings:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Drops torch's notes on each node: lines of source with the paths of this computer."""
+    """Removes torch's notes on each node, because they show file paths of this computer."""
     graph = proto.graph
     for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del entry.metadata_props[:]
@@ -172,27 +172,28 @@ def _strip(proto: onnx.ModelProto) -> None:
 
 
 def _sorted(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph, each node behind those that it reads: onnxruntime's own converter appends."""
+    """The same graph with each node after its inputs; onnxruntime's converter breaks this order."""
     model = onnx_ir.from_proto(proto)
     model.graph.sort()
     return onnx_ir.to_proto(model)
 
 
 def _quantize(source: Path, target: Path) -> None:
-    """Weights of the linear layers as int8, each channel with its own scale; what comes into a
-    layer becomes uint8 at each call, so that no calibration data is needed.
+    """Stores the weights of the linear layers as int8, with a scale for each channel.
+
+    The inputs of these layers become uint8 in each call, so that no calibration data is needed.
     """
     graph = onnx.load(source, load_external_data=False).graph
     with _quiet_exporter():
         quantize_dynamic(
             source,
             target,
-            # The convolution stays float32: it is 1 % of the work, and few runtimes have it in
-            # integers.
+            # The convolution stays in float32: it is 1 % of the work, and few runtimes have an
+            # integer version of it.
             op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_exclude=[node.name for node in graph.node if KEPT_IN_FLOAT & set(node.input)],
             per_channel=True,
-            # 7 bits: with 8, sums of two products overflow on x86 CPUs without VNNI.
+            # 7 bits, because with 8 the sum of two products overflows on x86 CPUs without VNNI.
             reduce_range=True,
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
@@ -201,7 +202,7 @@ def _quantize(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keeps what torch, onnxscript and onnxruntime say about their own work off the screen."""
+    """Hides the messages of torch, onnxscript and onnxruntime about their progress."""
     names = ("torch.onnx", "onnxscript", "onnx_ir", None)
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:

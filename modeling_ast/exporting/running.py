@@ -1,4 +1,4 @@
-"""Running the ONNX files with onnxruntime: what each kind takes, and whole recordings."""
+"""Runs the ONNX files with onnxruntime: the inputs of each kind, and whole recordings."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from .onnx_files import OnnxFile, WaveformSettings
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A file on the CPU, with as many threads as this process may use.
+    """A session for a file on the CPU, with as many threads as this process may use.
 
     Raises:
-        ValueError: It is no file that onnxruntime can run.
+        ValueError: onnxruntime cannot run the file.
     """
     options = onnxruntime.SessionOptions()
     if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    # Threads that wait for the next call in a loop would slow down torch, and every other session.
+    # No busy waiting between calls, which would slow down torch and all other sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    # onnxruntime's errors have no common class of their own.
+    # onnxruntime's errors have no common class.
     except Exception as error:
         raise ValueError(
-            f"cannot run {path} ({one_line(error)}); write it anew with modeling-ast export"
+            f"cannot run {path} ({one_line(error)}); write it again with modeling-ast export"
         ) from error
 
 
 def inputs_of(
     file: OnnxFile, waveforms: list[Tensor], extractor: ASTFeatureExtractor, padding: str
 ) -> dict[str, np.ndarray]:
-    """What a file takes for clips (S,).
+    """The inputs of a file for clips (S,).
 
     Args:
-        padding: Of the files that take frames; waveform.onnx has its own.
+        padding: For files that take frames; waveform.onnx pads the clips itself.
     """
     if file.graph == "waveform":
         waveform = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)  # (B, S)
@@ -55,13 +55,13 @@ def inputs_of(
 
 
 class WaveformModel:
-    """A file waveform.onnx: recordings of any length -> scores, without the weights in torch.
+    """A file waveform.onnx: recordings of any length -> scores, without a model in torch.
 
     Args:
-        path: Of waveform.onnx or waveform_quantized.onnx.
+        path: Path of waveform.onnx or waveform_quantized.onnx.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The file is neither of these.
 
     Example:
 
@@ -85,17 +85,19 @@ class WaveformModel:
             ) from error
 
     def scores(self, waveform: np.ndarray) -> np.ndarray:
-        """(C,), float32, in the order of `settings.labels`: those of `AudioTagger`.
+        """Scores a recording as `AudioTagger` does.
 
         Args:
             waveform: (S,), in [-1, 1], at `settings.sampling_rate`.
+        Returns:
+            (C,), float32, in the order of `settings.labels`.
         Raises:
-            ValueError: It is shorter than one window of 25 ms.
+            ValueError: The waveform is shorter than one window of 25 ms.
         """
         parts = self._parts(waveform)
         if len(parts) == 1:
             return self._run(waveform, "scores")
-        # A recording is calibrated as a whole: the mean of its parts, which are not.
+        # The calibration is applied to the mean of the parts' scores, not to each part.
         logits = np.stack([self._run(waveform[start:stop], "logits") for start, stop in parts])
         return self._calibrated(self._activated(logits.astype(np.float64)).mean(0))
 
@@ -105,7 +107,7 @@ class WaveformModel:
         Args:
             waveform: As for `scores`.
         Returns:
-            (start, stop) of the P parts, in samples, and (P, C), float32.
+            (start, stop) of the P parts, in samples, and their scores (P, C), float32.
         """
         parts = self._parts(waveform)
         return parts, np.stack([self._run(waveform[start:stop], "scores") for start, stop in parts])
@@ -128,7 +130,7 @@ class WaveformModel:
         return rows[0]
 
     def _activated(self, logits: np.ndarray) -> np.ndarray:
-        """Scores (..., C) of logits, before any calibration."""
+        """Logits (..., C) -> scores, without a calibration."""
         if self.settings.activation == "sigmoid":
             return sigmoid(logits)
         powers = np.exp(logits - logits.max(-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""A static page that runs a model in the browser: no server code, no request to another place."""
+"""A static page that runs a model in the browser: no server code, no requests to other sites."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .onnx_files import FILES, waveform_settings
 
 RUNTIME = "onnxruntime-web"
 RUNTIME_VERSION = "1.30.0"
-# The build for WebAssembly alone, which every browser runs; the one for WebGPU is twice as large.
+# The build for WebAssembly only, which every browser runs; the WebGPU build is twice as large.
 RUNTIME_FILES = (
     "ort.wasm.min.mjs",
     "ort-wasm-simd-threaded.mjs",
@@ -37,7 +37,7 @@ PAGE_FILES = {
     "README.md",
     *(f"{VENDOR}/{name}" for name in RUNTIME_FILES),
 }
-# The head of a Static Space's README; its headers let onnxruntime-web use several threads.
+# It starts with metadata for a Static Space; the headers allow onnxruntime-web several threads.
 README = """---
 title: Which sounds are in this recording?
 emoji: 🔊
@@ -72,7 +72,7 @@ def build_page(
         force: Whether an older page may be replaced.
     Raises:
         ConversionError: `target` cannot be written or must not be replaced, onnxruntime-web cannot
-            be had, or the model in 8 bits is too far off.
+            be fetched, or the error of the 8-bit model is too large.
         OSError, ValueError: The model cannot be loaded.
     """
     target = Path(target)
@@ -101,7 +101,7 @@ def _runtime_folder(given: Path | None) -> Iterator[Path]:
     """The folder `dist` of onnxruntime-web.
 
     Raises:
-        ConversionError: It is not there, or npm cannot fetch it.
+        ConversionError: The folder does not exist, or npm cannot fetch it.
     """
     with tempfile.TemporaryDirectory() as scratch:
         package = _fetched(Path(scratch)) if given is None else given
@@ -123,8 +123,8 @@ def _fetched(folder: Path) -> Path:
     except OSError as error:
         raise ConversionError(f"cannot run npm ({one_line(error)}); {hint}") from error
     except subprocess.CalledProcessError as error:
-        said = one_line(error.stderr) or f"exit status {error.returncode}"
-        raise ConversionError(f"npm cannot fetch {wanted} ({said}); {hint}") from error
+        reason = one_line(error.stderr) or f"exit status {error.returncode}"
+        raise ConversionError(f"npm cannot fetch {wanted} ({reason}); {hint}") from error
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")

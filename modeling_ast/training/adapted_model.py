@@ -1,6 +1,6 @@
-"""A model with an adapter of low rank (LoRA) that is trained: peft's, saved so that it is whole.
+"""Trains a low-rank adapter (LoRA) with peft, and saves it together with the model's config.
 
-The module imports peft (extra `lora`); `cheap_tuning.py` does not.
+This module imports peft (extra `lora`); `cheap_tuning.py` works without it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ..modeling_ast import ASTForAudioClassification
 
 # Every linear layer of the encoder.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
-# Trained and saved whole: for new classes it is fresh.
+# The head has no adapter: all its weights are trained and saved, as they are new for new classes.
 HEAD_MODULE = "classifier"
 
 
 class AdaptedAST(PeftModel):
-    """peft's model, whose folder also has the config of the whole model: its labels, its grid."""
+    """peft's model; its saved folder also holds config.json, with the labels and the patch grid."""
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As peft's, with config.json."""
-        # By default peft asks the Hub whether the base model has embeddings of words.
+        """Saves the adapter as peft does, and config.json beside it."""
+        # peft's default asks the Hub whether the base model has word embeddings; an AST has none.
         kwargs.setdefault("save_embedding_layers", False)
         super().save_pretrained(save_directory, *args, **kwargs)
         self.config.save_pretrained(save_directory)
@@ -38,7 +38,7 @@ class AdaptedAST(PeftModel):
 
     @contextmanager
     def holding(self, folder: Path) -> Iterator[None]:
-        """Has the adapter and the head that are saved in a folder, for a while."""
+        """Inside the context the model has the adapter and the head that are saved in `folder`."""
         own = get_peft_model_state_dict(self, save_embedding_layers=False)
         own = {name: weight.clone() for name, weight in own.items()}
         set_peft_model_state_dict(self, load_file(folder / ADAPTER_SAFE_WEIGHTS_NAME))
@@ -48,26 +48,26 @@ class AdaptedAST(PeftModel):
             set_peft_model_state_dict(self, own)
 
     def create_or_update_model_card(self, output_dir):
-        """Writes none: the card of a run is that of `results.py`."""
+        """Writes no card, because `results.py` writes the card of a run."""
 
 
 def add_adapter(
     model: ASTForAudioClassification, rank: int, alpha: float, layers: Sequence[int]
 ) -> AdaptedAST:
-    """The model with an adapter that does nothing yet; all but adapter and head is frozen.
+    """Adds an adapter that changes nothing yet; only the adapter and the head remain trainable.
 
     Args:
-        model: Loaded from a folder or the Hub, which the adapter will name as its base model.
-        rank: Of the two matrices that are added to each linear layer.
-        alpha: What they add is scaled by alpha / rank.
+        model: Loaded from a folder or the Hub; the adapter will name this as its base model.
+        rank: Rank of the two matrices that are added to each linear layer.
+        alpha: The output of these matrices is scaled by alpha / rank.
         layers: Indices of the layers that are adapted.
     Source: Hu et al. 2021, LoRA.
     """
     name = model.config.name_or_path
-    assert name  # it has been loaded
+    assert name  # a loaded model has a name
     base = Path(name)
     settings = LoraConfig(
-        # A folder is found from anywhere only by its whole path.
+        # An absolute path, so that the base model is found from every working directory.
         base_model_name_or_path=str(base.resolve() if base.is_dir() else base),
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # declared int, but it is only divided

@@ -1,7 +1,7 @@
-"""What a model answered to held-out clips, and what of it people read.
+"""The scores of a model on held-out clips, and the figures that are shown of them.
 
-One accuracy or mAP with its interval and what guessing would give, the classes that do worst, the
-labels that are taken for each other, and the single clips that the model is most wrong about.
+These are one accuracy or mAP, with its interval and the value that guessing would reach, the
+weakest classes, the pairs of labels that the model confuses, and the clips with the worst mistakes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .intervals import (
 )
 from .metrics import ClassResult, class_table, tagging_metrics
 
-# From which score on a label counts, of models without a calibration.
+# A label counts as found from this score on, for models without a calibration.
 DEFAULT_THRESHOLD = 0.5
-# A summary names so many of the classes that do worst.
+# Number of weak classes that a summary names.
 WEAKEST = 3
-# Kinds of mistakes; the first where a clip has one label, the others where it may have several.
+# Kinds of mistakes: the first if a clip has exactly one label, the others if it may have several.
 CONFUSED, FALSE_POSITIVE, MISSED = "confused", "false positive", "missed"
 
 
@@ -41,13 +41,13 @@ class Headline(NamedTuple):
     interval: Interval
     # The accuracy of always answering the most frequent class, or the mAP of random scores.
     chance: float
-    majority: str | None  # that class
+    majority: str | None  # the most frequent class; None for mAP
     num_clips: int
-    num_groups: int | None  # None where clips were drawn one by one for the interval
+    num_groups: int | None  # None if the interval was computed over single clips, not groups
 
 
 class Confusion(NamedTuple):
-    """How often one label was missed where another was found that is not there."""
+    """How many clips have the label `true` but were given the wrong label `predicted` instead."""
 
     true: str
     predicted: str
@@ -56,29 +56,30 @@ class Confusion(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """One label that a clip should have, or should not."""
+    """One wrong label of one clip: a label that was missed, or one that the clip does not have."""
 
-    clip: int  # its number
+    clip: int  # index of the clip
     file: str
-    true: Sequence[str]  # labels: of a missed one, that label alone; else all that the clip has
-    predicted: Sequence[str]  # of a false positive, that label alone; else all that were found
-    score: float  # of the predicted label; of the missed one
+    true: Sequence[str]  # only the missed label if kind is MISSED, else all labels of the clip
+    predicted: Sequence[str]  # all labels found if kind is MISSED, else only the wrong one
+    score: float  # of the wrong label, or of the missed one
     kind: str
-    confidence: float  # 0 at the threshold, 1 where the model is sure
+    confidence: float  # from 0 (at the threshold) to 1 (the model is sure)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Scores of held-out clips, with all that is needed to judge them.
+    """Scores of held-out clips, with everything that is needed to judge them.
 
     Args:
         scores: (B, C), probabilities.
         targets: (B, C), 1 where a clip has the label, else 0.
-        names: Of the C classes.
-        exclusive: Whether a clip has exactly one label: the highest score is then the answer.
+        names: Names of the C classes.
+        exclusive: Whether a clip has exactly one label; its answer is then the highest score.
         files: Names of the B clips.
-        thresholds: (C,), the score from which on a label counts where a clip may have several.
-        groups: Of the clips, such as speakers, for the interval; see `intervals.py`.
+        thresholds: (C,), or one for all: a label counts as found from this score on. Used only
+            if a clip may have several labels.
+        groups: Group of each clip, such as its speaker, for the interval; see `intervals.py`.
     Raises:
         ValueError: The sizes do not fit together, or there is no clip.
     """
@@ -113,12 +114,12 @@ class Answers:
 
     @cached_property
     def there(self) -> np.ndarray:
-        """(B, C), bool: the labels that clips have."""
+        """(B, C), bool: the labels that the clips really have."""
         return self.targets.astype(bool)
 
     @cached_property
     def found(self) -> np.ndarray:
-        """(B, C), bool: the labels that clips were given."""
+        """(B, C), bool: the labels that the model gives the clips."""
         if self.exclusive:
             return np.eye(len(self.names), dtype=bool)[self.scores.argmax(1)]
         return self.scores >= self.thresholds
@@ -130,7 +131,7 @@ class Answers:
 
     @cached_property
     def headline(self) -> Headline:
-        """The accuracy or the mAP, its interval, and what guessing would give."""
+        """The accuracy or the mAP, its interval, and the value that guessing would reach."""
         majority = None
         if self.exclusive:
             hits = self.found[self.there]
@@ -146,11 +147,11 @@ class Answers:
 
     @property
     def class_metric(self) -> str:
-        """What a class is judged by: its field of `ClassResult`."""
+        """The field of `ClassResult` that a class is judged by."""
         return "f1" if self.exclusive else "average_precision"
 
     def weakest(self, count: int) -> list[ClassResult]:
-        """The classes that do worst, the worst first, of those that some held-out clip has."""
+        """The classes with the lowest quality, the lowest first, if they have held-out clips."""
         quality = self.class_metric
         rows = [
             row for row in self.classes if row.positives and not math.isnan(getattr(row, quality))
@@ -159,8 +160,11 @@ class Answers:
 
     @cached_property
     def matrix(self) -> np.ndarray:
-        """(C, C), counts of clips. Off the diagonal: row missed, column found but not there; on it:
-        found and there. Where a clip has one label, this is the confusion matrix."""
+        """(C, C), counts of clips; the confusion matrix if each clip has exactly one label.
+
+        Off the diagonal, [i, j] counts the clips that have label i, which was missed, and were
+        given label j, which they do not have. The diagonal counts labels that were found rightly.
+        """
         missed = (self.there & ~self.found).astype(np.float32)  # exact up to 2^24 clips
         false = (self.found & ~self.there).astype(np.float32)
         counts = (missed.T @ false).astype(int)
@@ -169,11 +173,11 @@ class Answers:
 
     @cached_property
     def confusions(self) -> list[Confusion]:
-        """Pairs of labels that are taken for each other, those of most clips first."""
+        """Pairs of labels that the model confuses, the most frequent first."""
         counts, positives = self.matrix.copy(), self.there.sum(0)
         np.fill_diagonal(counts, 0)
         true, predicted = np.nonzero(counts)
-        # Of equally many clips, the pair first that is a larger share of its label.
+        # Among pairs with equally many clips, the one with the rarer true label comes first.
         order = np.lexsort((positives[true], -counts[true, predicted]))
         return [
             Confusion(self.names[t], self.names[p], int(counts[t, p]), int(positives[t]))
@@ -182,7 +186,7 @@ class Answers:
 
     @cached_property
     def mistakes(self) -> list[Mistake]:
-        """All mistakes, those that the model is surest of first."""
+        """All mistakes, those with the highest confidence first."""
         clips, labels = np.nonzero(self.found & ~self.there)
         kinds = [CONFUSED if self.exclusive else FALSE_POSITIVE] * len(clips)
         if not self.exclusive:
@@ -215,20 +219,20 @@ class Answers:
         )
 
     def labels_of(self, clip: int) -> tuple[list[str], list[str]]:
-        """The labels that a clip has, and those that it was given."""
+        """The labels that a clip has, and those that the model gives it."""
         true, predicted = np.flatnonzero(self.there[clip]), np.flatnonzero(self.found[clip])
         return [self.names[i] for i in true.tolist()], [self.names[i] for i in predicted.tolist()]
 
 
 def chance_text(headline: Headline) -> str:
-    """What guessing would give: a clause."""
+    """A clause that says which value guessing would reach."""
     if headline.majority is None:
         return f"random scores would give {headline.chance:.3f}"
     return f'always "{printable(headline.majority)}" would give {headline.chance:.3f}'
 
 
 def interval_text(headline: Headline) -> str:
-    """The interval: "95 % interval 0.648 to 0.790"."""
+    """The interval as text: "95 % interval 0.648 to 0.790"."""
     low, high = headline.interval
     if math.isnan(low):
         return "no interval: it needs clips of two groups or more"
@@ -254,7 +258,7 @@ def summary_lines(answers: Answers) -> list[str]:
     if answers.confusions:
         pair = answers.confusions[0]
         true, predicted = printable(pair.true), printable(pair.predicted)
-        what = f"{true} taken for {predicted}"
+        what = f"{true} mistaken for {predicted}"
         if not answers.exclusive:
             what = f"{true} missed and {predicted} found instead"
         lines.append(f"most often confused: {what}, in {pair.clips} of {pair.positives} clips")

@@ -1,4 +1,4 @@
-"""What can be set for a fine-tuning, by its kind; `recipe_files.py` reads many of these at once."""
+"""The arguments of a fine-tuning, grouped by kind; `recipe_files.py` reads them from YAML files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .augmentation import Augmentation
 from .cheap_tuning import CheapArguments
 from .data_arguments import DataArguments
 
-# In the output directory of a run: the arguments that decide what it learns.
+# File in a run's output directory with the arguments that decide what the run learns.
 RUN_FILE = "run.json"
 FEATURES = ("auto", "workers", "device")
 KEPT = ("auto", "last", "best", "average")
@@ -34,51 +34,60 @@ class ModelArguments:
         default=None, metadata={"help": "mel bins and frames of a patch, with --from-scratch"}
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "frames of 10 ms; the position grid is refitted"}
+        default=None,
+        metadata={"help": "longest input, in frames of 10 ms; the positions are fitted to it"},
     )
     min_length: int | None = field(
         default=None,
         metadata={
-            "help": "frames of 10 ms; also train on parts of clips, of random lengths from this "
-            "on, with and without a mask of the padding, for a model that knows short clips"
+            "help": "train for short clips too: cut each clip to a random length of at least this "
+            "many frames of 10 ms, with and without a mask of the padding"
         },
     )
     drop_path_rate: float | None = field(
         default=None,
-        metadata={"help": "stochastic depth: how often a clip skips the last layer while training"},
+        metadata={
+            "help": "stochastic depth: probability that a clip skips the last layer in training"
+        },
     )
-    frequency_stride: int | None = field(default=None, metadata={"help": "in mel bins"})
-    time_stride: int | None = field(default=None, metadata={"help": "in frames"})
+    frequency_stride: int | None = field(
+        default=None, metadata={"help": "step from patch to patch in frequency, in mel bins"}
+    )
+    time_stride: int | None = field(
+        default=None, metadata={"help": "step from patch to patch in time, in frames"}
+    )
     patchout_frequency: int | None = field(
-        default=None, metadata={"help": "rows of patches dropped while training, as in PaSST"}
+        default=None, metadata={"help": "rows of patches to drop in training, as in PaSST"}
     )
     patchout_time: int | None = field(
-        default=None, metadata={"help": "columns of patches dropped while training"}
+        default=None, metadata={"help": "columns of patches to drop in training"}
     )
     mean: float | None = field(
         default=None,
-        metadata={"help": "of the data's log-mel values; see modeling-ast stats"},
+        metadata={"help": "mean of the data's log-mel values; see modeling-ast stats"},
     )
-    std: float | None = field(default=None, metadata={"help": "their standard deviation"})
+    std: float | None = field(
+        default=None, metadata={"help": "standard deviation of the data's log-mel values"}
+    )
     features: str = field(
         default="auto",
         metadata={
-            "help": "where features are computed: in the workers that decode, or batch-wise "
-            "on the training device; auto: there if it is a GPU",
+            "help": "where features are computed: workers: in the processes that decode; device: "
+            "on the training device, for a whole batch; auto: on the device if it is a GPU",
             "choices": FEATURES,
         },
     )
     padding: str | None = field(
         default=None,
         metadata={
-            "help": "how clips are padded: to max_length, or to the longest of a batch; by "
-            "default as the model's extractor was saved",
+            "help": "pad clips to max_length, or to the longest clip of their batch; by default "
+            "as saved in the model's extractor",
             "choices": PADDINGS,
         },
     )
 
     def __post_init__(self):
-        # A recipe's values do not pass argparse's check of the choices.
+        # argparse does not check the choices for values that come from a recipe.
         for name, choices in (("features", FEATURES), ("padding", (None, *PADDINGS))):
             if getattr(self, name) not in choices:
                 known = ", ".join(choice for choice in choices if choice)
@@ -86,10 +95,10 @@ class ModelArguments:
 
     @property
     def source(self) -> str:
-        """`model`, which a run needs.
+        """The value of `model`, which every run needs.
 
         Raises:
-            ValueError: It is missing.
+            ValueError: No model is given.
         """
         if self.model is None:
             raise ValueError("--model is missing; give an AST on the Hub, or a directory")
@@ -98,23 +107,31 @@ class ModelArguments:
 
 @dataclass
 class OptimizerArguments:
-    """Rates by layer, and the published optimiser and schedule."""
+    """Learning rates by layer, and the published optimiser and schedule."""
 
     published_adam: bool = field(
-        default=False, metadata={"help": "Adam, betas (0.95, 0.999), the decay in the gradient"}
-    )
-    layer_decay: float = field(
-        default=1.0, metadata={"help": "rate of a layer: this times that of the next layer"}
-    )
-    head_rate: float = field(default=1.0, metadata={"help": "rate of the head: this times others'"})
-    decay_first: int | None = field(
-        default=None,
+        default=False,
         metadata={
-            "help": "epochs at the full learning rate before its first fall (--decay-factor)"
+            "help": "use Adam as published: betas (0.95, 0.999), weight decay added to the gradient"
         },
     )
-    decay_every: int = field(default=1, metadata={"help": "epochs from one fall to the next"})
-    decay_factor: float = field(default=0.5, metadata={"help": "what each fall multiplies by"})
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "learning rate of each layer, as a multiple of the next layer's"},
+    )
+    head_rate: float = field(
+        default=1.0, metadata={"help": "learning rate of the head, as a multiple of the others'"}
+    )
+    decay_first: int | None = field(
+        default=None,
+        metadata={"help": "epochs at the full learning rate before --decay-factor first applies"},
+    )
+    decay_every: int = field(
+        default=1, metadata={"help": "epochs between two decays of the learning rate"}
+    )
+    decay_factor: float = field(
+        default=0.5, metadata={"help": "factor that each decay multiplies the learning rate by"}
+    )
 
 
 @dataclass
@@ -126,14 +143,17 @@ class SamplingArguments:
     )
     mix_whole_set: bool = field(
         default=False,
-        metadata={"help": "mixup with any clip of the set, as published, not of the batch"},
+        metadata={
+            "help": "draw mixup partners from the whole training set, as published, instead of "
+            "from the batch"
+        },
     )
     average_from: int | None = field(
         default=None, metadata={"help": "average the weights from the end of this epoch (from 1)"}
     )
     average_to: int | None = field(
         default=None,
-        metadata={"help": "last epoch of the average of --average-from; without it, of the run"},
+        metadata={"help": "last epoch to average, with --average-from (default: the run's last)"},
     )
 
 
@@ -144,22 +164,22 @@ class AutoArguments:
     auto: bool = field(
         default=False,
         metadata={
-            "help": "choose the numbers that are not given from the clips to train on and the "
+            "help": "choose the numbers that you do not give, by the training clips and the "
             "model, and print each with its reason"
         },
     )
     keep_weights: str = field(
         default="auto",
         metadata={
-            "help": "which weights the run ends with: those of the last epoch, of the best one, or "
-            "the average of --average-from; auto: those that do best on the validation clips, and "
-            "without such clips the last",
+            "help": "weights that the run ends with: those of the last epoch, those of the best "
+            "epoch, or the average that --average-from starts; auto: those of the three that score "
+            "best on the validation clips, or the last if there are no such clips",
             "choices": KEPT,
         },
     )
 
     def __post_init__(self):
-        # A recipe's values do not pass argparse's check of the choices.
+        # argparse does not check the choices for values that come from a recipe.
         if self.keep_weights not in KEPT:
             raise ValueError(
                 f"--keep-weights is {self.keep_weights!r}; it must be one of {', '.join(KEPT)}"
@@ -168,25 +188,26 @@ class AutoArguments:
 
 @dataclass
 class LengthArguments:
-    """How the scores of shorter clips are measured."""
+    """How the scores on shorter clips are measured."""
 
     length_clips: int = field(
         default=200,
         metadata={
-            "help": "held-out clips that are judged under both paddings, whole and cut to 0.25, "
-            "0.5, 1 seconds and so on; 0: none"
+            "help": "number of held-out clips to score under both paddings, whole and cut to "
+            "0.25, 0.5, 1 seconds and so on; 0: none"
         },
     )
 
 
 @dataclass
 class ResultArguments:
-    """What is shown of the results."""
+    """Which results are shown."""
 
     worst_clips: int = field(
         default=30,
         metadata={
-            "help": "clips in worst_clips.html, the page that plays the worst mistakes; 0: no page"
+            "help": "number of clips in worst_clips.html, the page that plays the worst mistakes; "
+            "0: no page"
         },
     )
 
@@ -197,18 +218,18 @@ class ResultArguments:
 
 @dataclass
 class SearchArguments:
-    """A search for good numbers instead of one run; see `search.py`."""
+    """A search for good hyperparameters instead of one run; see `search.py`."""
 
     search_trials: int | None = field(
         default=None,
         metadata={
-            "help": "train this many times with other numbers, judged by clips set aside from the "
-            "training set, and write the best as a recipe"
+            "help": "train this many times with different hyperparameters, compare the runs on "
+            "clips set aside from the training set, and write the best values as a recipe"
         },
     )
     search_space: str | None = field(
         default=None,
-        metadata={"help": "YAML file of what to search (default: rates, mixup, rank)"},
+        metadata={"help": "YAML file with the search space (default: rates, mixup, rank)"},
     )
 
     def __post_init__(self):
@@ -220,9 +241,9 @@ class SearchArguments:
 
 @dataclass
 class Arguments:
-    """All that can be set, by its kind.
+    """All arguments, grouped by kind.
 
-    `given` names what a user has set, which `--auto` leaves as it is.
+    `given` holds the names of the arguments that the user has set; `--auto` does not change them.
     """
 
     model: ModelArguments
@@ -239,14 +260,14 @@ class Arguments:
     given: frozenset[str] = frozenset()
 
     def value(self, name: str) -> Any:
-        """What is set for an argument of any kind, by its name."""
+        """The value of an argument of any kind, by its name."""
         return getattr(self._kind_of(name)[1], name)
 
     def change(self, name: str, value: Any) -> None:
         """Sets an argument of any kind, by its name."""
         place, kind = self._kind_of(name)
         if isinstance(kind, TrainingArguments):
-            # Its __post_init__ is for values of a command line.
+            # `replace` would run its __post_init__ again, which expects values of a command line.
             setattr(kind, name, value)
         else:
             setattr(self, place, replace(kind, **{name: value}))
@@ -275,15 +296,15 @@ KINDS = (
 
 
 def defaults() -> dict[str, Any]:
-    """The defaults of a run where those of its classes do not suit."""
+    """The defaults of a run that differ from those of the argument classes."""
     return {
-        # Augmentation's own are for AudioSet's clips of ten seconds.
+        # The defaults of Augmentation suit AudioSet's clips of ten seconds.
         "mixup_rate": 0.0,
         "frequency_mask": 0,
         "time_mask": 0,
         "report_to": "tensorboard" if is_tensorboard_available() else "none",
         "dataloader_num_workers": loading_workers(usable_cores(), torch.cuda.is_available()),
-        # Shares of the run: however short it is, its learning curve has some points.
+        # Shares of the run, so that the learning curve of a short run has some points, too.
         "logging_steps": 0.05,
         "eval_strategy": "steps",
         "eval_steps": 0.1,
@@ -291,7 +312,7 @@ def defaults() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, its share of those of the machine."""
+    """Number of cores for this process: those of the machine, shared among its processes."""
     if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
         cores = len(os.sched_getaffinity(0))
     else:
@@ -300,13 +321,14 @@ def usable_cores() -> int:
 
 
 def loading_workers(cores: int, has_gpu: bool) -> int:
-    """Processes that decode clips beside the training, which itself uses a CPU's cores.
+    """Number of worker processes that decode clips during the training.
 
-    On two cores without a GPU there is no core to spare: one worker makes the demo recipe slower.
+    Training on a CPU needs the cores itself: on two cores without a GPU, one worker made the demo
+    recipe slower.
 
     Args:
-        cores: That this process may use.
-        has_gpu: Whether a GPU trains.
+        cores: Number of cores that this process may use.
+        has_gpu: Whether the model is trained on a GPU.
     Returns:
         At most 8.
     """
@@ -314,18 +336,18 @@ def loading_workers(cores: int, has_gpu: bool) -> int:
 
 
 def prepare(training: TrainingArguments) -> None:
-    """Sets what holds for every run on audio clips."""
-    # The collator reads every column of the data set; Trainer would drop what the model lacks.
+    """Sets the training arguments that every run on audio clips needs."""
+    # Trainer would drop columns that the model's forward does not take; the collator reads them.
     training.remove_unused_columns = False
     training.dataloader_pin_memory &= torch.cuda.is_available()
-    # One process would hand the batches out only if all had the same length; those of a stream may
-    # differ.
+    # With dispatch_batches one process sends the batches of a stream to the others, which works
+    # only if they all have the same length; ours may differ.
     assert isinstance(training.accelerator_config, AcceleratorConfig)  # TrainingArguments made it
     training.accelerator_config.dispatch_batches = False
 
 
 def contradiction(arguments: Arguments) -> str | None:
-    """One sentence on arguments that exclude each other, or None."""
+    """A sentence that names arguments which contradict each other, or None."""
     optimizer, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
     if sampling.average_to is not None and sampling.average_from is None:
         return "--average-to is given without --average-from; give the first epoch too"
@@ -335,16 +357,16 @@ def contradiction(arguments: Arguments) -> str | None:
             f"{training.num_train_epochs:g}; lower the one or raise the other"
         )
     if arguments.model.patch_size and not arguments.model.from_scratch:
-        return "--patch-size is for --from-scratch; trained patches keep their size"
+        return "--patch-size needs --from-scratch, as trained patches keep their size; give both"
     if arguments.model.from_scratch and (arguments.cheap.freeze or arguments.cheap.lora_rank):
-        return "--freeze and --lora-rank keep trained weights; leave --from-scratch out"
+        return "--freeze and --lora-rank need trained weights; leave --from-scratch out"
     if sampling.mix_whole_set and not arguments.augmentation.mixup_rate:
-        return "--mix-whole-set is for a mixup; give --mixup-rate too"
+        return "--mix-whole-set needs mixup; give --mixup-rate too"
     auto = arguments.auto
     if auto.keep_weights == "average" and sampling.average_from is None and not auto.auto:
-        return "--keep-weights average needs --average-from, the first epoch that counts"
+        return "--keep-weights average needs the first epoch to average; give --average-from too"
     if arguments.search.search_trials is not None and arguments.data.folds is not None:
-        return "--search-trials and --folds train in different ways; give one of them"
+        return "--search-trials and --folds cannot be combined; give one of them"
     if arguments.lengths.length_clips < 0:
         return f"--length-clips is {arguments.lengths.length_clips}; give 0 or more"
     if mistake := contradiction_of_stream(arguments):
@@ -355,18 +377,24 @@ def contradiction(arguments: Arguments) -> str | None:
 
 
 def contradiction_of_stream(arguments: Arguments) -> str | None:
-    """The same for a stream, which is read once from its start to its end."""
+    """The same check for a stream, which is read only once, from its start to its end."""
     if not arguments.data.streaming:
         return None
     if arguments.auto.auto:
-        return "--auto measures all clips first; train without --streaming"
+        return "--auto must measure all clips before it trains; train without --streaming"
     if arguments.sampling.balanced_sampling:
-        return "--balanced-sampling counts all labels first; train without --streaming"
+        return "--balanced-sampling must count all labels first; train without --streaming"
     if arguments.sampling.mix_whole_set:
-        return "--mix-whole-set draws clips from anywhere; mix within the batch, or do not stream"
+        return (
+            "--mix-whole-set draws clips from the whole set, which a stream does not allow; leave "
+            "out --mix-whole-set or --streaming"
+        )
     if arguments.data.train_clips is None:
         if arguments.training.max_steps < 1:
-            return "--streaming has no known end; give --train-clips (of an epoch) or --max-steps"
+            return (
+                "with --streaming the length of an epoch is unknown; give --train-clips (clips in "
+                "an epoch) or --max-steps"
+            )
         if (arguments.optimizer.decay_first, arguments.sampling.average_from) != (None, None):
             return "--decay-first and --average-from count epochs; give --train-clips too"
     return None

@@ -1,9 +1,9 @@
-"""Augmentation of waveforms, spectrograms and labels: tensor in, tensor out, drawn for each clip.
+"""Augmentation of waveforms, spectrograms and labels: tensor in, tensor out, random for each clip.
 
 Follows Gong et al. 2021, section 3.1 (mixup with a rate, SpecAugment, noise and time roll), in the
-authors' arithmetic (src/dataloader.py). Everything runs on the device of its input; what is drawn
-comes from a `torch.Generator`, on the generator's device, so that a seed on the CPU gives the same
-draws whatever device trains. Without one, torch's global generator draws.
+authors' arithmetic (src/dataloader.py). Everything runs on the device of its input. The random
+numbers come from a `torch.Generator`, on the generator's device, so that a generator on the CPU
+draws the same for every training device. Without one, torch's global generator is used.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Waveforms = TypeVar("Waveforms", Tensor, list[Tensor])
 def mixup_shares(
     count: int, rate: float, generator: Generator | None = None, alpha: int = 10
 ) -> Tensor:
-    """How much of itself each clip keeps: Beta(alpha, alpha) with probability `rate`, else 1.
+    """The share of itself that each clip keeps: Beta(alpha, alpha) with probability `rate`, else 1.
 
     Args:
-        count: Clips B.
+        count: Number of clips B.
         rate: Probability that a clip is mixed, in [0, 1].
-        alpha: A whole number: the alpha-th smallest of 2 * alpha - 1 uniform numbers is distributed
-            as Beta(alpha, alpha), and torch's own Beta takes no generator.
+        alpha: A whole number. torch's own Beta takes no generator; instead, the alpha-th smallest
+            of 2 * alpha - 1 uniform numbers is taken, which is distributed as Beta(alpha, alpha).
     Returns:
         (B,), float32, in (0, 1], on the generator's device.
     Raises:
-        ValueError: `rate` is no probability, or `alpha` no whole number from 1 up.
+        ValueError: `rate` is not from 0 to 1, or `alpha` is not a whole number of at least 1.
     Source: Gong et al. 2021, section 3.1: rate 0.5, Beta(10, 10).
     """
     _check_share("rate", rate)
@@ -51,7 +51,7 @@ def mixup(
     partner_labels: Tensor,
     shares: Tensor,
 ) -> tuple[Waveforms, Tensor]:
-    """share * clip + (1 - share) * partner, each minus its own mean, and the labels alike.
+    """share * clip + (1 - share) * partner, each minus its own mean; labels with the same shares.
 
     A mixed clip keeps its own length: its partner is cut or continued with zeros.
 
@@ -70,8 +70,8 @@ def mixup(
     if labels.ndim != 2 or not labels.is_floating_point():
         raise ValueError(
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; mixup needs floats "
-            f"(clips, classes): shares of the one label, or multi-hot labels and the multi-label "
-            f"loss (the authors' way for one label, too)"
+            f"of shape (clips, classes): the share of each class, or multi-hot labels with the "
+            f"multi-label loss (which the authors use for clips with one label, too)"
         )
     if not len(waveforms) == len(labels) == len(partners) == len(partner_labels) == len(shares):
         raise ValueError(
@@ -88,8 +88,8 @@ def _mix(waveform: Tensor, partner: Tensor, share: float) -> Tensor:
     mixed = share * (waveform - waveform.mean())
     if share == 1.0:
         return mixed
-    heard = min(len(waveform), len(partner))
-    mixed[:heard] += (1 - share) * (partner - partner.mean())[:heard]
+    overlap = min(len(waveform), len(partner))
+    mixed[:overlap] += (1 - share) * (partner - partner.mean())[:overlap]
     return mixed
 
 
@@ -114,14 +114,14 @@ def mask_frequency(
 ) -> Tensor:
     """Hides a band of mel bins in each clip.
 
-    The width is uniform in [0, max_width), cut to a whole number; so is the start among the places
-    where the band fits.
+    The width is uniform in [0, max_width), rounded down to a whole number. The start is uniform
+    among the places where the band fits.
 
     Args:
         frames: (B, T, F).
-        max_width: In mel bins; one that is wider than F counts as F.
-        value: What is written, e.g. `config.padding_value`: the published models were trained with
-            a log-mel of 0, before the normalisation.
+        max_width: In mel bins; a value above F counts as F.
+        value: Written into the band, e.g. `config.padding_value`: the published models were trained
+            with a log-mel of 0, before the normalisation.
     Returns:
         (B, T, F), a new tensor.
     Source: Park et al. 2019 (SpecAugment), as in torchaudio's mask_along_axis_iid.
@@ -139,8 +139,8 @@ def mask_time(
     """Hides a span of frames in each clip; see `mask_frequency`, with T for F.
 
     Args:
-        num_frames: (B,), each clip's own frames, the others being padding: the span lies among
-            them, and a shorter clip has a narrower one, in proportion; None: all T.
+        num_frames: (B,), the number of frames of each clip without its padding. The span lies
+            inside these, and its width is scaled by num_frames / T. None: no clip has padding.
     """
     band = _band(frames, 1, max_width, generator, num_frames)
     return torch.where(band.unsqueeze(2), value, frames)
@@ -153,7 +153,7 @@ def _band(
     generator: Generator | None,
     own: Tensor | None = None,
 ) -> Tensor:
-    """(B, length of `axis`), true inside each clip's band, which lies in its first `own` (B,)."""
+    """(B, length of `axis`), true inside each clip's band, which ends before `own` (B,)."""
     if max_width < 0:
         raise ValueError(f"the width of a mask is {max_width}; it must be 0 (no mask) or more")
     length = frames.shape[axis]
@@ -173,7 +173,7 @@ def _band(
 
 
 def add_noise(frames: Tensor, max_level: float = 0.1, generator: Generator | None = None) -> Tensor:
-    """Adds noise, uniform in [0, level), its level for each clip uniform in [0, max_level).
+    """Adds noise that is uniform in [0, level); each clip's level is uniform in [0, max_level).
 
     Args:
         frames: (B, T, F), normalised.
@@ -194,8 +194,8 @@ def roll_time(
     Args:
         x: (B, T, F) frames, or (B, S) samples.
         max_shift: The shift is uniform in [-max_shift, max_shift - 1], in frames or samples.
-        lengths: (B,), each clip's own part of the axis, which rolls in itself, so that the padding
-            stays at the end; None: all of it rolls.
+        lengths: (B,), the length of each clip without its padding. Only this part rolls, so that
+            the padding stays at the end. None: the whole axis rolls.
     Source: the authors' src/dataloader.py: -10 to 9 frames.
     """
     if max_shift < 1:
@@ -214,13 +214,13 @@ def roll_time(
 
 
 def smooth_labels(labels: Tensor, amount: float, exclusive: bool = False) -> Tensor:
-    """Moves labels towards indecision: (1 - amount) * label + amount * chance.
+    """Moves labels towards chance: (1 - amount) * label + amount * chance.
 
     Args:
         labels: (B, C), shares of 0 to 1.
         amount: In [0, 1].
         exclusive: Whether a clip has exactly one label, so that chance is 1 / C (cross entropy);
-            else each class is a yes or no of its own, and chance is 1 / 2.
+            else each class is a separate yes or no, and chance is 1 / 2.
     Returns:
         (B, C).
     """
@@ -231,19 +231,19 @@ def smooth_labels(labels: Tensor, amount: float, exclusive: bool = False) -> Ten
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is changed of the clips while training: mixup, masks, gain, noise, roll, labels.
+    """How clips are changed during training: mixup, masks, gain, noise, roll, label smoothing.
 
     The defaults are those of the paper's AudioSet recipe.
 
     Args:
         mixup_rate: Probability that a clip is mixed with another.
-        mixup_alpha: Of the Beta distribution; a whole number.
-        max_gain_db: Of `change_gain`.
+        mixup_alpha: Parameter of the Beta distribution, see `mixup_shares`; a whole number.
+        max_gain_db: See `change_gain`.
         frequency_mask, time_mask: Largest widths, in mel bins and frames.
-        max_noise: Of `add_noise`; the authors' is 0.1, for Speech Commands only.
-        max_roll: Of `roll_time`, in frames; the authors' is 10, for Speech Commands only. Frames
-            that are padding roll along, unless the model's mask hides padding.
-        label_smoothing: Of `smooth_labels`, for labels (B, C).
+        max_noise: See `add_noise`; the authors use 0.1, for Speech Commands only.
+        max_roll: See `roll_time`, in frames; the authors use 10, for Speech Commands only. Padding
+            rolls too, unless the batch has a mask that marks the padding.
+        label_smoothing: See `smooth_labels`; only for labels (B, C).
     """
 
     mixup_rate: float = field(
@@ -251,22 +251,22 @@ class Augmentation:
     )
     mixup_alpha: int = field(
         default=10,
-        metadata={"help": "of the Beta distribution of their shares: the larger, the more equal"},
+        metadata={"help": "mixup shares are Beta(alpha, alpha): the larger, the more equal"},
     )
     max_gain_db: float = field(
-        default=0.0, metadata={"help": "make clips louder or softer by up to so many decibels"}
+        default=0.0, metadata={"help": "make clips louder or softer by up to this many decibels"}
     )
     frequency_mask: int = field(
-        default=48, metadata={"help": "hide a band of up to so many mel bins of each clip"}
+        default=48, metadata={"help": "hide a band of up to this many mel bins of each clip"}
     )
     time_mask: int = field(
-        default=192, metadata={"help": "hide a span of up to so many frames of each clip"}
+        default=192, metadata={"help": "hide a span of up to this many frames of each clip"}
     )
     max_noise: float = field(
         default=0.0, metadata={"help": "add noise of up to this level to the features"}
     )
     max_roll: int = field(
-        default=0, metadata={"help": "shift the features in time by up to so many frames"}
+        default=0, metadata={"help": "shift the features in time by up to this many frames"}
     )
     label_smoothing: float = field(
         default=0.0, metadata={"help": "move labels towards chance by this share, from 0 to 1"}
@@ -277,7 +277,7 @@ class Augmentation:
         return mixup_shares(count, self.mixup_rate, generator, self.mixup_alpha)
 
     def waveforms(self, waveforms: Waveforms, generator: Generator | None = None) -> Waveforms:
-        """What is done to the waveforms before the features, after a mixup."""
+        """Changes the gain of waveforms, after a mixup and before the features are computed."""
         if self.max_gain_db > 0:
             waveforms = change_gain(waveforms, self.max_gain_db, generator)
         return waveforms
@@ -294,8 +294,8 @@ class Augmentation:
         Args:
             input_values: (B, T, F), normalised.
             masked_value: `config.padding_value`.
-            num_frames: (B,), each clip's own frames, which are masked and rolled in themselves;
-                None: padding is treated as they are.
+            num_frames: (B,), the number of frames of each clip without its padding; the time mask
+                and the roll stay inside these. None: padding is treated like the clip.
         """
         x = input_values
         if self.frequency_mask > 0:
@@ -307,10 +307,12 @@ class Augmentation:
         return roll_time(x, self.max_roll, generator, num_frames)
 
     def labels(self, labels: Tensor, exclusive: bool = False) -> Tensor:
-        """Smooths labels (B, C); class indices are the loss function's matter.
+        """Smooths labels (B, C).
 
         Args:
             exclusive: See `smooth_labels`.
+        Raises:
+            ValueError: The labels are class indices, which only the loss function can smooth.
         """
         if self.label_smoothing == 0.0:
             return labels

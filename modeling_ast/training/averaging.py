@@ -1,4 +1,4 @@
-"""Averages: of the weights of a run's epochs, and of the predictions of several models.
+"""Averages of the weights of a run's epochs, and of the predictions of several models.
 
 Follows Gong et al. 2021, section 3.1: the arithmetic mean of the epochs' weights is one model that
 beats each of them; ensembles average the sigmoid outputs of models with different seeds or strides.
@@ -21,25 +21,25 @@ MEAN_FILE = "weight_mean.safetensors"
 
 
 class AverageWeightsCallback(TrainerCallback):
-    """Averages the weights at the ends of epochs and saves that model to `average/` in the end.
+    """Averages the weights at the ends of epochs and saves the mean to `average/` after the run.
 
-    The sum so far goes into every checkpoint, so that a killed run resumes with it.
+    Every checkpoint holds the sum so far, so that an interrupted run resumes with it.
 
     Args:
-        first_epoch, last_epoch: The epochs that count, from 1 on, both included; by default to the
-            last. The paper takes 1 to 5 of AudioSet's 5, and 6 to 25 of balanced AudioSet's 25. An
-            epoch that `max_steps` ends early counts as one.
+        first_epoch, last_epoch: The epochs to average, counted from 1, both included; by default
+            all. The paper averages epochs 1 to 5 of 5 on AudioSet, and 6 to 25 of 25 on balanced
+            AudioSet. An epoch that `max_steps` ends early counts as one.
         processing_class: Saved beside the model; by default the Trainer's own.
     Raises:
-        ValueError: The epochs are none, or the run will not have the first one.
+        ValueError: The range holds no epoch, or the run ends before its first one.
     Source: Gong et al. 2021, section 3.1.
     """
 
     def __init__(self, first_epoch: int = 1, last_epoch: int | None = None, processing_class=None):
         if first_epoch < 1 or (last_epoch is not None and last_epoch < first_epoch):
             raise ValueError(
-                f"the epochs to average are {first_epoch} to {last_epoch}; they are counted from "
-                f"1, and the last is not before the first"
+                f"the epochs to average are {first_epoch} to {last_epoch}; give a first epoch of "
+                f"at least 1 and a last epoch that is not before the first"
             )
         self.first_epoch = first_epoch
         self.last_epoch = math.inf if last_epoch is None else last_epoch
@@ -63,25 +63,25 @@ class AverageWeightsCallback(TrainerCallback):
             self._mean = WeightMean.load(file)
         elif whole_epochs >= self.first_epoch:
             raise ValueError(
-                f"{file} is missing, which holds the weights averaged before step "
-                f"{state.global_step}; resume from an earlier checkpoint that has it, or train "
-                f"without AverageWeightsCallback and call average_checkpoints"
+                f"{file} with the weights averaged before step {state.global_step} is missing; "
+                f"resume from an earlier checkpoint that has such a file, or train without "
+                f"AverageWeightsCallback and call average_checkpoints"
             )
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        # Not in on_epoch_end: the checkpoint of an epoch's last step is written before that.
+        # Not in on_epoch_end, because the checkpoint of an epoch's last step is written before it.
         if state.epoch == int(state.epoch):
             self._add(int(state.epoch), model)
         self._write_before_checkpoint(args, state, control)
 
     def on_epoch_end(self, args, state, control, model=None, **kwargs):
-        # Whole epochs are in already; this one was ended early.
+        # on_step_end has added the whole epochs; only an epoch that was ended early is left.
         if state.epoch != int(state.epoch):
             self._add(math.ceil(state.epoch), model)
         self._write_before_checkpoint(args, state, control)
 
     def _write_before_checkpoint(self, args, state, control) -> None:
-        # A run killed while it saves must not leave a checkpoint that is whole but for this file.
+        # First, because a run killed while saving must not leave a checkpoint without this file.
         if control.should_save:
             self._write(args, state)
 
@@ -90,7 +90,7 @@ class AverageWeightsCallback(TrainerCallback):
             self._mean.add(_plain_names(model.state_dict()))
 
     def on_save(self, args, state, control, **kwargs):
-        # Another callback may have asked for this checkpoint after the events above.
+        # Another callback may have requested this checkpoint after the events above.
         if not (_checkpoint(args, state) / MEAN_FILE).exists():
             self._write(args, state)
 
@@ -115,7 +115,7 @@ def _checkpoint(args, state) -> Path:
 
 
 def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what torch.compile and DistributedDataParallel put in front of names."""
+    """The weights without the prefixes that torch.compile and DistributedDataParallel add."""
     plain = {}
     for name, tensor in weights.items():
         if "_flat_param" in name:
@@ -137,7 +137,7 @@ def ensemble_probabilities(logits: Iterable[Tensor], multi_label: bool = True) -
         logits: For each model (B, C), clips and classes in the same order.
         multi_label: Whether probabilities are sigmoids; else they are softmaxes.
     Returns:
-        (B, C), float64: in float32 sure predictions round to 1 and tie.
+        (B, C), float64, because in float32 very high probabilities round to 1 and tie.
     Raises:
         ValueError: There is no model, or the shapes differ.
     Source: Gong et al. 2021, section 3.1 (Ensemble-S, Ensemble-M).
@@ -147,14 +147,14 @@ def ensemble_probabilities(logits: Iterable[Tensor], multi_label: bool = True) -
         wide = torch.as_tensor(scores).double()
         if total is not None and wide.shape != total.shape:
             raise ValueError(
-                f"model {count} gave logits of shape {tuple(wide.shape)}, those before it "
-                f"{tuple(total.shape)}; all must judge the same clips and classes"
+                f"model {count} gave logits of shape {tuple(wide.shape)}, but the models before it "
+                f"gave {tuple(total.shape)}; all must score the same clips and classes"
             )
         probabilities = wide.sigmoid() if multi_label else wide.softmax(-1)
         total = probabilities if total is None else total + probabilities
         count += 1
     if total is None:
-        raise ValueError("there are no logits; an ensemble has at least one model")
+        raise ValueError("there are no logits; give those of at least one model")
     return total / count
 
 

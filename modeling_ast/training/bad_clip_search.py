@@ -1,6 +1,6 @@
-"""Too many bad clips stop a run: then the clips that it has not reached are looked at too.
+"""Checks all clips of a data set after too many bad clips have stopped a run.
 
-So that all bad clips are listed at once, and a user does not mend one after the other.
+The user then gets a list of all bad clips and need not repair them one after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .clips import BadClips, ClipReader, TooManyBadClips, read_or_list
 from .data_arguments import DataArguments
 from .data_sources import load
 
-# The search ends after this time; some 6,000 clips of 10 s are decoded in it.
+# The search ends after this time, which suffices for about 6,000 clips of 10 s.
 SEARCH_SECONDS = 60.0
 
 
@@ -30,15 +30,15 @@ def listing_all_bad_clips(
     train: bool = True,
     held_out: bool = True,
 ) -> Iterator[None]:
-    """Looks at all clips if the work in it is stopped by bad ones.
+    """Checks all clips if the code inside the context is stopped by bad ones.
 
     Args:
-        data: Of the work.
-        file: Its list of bad clips.
-        model: Clips that are too short for it are bad; None if that does not matter.
-        train, held_out: Which parts it uses.
+        data: The data that the code uses.
+        file: The list of bad clips that the code writes.
+        model: Clips that are too short for this model count as bad; None: short clips are good.
+        train, held_out: Which parts of the data the code uses.
     Raises:
-        TooManyBadClips: It was stopped; the message counts and the list names what was found.
+        TooManyBadClips: The code was stopped; the message says how many clips of all are bad.
     """
     try:
         yield
@@ -58,15 +58,15 @@ def listing_all_bad_clips(
         try:
             bad.check()
         except TooManyBadClips as error:
-            raise TooManyBadClips(f"{error} ({reached} were looked at)") from stopped
+            raise TooManyBadClips(f"{error} ({reached} were checked)") from stopped
         raise
 
 
 def look_at(parts: list[Dataset], reader: ClipReader, bad: BadClips) -> int:
-    """Decodes clips and lists the bad ones, for a while.
+    """Decodes clips for at most `SEARCH_SECONDS` and lists the bad ones.
 
     Returns:
-        How many were decoded.
+        The number of clips that were decoded.
     """
     end = time.monotonic() + SEARCH_SECONDS
     count = 0

@@ -1,11 +1,11 @@
 """Rows of a data set -> a batch for the model: decode, crop or cut, mix, features, labels.
 
-`AudioCollator` is a Trainer's data_collator and runs in the DataLoader's workers. What it draws
-depends on its seed, the epoch and the clips of the batch: neither on the worker nor on what came
-before, so that a resumed run draws the same. `EpochCallback(collator)` tells it the epoch.
+`AudioCollator` is a Trainer's data_collator and runs in the DataLoader's workers. Its random draws
+depend only on its seed, the epoch and the clips of the batch, not on the worker or on earlier
+batches, so that a resumed run draws the same. `EpochCallback(collator)` sets its epoch.
 
-With `features=False` workers stop at the waveforms, and `add_features` does the rest in the main
-process, on the device that the batch is on.
+With `features=False` the workers stop at the waveforms, and `add_features` does the rest in the
+main process, on the device of the batch.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class LabelEncoder:
     Args:
         label2id: Name -> class index. A class may have several names, such as AudioSet's MID and
             display name.
-        multi_label: Whether a clip has any number of labels; else it has exactly one.
-        num_labels: Classes C; by default one more than the highest index of `label2id`.
-        shares: Whether the one label, too, is a vector: how much of each class a clip is. A mixup
-            and label smoothing need it, and the cross entropy takes it.
+        multi_label: Whether a clip may have any number of labels; else it has exactly one.
+        num_labels: Number of classes C; by default one more than the highest index of `label2id`.
+        shares: Whether a single label, too, becomes a vector, with the share of each class. Mixup
+            and label smoothing need such vectors, and the cross entropy accepts them.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class LabelEncoder:
                     f"...); add it there or filter its clips out"
                 )
             return self.label2id[label]
-        is_number = isinstance(label, Real)  # numpy's are, too
+        is_number = isinstance(label, Real)  # numpy's numbers, too
         if not is_number or label % 1 or not 0 <= label < self.num_labels:
             raise ValueError(
-                f"label {label!r} is no class index; it must be a whole number from 0 to "
+                f"label {label!r} is not a class index; it must be a whole number from 0 to "
                 f"{self.num_labels - 1}"
             )
         return int(label)
@@ -114,30 +114,31 @@ def _as_list(labels: Any) -> list[Any]:
 class AudioCollator:
     """Rows -> `input_values`, `labels` and, with padding "longest", `attention_mask`.
 
-    A clip longer than `extractor.max_length` frames is cropped to them, or cut into parts of at
-    most so many; the extractor pads a shorter one. Train with
+    A clip longer than `extractor.max_length` frames is cropped to this length, or cut into parts
+    that are not longer; the extractor pads a shorter clip. Train with
     `TrainingArguments(remove_unused_columns=False)`.
 
     Args:
-        extractor: Makes the features; its `padding` decides whether batches have one length.
-        encode_labels: For `label_column`; without it batches have no labels.
-        label_column: Holds names, MIDs or class indices.
+        extractor: Computes the features; its `padding` decides whether all batches have the same
+            length.
+        encode_labels: Encodes `label_column`; without it batches have no labels.
+        label_column: Column of names, MIDs or class indices.
         reader: Decodes rows; by default the column "audio", at the extractor's rate.
         crop: What is kept of a long clip: its "start", a "random" part (for training), or all of
-            it, in "parts" (for evaluations by `ASTTrainer`): equal ones, a row of the batch each,
-            whose scores the trainer averages, as every tool does.
-        bad_clips: Where clips that cannot be decoded are listed, and replaced by others of their
-            batch; without it, such a clip is an error. See `clips.py` for evaluations.
+            it in "parts" (for evaluation with `ASTTrainer`). Parts have equal lengths and are rows
+            of the batch; the trainer averages their scores, as all tools of this package do.
+        bad_clips: List of the clips that cannot be decoded; other clips of the batch replace them.
+            Without it, such a clip is an error. See `clips.py` for evaluations.
         augmentation: For training; mixup needs labels that are vectors.
         min_length: For training on short clips too: each clip is cut, after a mixup, to a random
             length of this many frames or more, and padded to `extractor.max_length` frames, with or
-            without a mask that hides the padding, see `random_lengths.py`; None: clips stay whole.
+            without a mask that hides the padding, see `random_lengths.py`. None: clips stay whole.
         partners: Data set to draw mixup partners from, uniformly. The authors take the whole
             training set, which decodes a second clip for each mixed one; the default is the batch
             itself.
-        features: Whether workers compute `input_values`; else see `add_features`, which then does
-            the part of `augmentation` that follows.
-        seed: Of all that is drawn.
+        features: Whether the workers compute `input_values`. If not, call `add_features`, which
+            then also applies the part of `augmentation` that changes features.
+        seed: Seed of all random draws.
     """
 
     def __init__(
@@ -183,17 +184,18 @@ class AudioCollator:
         self.reader = reader
         self.crop = crop
         self.bad_clips = bad_clips
-        self.earlier: list[tuple[Mapping[str, Any], Tensor]] = []  # a good clip of the last batch
+        # One good clip of an earlier batch, for a batch in which all clips are bad.
+        self.earlier: list[tuple[Mapping[str, Any], Tensor]] = []
         self.augmentation = augmentation
         self.min_length = min_length
         self.partners = partners
         self.features = features
         self.seed = seed
-        # Workers read it where the main process writes it, even those that live on.
+        # In shared memory, so that persistent workers see the new epoch, too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch (from 0) that is drawn for, in all workers."""
+        """Sets the epoch (from 0) that the random draws depend on, in all workers."""
         self._epoch.fill_(epoch)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -201,11 +203,12 @@ class AudioCollator:
 
         Returns:
             `input_values` (B, T, F), `labels` (B,) or (B, C), and with padding "longest" or
-            `min_length` `attention_mask` (B, T);
-            with features=False `waveforms` (B, S), padded with zeros, and `num_samples` (B,)
-            instead of `input_values`, and with `min_length` `is_masked` (B,). B is always the
-            number of `rows`; with crop="parts" B is the number of parts, a clip's one after the
-            other, each with the clip's labels, and `num_parts` (rows,) comes first.
+            `min_length` also `attention_mask` (B, T).
+            With features=False there are `waveforms` (B, S), padded with zeros, and `num_samples`
+            (B,) instead of `input_values` and the mask, and with `min_length` also `is_masked`
+            (B,).
+            B is the number of `rows`. With crop="parts" B is the number of parts, in the order of
+            the clips, each with the labels of its clip, and `num_parts` (rows,) comes first.
         Raises:
             ValueError: A clip cannot be decoded and `bad_clips` is None, all clips so far are bad,
                 or a label is unknown.
@@ -218,7 +221,7 @@ class AudioCollator:
         labels = None if self.encode_labels is None else self._labels(rows)
         if self.crop == "parts":
             parts = [equal_parts(len(x), self.extractor.max_samples) for x in waveforms]
-            # First: Trainer takes the length of the first tensor for the number of clips.
+            # First, because Trainer takes the number of clips from the first tensor of the batch.
             batch["num_parts"] = torch.tensor([len(cuts) for cuts in parts])  # (rows,)
             waveforms = [x[i:j] for x, cuts in zip(waveforms, parts) for i, j in cuts]
             labels = None if labels is None else labels.repeat_interleave(batch["num_parts"], 0)
@@ -248,18 +251,19 @@ class AudioCollator:
     ) -> tuple[list[Mapping[str, Any]], list[Tensor]]:
         """Rows and their waveforms, each bad clip replaced by a good one of the batch.
 
-        A batch without a good one, such as a last batch of one clip, takes that of an earlier one.
+        A batch without a good clip, such as a last batch of one clip, gets one of an earlier batch.
         """
         read = [(row, read_or_list(row, self.reader, self.bad_clips)) for row in rows]
         good = [(row, waveform) for row, waveform in read if waveform is not None]
         good = good or self.earlier
         self.earlier = good[-1:]
         if not good:
-            # Without a list the first bad clip has raised.
+            # Without a list, read_or_list raises at the first bad clip.
             assert self.bad_clips is not None
             raise ValueError(
-                f"none of the {len(rows)} first clips can be decoded; take them out first with "
-                f"drop_bad_clips, or use larger batches; they are listed in {self.bad_clips.file}"
+                f"none of the first {len(rows)} clips can be decoded (listed in "
+                f"{self.bad_clips.file}); remove bad clips first with drop_bad_clips, or use "
+                f"larger batches"
             )
         taken = [
             (row, waveform) if waveform is not None else good[i % len(good)]
@@ -268,7 +272,7 @@ class AudioCollator:
         return [row for row, _ in taken], [waveform for _, waveform in taken]
 
     def _cropped(self, waveform: Tensor, generator: Generator) -> Tensor:
-        """At most the samples that `max_length` frames see."""
+        """The waveform, cut to at most the samples that `max_length` frames cover."""
         length = self.extractor.max_samples
         beyond = len(waveform) - length
         if beyond <= 0:
@@ -289,21 +293,21 @@ class AudioCollator:
         labels: Tensor | None,
         generator: Generator,
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Mixup, then what else is done to waveforms, and label smoothing."""
+        """Applies mixup, the other augmentations of waveforms, and label smoothing."""
         if augmentation.mixup_rate > 0:
             assert labels is not None  # checked at construction
             shares = augmentation.shares(len(waveforms), generator)  # (B,)
             others, other_labels = self._partners(waveforms, labels, shares, generator)
             waveforms, labels = mixup(waveforms, labels, others, other_labels, shares)
         if labels is not None:
-            assert self.encode_labels is not None  # it made them
+            assert self.encode_labels is not None  # it made the labels
             labels = augmentation.labels(labels, exclusive=not self.encode_labels.multi_label)
         return augmentation.waveforms(waveforms, generator), labels
 
     def _partners(
         self, waveforms: list[Tensor], labels: Tensor, shares: Tensor, generator: Generator
     ) -> tuple[list[Tensor], Tensor]:
-        """A clip to mix into each, and its labels; clips that stay alone have themselves."""
+        """A partner for each clip, and its labels; where the share is 1, it is not used."""
         count = len(waveforms)
         if self.partners is None:
             drawn = torch.randint(count, (count,), generator=generator)
@@ -329,14 +333,15 @@ def add_features(
     """Waveforms of a batch -> `input_values`, on the device of the batch.
 
     Args:
-        batch: With `waveforms` (B, S) and `num_samples` (B,), see `AudioCollator(features=False)`;
-            with `is_masked` (B,) all clips are padded to `extractor.max_length` frames, and the
-            mask hides the padding of these.
+        batch: With `waveforms` (B, S) and `num_samples` (B,), see `AudioCollator(features=False)`.
+            If it has `is_masked` (B,), all clips are padded to `extractor.max_length` frames, and
+            the mask hides the padding of the clips that are marked there.
         augmentation: Its masks, noise and roll are applied; None in an evaluation.
-        generator: Draws them; by default torch's global one, which Trainer restores on a resume.
+        generator: Draws the random numbers; by default torch's global generator, which Trainer
+            restores when a run is resumed.
     Returns:
-        The batch with `input_values` (B, T, F) instead and, where the extractor gives one,
-        `attention_mask` (B, T).
+        The batch with `input_values` (B, T, F) instead of waveforms and, if the extractor gives
+        one, `attention_mask` (B, T).
     """
     batch = dict(batch)
     is_masked = batch.pop("is_masked", None)
@@ -346,7 +351,7 @@ def add_features(
     batch |= extractor.extract_padded(batch.pop("waveforms"), batch.pop("num_samples"))
     mask = batch.get("attention_mask")  # (B, T)
     if augmentation is not None:
-        # A mask writes what a padded frame holds: a log-mel of 0, normalised like the rest.
+        # Masked values are those of a padded frame: a log-mel of 0, normalised like the rest.
         masked = extractor.padded_frame[0].item()
         num_frames = None if mask is None else mask.sum(1)  # (B,)
         batch["input_values"] = augmentation.features(

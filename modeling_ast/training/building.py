@@ -30,7 +30,7 @@ from .trainer import ASTTrainer, output_folder
 if TYPE_CHECKING:
     from .adapted_model import AdaptedAST
 
-# Of ModelArguments, those that from_pretrained takes as they are.
+# Fields of ModelArguments that are passed to from_pretrained unchanged.
 CONFIG_FIELDS = (
     "max_length",
     "drop_path_rate",
@@ -48,9 +48,9 @@ def load_model(
     """The model with a head for `classes`, and its extractor.
 
     Args:
-        arguments: Name the checkpoint, and what to change of it.
+        arguments: They name the checkpoint and the changes to its config.
         classes: In the order of their indices; if their number is new, the head is fresh.
-        exclusive: Whether it learns with the cross-entropy of one label for a clip.
+        exclusive: Whether a clip has exactly one label, so that the loss is the cross entropy.
     Raises:
         OSError, ValueError: The checkpoint cannot be read, or does not fit the arguments.
     """
@@ -68,12 +68,12 @@ def load_model(
             changes["patch_size"] = size[0] if len(size) == 1 else tuple(size)
         model = ASTForAudioClassification(load_config(arguments.source, **changes))
     else:
-        # A new head and a refitted grid are what a fine-tuning is for: no warning.
+        # A fine-tuning expects a new head and fitted positions, so warnings would only distract.
         with quiet_loading():
             model = load_pretrained(arguments.source, fresh_head=True, **changes)
     stored = load_extractor(arguments.source)
     for name in ("mean", "std", "do_normalize"):
-        # A checkpoint of transformers has these in its extractor's file only.
+        # A checkpoint of transformers has these only in the file of its extractor.
         setattr(model.config, name, getattr(stored, name))
     for name in ("mean", "std"):
         if getattr(arguments, name) is not None:
@@ -83,7 +83,7 @@ def load_model(
 
 
 def start_line(arguments: ModelArguments, model: ASTForAudioClassification) -> str:
-    """One sentence on what the run starts from, and what of it is new."""
+    """A sentence that says what the run starts from, and which parts of the model are new."""
     config, stored = model.config, load_config(arguments.source)
     size = f"{model.num_parameters() / 1e6:.1f} million weights"
     if arguments.from_scratch:
@@ -112,12 +112,12 @@ def build_trainer(
     Workers also extract features and augment them, unless the training device does.
 
     Args:
-        model, extractor: From `load_model`; the model may have gone through `train_a_part`.
+        model, extractor: From `load_model`; the model may also come from `train_a_part`.
         classes: From `read_classes`.
         splits: The clips to train on and those held out, from `load_data`.
-        arguments: Of the run.
-        compute_metrics: Judges the held-out clips.
-        validation: Clips of the training set that choose between weights.
+        arguments: The arguments of the run.
+        compute_metrics: Computes the metrics of the held-out clips.
+        validation: Clips set aside from the training set, to choose between weights.
     Raises:
         TooManyBadClips: More of the held-out clips than allowed cannot be decoded.
     """
@@ -161,7 +161,7 @@ def build_trainer(
 
 
 def clips_of_training(train: Clips, arguments: Arguments) -> int:
-    """Number of clips to train on: of the set, or those that the run will draw from a stream."""
+    """Number of clips to train on: all of a stored set, or those that the run reads of a stream."""
     if not isinstance(train, IterableDataset):
         return len(train)
     training = arguments.training
@@ -178,18 +178,19 @@ def features_on_device(arguments: Arguments) -> bool:
 def good_clips(
     held_out: Dataset, reader: ClipReader, bad_clips: BadClips, training: TrainingArguments
 ) -> Dataset:
-    """The held-out clips that can be decoded, which one process on each machine finds out.
+    """The held-out clips that can be decoded; one process on each machine decodes them.
 
-    In training another clip takes the place of a bad one; an evaluation must count none twice.
+    In training another clip replaces a bad one. An evaluation must not count any clip twice, so
+    that its bad clips are removed instead.
     """
-    with training.main_process_first(desc="the look for bad clips"):
+    with training.main_process_first(desc="search for bad clips"):
         workers = training.dataloader_num_workers or None
         first = training.local_process_index == 0
         return drop_bad_clips(held_out, reader, bad_clips, num_proc=workers, decode=first)
 
 
 def mixes_labels(augmentation: Augmentation) -> bool:
-    """Whether a training clip may have a share of a label."""
+    """Whether labels of training clips may be fractions, by mixup or label smoothing."""
     return bool(augmentation.mixup_rate or augmentation.label_smoothing)
 
 
@@ -203,7 +204,7 @@ def label_encoder(
 
 
 def published_parts(arguments: Arguments, train: Clips) -> dict[str, Any]:
-    """ASTTrainer's keywords for those parts of the paper that the arguments ask for."""
+    """Keyword arguments of ASTTrainer for the parts of the paper that the arguments switch on."""
     chosen, sampling, training = arguments.optimizer, arguments.sampling, arguments.training
     parts: dict[str, Any] = {}
     if chosen.published_adam:

@@ -1,9 +1,9 @@
-"""Clips with labels that the model was not trained on -> calibration.json.
+"""Labelled clips that the model was not trained on -> calibration.json.
 
-First the scores become probabilities: by one temperature, or by Platt's slope and intercept for
-each label. Then each label gets the threshold that is best for it: that of the highest F1, or the
-lowest one that reaches a wanted precision. A label with few clips gets the values of all labels
-together.
+First the scores become probabilities, by one temperature, or by Platt's slope and intercept for
+each label. Then each label gets its best threshold: the one with the highest F1, or the lowest one
+that reaches a wanted precision. A label with few clips gets the values that are fitted to all
+labels together.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .held_out import HeldOut, columns_of, read_held_out
 from .metrics import threshold_metrics
 from .training_clips import fingerprint, refuse_training_clips
 
+# Draws with replacement in `steady_threshold`.
 NUM_DRAWS = 50
 
 
@@ -47,11 +48,13 @@ class CalibrationArguments:
     )
     precision: float | None = field(
         default=None,
-        metadata={"help": "wanted of each label; by default thresholds give the best F1"},
+        metadata={
+            "help": "precision that each label must reach; by default thresholds give the best F1"
+        },
     )
     min_positives: int = field(
         default=10,
-        metadata={"help": "a label with fewer clips gets the values of all labels together"},
+        metadata={"help": "a label with fewer clips gets the values fitted to all labels together"},
     )
 
 
@@ -75,12 +78,13 @@ def fit_calibration(
     """Fits a calibration.
 
     Args:
-        scores: (B, C), of the model, as it gives them without a calibration.
+        scores: (B, C), the scores that the model gives without a calibration.
         targets: (B, C), 1 where a clip has the label, else 0.
-        labels: Names, in this order.
-        activation: Of the scores, "sigmoid" or "softmax".
-        padding: Of the clips.
-        data: Where they come from.
+        labels: Names of the C labels.
+        options: What is fitted.
+        activation: The activation that made the scores, "sigmoid" or "softmax".
+        padding: How the clips were padded.
+        data: Where the clips come from; stored in the calibration.
     Raises:
         ValueError: The arguments are out of their range or do not fit the scores, or each label has
             too few clips.
@@ -94,8 +98,8 @@ def fit_calibration(
         if most >= options.min_positives:
             wanted, most = f"{wanted} with it and as many without it", fewer.max()
         raise ValueError(
-            f"no label has {wanted} (the most: {most} of {len(targets)} clips); give more held-out "
-            f"clips, or a smaller --min-positives (min_positives)"
+            f"no label has {wanted} (the most is {most} of {len(targets)} clips); give more "
+            f"held-out clips, or a smaller --min-positives (min_positives)"
         )
     slope = 1 / temperature(scores, targets, activation)
     slopes, intercepts = np.full(len(labels), slope), np.zeros(len(labels))
@@ -178,19 +182,20 @@ def platt(scores: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
 
 
 def threshold(scores: np.ndarray, targets: np.ndarray, precision: float | None = None) -> float:
-    """The threshold of the best F1, or the lowest one from which on a precision is reached.
+    """The threshold with the best F1, or the lowest one that reaches a precision.
 
     Args:
         scores, targets: Of one label (B,), or of several together, of any equal shape.
-        precision: Wanted; where no threshold reaches it, the one with the highest precision.
+        precision: The precision to reach; if no threshold does, the one with the highest precision
+            is returned.
     Returns:
-        Halfway between the lowest score that counts and the next below it; in (0, 1].
+        Halfway between the lowest accepted score and the next lower score; in (0, 1].
     """
     scores, targets = scores.ravel(), targets.ravel()
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], np.cumsum(targets[order])
     counts = np.arange(1, len(ranked) + 1)
-    # Equal scores count together: only the last of them can be the lowest that counts.
+    # Equal scores are accepted together, so only the last of them can be the lowest accepted one.
     last = np.append(ranked[1:] < ranked[:-1], True)
     precisions = hits / counts
     if precision is None:
@@ -202,7 +207,7 @@ def threshold(scores: np.ndarray, targets: np.ndarray, precision: float | None =
             reached[-1] if len(reached) else np.flatnonzero(last)[np.argmax(precisions[last])]
         )
     below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
-    # For scores so near to each other that nothing lies between them, the higher one.
+    # If no float lies between the two scores, take the higher one.
     middle = (ranked[best] + below) / 2
     return float(min(max(middle if middle > below else ranked[best], LEAST_SCORE), 1.0))
 
@@ -212,8 +217,8 @@ def steady_threshold(
 ) -> float:
     """The mean, as logits, of the best thresholds of `NUM_DRAWS` draws of the clips (B,).
 
-    The best threshold of a few dozen clips hangs on two or three of them; the mean over draws with
-    replacement gave a higher F1 on other clips with each of three seeds (docs/detection.md).
+    The best threshold of a few dozen clips depends on two or three of them; the mean over draws
+    with replacement gave a higher F1 on other clips with each of three seeds (docs/detection.md).
     """
     rng = np.random.default_rng(0)
     logits: list[float] = []
@@ -241,21 +246,23 @@ def calibrate(
     """
     held_out = read_held_out(data)
     refuse_training_clips(model, held_out)
-    # Also where the model has one already, which may be damaged.
+    # The model may have a calibration already; it is not read, as it may be damaged.
     tagger = load_tagger(model, running, calibration=False)
     bad_clips = BadClips(running.bad_clips, len(held_out.clips), data.max_bad_share)
     scores = probabilities(tagger, held_out, bad_clips)
     good = np.flatnonzero(~np.isnan(scores).any(1))
     if len(good) == 0:
-        raise ValueError(f"none of the held-out clips can be used; see {running.bad_clips}")
-    names, all_scores, all_targets = of_the_model(tagger, held_out, scores[good], good)
+        raise ValueError(
+            f"none of the held-out clips can be used; {running.bad_clips} lists the reasons"
+        )
+    names, all_scores, all_targets = in_model_order(tagger, held_out, scores[good], good)
     source = {"name": str(data.data), "fingerprint": fingerprint(held_out)}
     return fit_calibration(
         all_scores, all_targets, names, options, tagger.activation, tagger.padding, source
     )
 
 
-def of_the_model(
+def in_model_order(
     tagger: AudioTagger, held_out: HeldOut, scores: np.ndarray, good: np.ndarray
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Labels, scores and targets in the model's order; the data must have all of its labels."""
@@ -278,7 +285,8 @@ def _check(
         raise ValueError(f"method is {options.method!r}; it must be one of {', '.join(METHODS)}")
     if options.method == "platt" and activation == "softmax":
         raise ValueError(
-            "method is 'platt' but the scores are softmaxes, one label for all; take temperature"
+            "method is 'platt', which fits each label alone, but the scores are softmaxes over all "
+            "labels; use temperature"
         )
     if options.precision is not None and not 0 < options.precision <= 1:
         raise ValueError(f"precision is {options.precision}; give more than 0 and at most 1")
@@ -290,7 +298,10 @@ def _check(
             f"(clips, labels)"
         )
     if not targets.any() or targets.all():
-        raise ValueError("no clip has a label, or all have all; give clips with and without each")
+        raise ValueError(
+            "no clip has a label, or all clips have all labels; give clips with and without each "
+            "label"
+        )
 
 
 __all__ = [

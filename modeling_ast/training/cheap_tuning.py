@@ -1,7 +1,7 @@
-"""Training a part of the weights: frozen layers, and adapters of low rank (LoRA) through peft.
+"""Training a part of the weights: frozen layers, and low-rank adapters (LoRA) from peft.
 
-Either is a small part of what the optimiser holds; frozen layers also save the time and memory of
-their gradients, and an adapter is a small folder beside the base model, which it names.
+Both make the state of the optimiser small. Frozen layers also save the time and memory of their
+gradients. An adapter is saved as a small folder that names its base model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .adapted_model import AdaptedAST
 
 ALL = "all"
-# What a layer adds is scaled by alpha / rank: with this alpha by 2, whatever the rank.
+# Default alpha / rank. An adapter's output is scaled by alpha / rank, so by 2 for every rank.
 ALPHA_OF_RANK = 2
 
 
@@ -33,8 +33,8 @@ class CheapArguments:
     freeze: str | None = field(
         default=None,
         metadata={
-            "help": "N: the embeddings and the first N layers keep their weights, 0 for the "
-            "embeddings alone; all: only the head is trained"
+            "help": "N: freeze the embeddings and the first N layers (0: only the embeddings); "
+            "all: train only the head"
         },
     )
     lora_rank: int | None = field(
@@ -45,7 +45,8 @@ class CheapArguments:
         },
     )
     lora_alpha: float | None = field(
-        default=None, metadata={"help": f"its scale (default: {ALPHA_OF_RANK} times the rank)"}
+        default=None,
+        metadata={"help": f"scale of the adapter (default: {ALPHA_OF_RANK} times the rank)"},
     )
     merge: bool = field(
         default=False,
@@ -63,7 +64,7 @@ class CheapArguments:
             raise ValueError(f"--lora-alpha is {self.lora_alpha}; it must be above 0")
         if self.lora_rank is None and (self.lora_alpha is not None or self.merge):
             flag = "--merge" if self.merge else "--lora-alpha"
-            raise ValueError(f"{flag} is for an adapter; give --lora-rank too")
+            raise ValueError(f"{flag} needs an adapter; give --lora-rank too")
         if self.lora_rank is not None and self.freeze == ALL:
             raise ValueError("--freeze all leaves no layer to adapt; leave --lora-rank out")
 
@@ -71,9 +72,9 @@ class CheapArguments:
         """Number of frozen layers; None where not even the embeddings are frozen.
 
         Args:
-            num_layers: Of the model.
+            num_layers: Number of layers of the model.
         Raises:
-            ValueError: The model has fewer layers than are to be frozen.
+            ValueError: More layers should be frozen than the model has.
         """
         if self.freeze is None:
             return None
@@ -88,11 +89,13 @@ class CheapArguments:
 def train_a_part(
     model: ASTForAudioClassification, arguments: CheapArguments
 ) -> ASTForAudioClassification | AdaptedAST:
-    """The model to train, with those weights frozen that the arguments name.
+    """Freezes the weights that the arguments name, and adds an adapter if they give a rank.
 
     Args:
-        model: With the head to train.
-        arguments: Without an adapter, the same model is returned.
+        model: With the head to train; changed in place.
+        arguments: Which weights are trained.
+    Returns:
+        The model with its adapter, or `model` itself if there is none.
     Raises:
         MissingExtra: peft is not installed.
         ValueError: The model has too few layers.
@@ -111,12 +114,12 @@ def train_a_part(
 def freeze(model: ASTForAudioClassification, num_layers: int) -> None:
     """Keeps the weights of the embeddings and of the first layers as they are.
 
-    These layers compute as in evaluation, without dropout: they cannot learn to do without what is
-    dropped. Patchout drops patches all the same, for the layers above. Nothing below the first
-    layer that is trained has a gradient.
+    Frozen layers compute as in evaluation, without dropout, because they cannot adapt to it.
+    Patchout still drops patches, because the layers above are trained. No gradients are computed
+    below the first trained layer.
 
     Args:
-        num_layers: How many layers, from the input on.
+        num_layers: Number of layers to freeze, from the input on.
     """
     encoder = model.audio_spectrogram_transformer
     encoder.embeddings.requires_grad_(False)
@@ -127,8 +130,8 @@ def freeze(model: ASTForAudioClassification, num_layers: int) -> None:
 
 
 def as_in_evaluation(module: nn.Module) -> None:
-    """Has a module compute as in evaluation, also while the model trains."""
-    # Trainer calls model.train() before each step.
+    """Makes a module compute as in evaluation, even while the model is trained."""
+    # A single call of eval() would not last: Trainer calls model.train() before each step.
     module.register_forward_pre_hook(_evaluate)
 
 
@@ -140,7 +143,7 @@ def _adapted(
     model: ASTForAudioClassification, arguments: CheapArguments, layers: range
 ) -> AdaptedAST:
     rank, alpha = arguments.lora_rank, arguments.lora_alpha
-    assert rank is not None  # the caller asked for an adapter
+    assert rank is not None  # the caller has checked it
     if not layers:
         raise ValueError(
             f"--freeze is {arguments.freeze}, which is all layers of the model and leaves none to "
@@ -159,14 +162,14 @@ def is_adapted(model: nn.Module) -> bool:
 
 @contextmanager
 def as_saved(trainer: ASTTrainer, arguments: CheapArguments) -> Iterator[None]:
-    """The trainer saves what is asked for: the adapter, or the model that it is merged into.
+    """Inside the context the trainer saves the adapter, or with `merge` the merged model.
 
-    Weights of the other kind, which an earlier run may have left in the output directory, would
-    make it ambiguous; they are removed.
+    An earlier run may have left weights of the other kind in the output directory. They are
+    removed, because a folder with both would be ambiguous.
 
     Args:
         trainer: After the training.
-        arguments: Of the run.
+        arguments: The arguments of the run.
     """
     trained, wrapped = trainer.model, trainer.model_wrapped
     if arguments.merge:
@@ -182,7 +185,7 @@ def as_saved(trainer: ASTTrainer, arguments: CheapArguments) -> Iterator[None]:
 
 
 def how_trained(model: nn.Module, arguments: CheapArguments) -> str:
-    """One sentence on which weights are trained.
+    """A sentence that says which weights are trained.
 
     Args:
         model: From `train_a_part`, with the same arguments.

@@ -1,9 +1,9 @@
-"""The newest checkpoint of a run that is whole, whatever happened to the others.
+"""Finds the newest checkpoint of a run that is complete and undamaged.
 
 A run may be killed at any moment, also while it saves, and a disk may be full or damaged. Trainer
-resumes from the checkpoint with the highest number, whole or not. Here each of its files is looked
-at first, without reading its tensors: the length and the names of the weights, the keys of the
-optimiser's, the schedule's and the random state, and `trainer_state.json`.
+resumes from the checkpoint with the highest number, even if it is damaged. Here each of its files
+is checked first, without reading tensors: the length and the names of the weights, the keys of the
+states of optimiser, schedule and random generators, and `trainer_state.json`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 PREFIX = f"{PREFIX_CHECKPOINT_DIR}-"
 STATE_FILE = "trainer_state.json"
-# What Trainer resumes from beside the weights, and keys that each must hold.
+# Files that Trainer needs for a resume besides the weights, and the keys that each must hold.
 OPTIMIZER_PARTS = {"optimizer.pt": ("state", "param_groups"), "scheduler.pt": ("last_epoch",)}
 RANDOM_KEYS = ("python", "numpy", "cpu")
 
@@ -41,30 +41,31 @@ def last_whole_checkpoint(
     only_model: bool = False,
     model: LoadableModel | AdaptedAST | None = None,
 ) -> str | None:
-    """The newest checkpoint that a run can go on from, for `resume_from_checkpoint`.
+    """The newest checkpoint that a run can resume from, for `resume_from_checkpoint`.
 
-    A warning names those that are newer and damaged.
+    A warning names newer checkpoints that are damaged.
 
     Args:
         folder: A run's output directory; it need not exist.
-        num_processes: Of the run: each writes its own random state.
-        only_model: Whether checkpoints have no optimiser, TrainingArguments' `save_only_model`.
-        model: Of the run: all its weights must be there. By default their names are not checked.
+        num_processes: Number of processes of the run; each writes its own random state.
+        only_model: Whether checkpoints hold no optimiser (`save_only_model` of TrainingArguments).
+        model: The model of the run; a checkpoint must hold all its weights. By default the names
+            of the weights are not checked.
     Returns:
-        Its path, or None if there is none.
+        The path of the checkpoint, or None if there is none.
     """
     paths = [path for path in Path(folder).glob(f"{PREFIX}*") if _number(path).isdecimal()]
     paths = sorted(paths, key=lambda path: int(_number(path)))
     while paths:
         checkpoint = paths.pop()
         damage = find_damage(checkpoint, num_processes, only_model, model)
-        # What the run wrote into an older checkpoint belongs into this one too, such as the sum of
-        # the averaged weights.
+        # Each file of an older checkpoint must be in this one, too, such as the sum of the averaged
+        # weights.
         if damage is None and (lost := _lasting_files(*paths) - _lasting_files(checkpoint)):
             damage = f"{min(lost)} is missing"
         if damage is None:
             return str(checkpoint)
-        logger.warning(f"passed over {checkpoint}, which is damaged: {damage}")
+        logger.warning(f"skipped the checkpoint {checkpoint}, which is damaged: {damage}")
     return None
 
 
@@ -74,7 +75,7 @@ def find_damage(
     only_model: bool = False,
     model: LoadableModel | AdaptedAST | None = None,
 ) -> str | None:
-    """Why a run cannot go on from a checkpoint, or None if it can.
+    """Why a run cannot resume from a checkpoint, or None if it can.
 
     Args:
         checkpoint: Its directory.
@@ -91,7 +92,7 @@ def _damages(
 ) -> Iterator[str]:
     yield from _damages_of_state(checkpoint / STATE_FILE)
     parts = {} if only_model else dict(OPTIMIZER_PARTS)
-    # Under FSDP and DeepSpeed weights and optimiser are folders of shards, in formats of their own.
+    # FSDP and DeepSpeed save weights and optimiser as folders of shards, in formats of their own.
     if any(path.is_dir() for path in checkpoint.iterdir()):
         parts = {}
     else:
@@ -99,7 +100,7 @@ def _damages(
     if not only_model:
         ranks = [f"_{rank}" for rank in range(num_processes)] if num_processes > 1 else [""]
         parts |= {f"rng_state{rank}.pth": RANDOM_KEYS for rank in ranks}
-    if (checkpoint / "scaler.pt").exists():  # of float16 only
+    if (checkpoint / "scaler.pt").exists():  # written with float16 only
         parts["scaler.pt"] = ()
     for name, keys in parts.items():
         yield from _damages_of_pickle(checkpoint / name, keys)
@@ -111,7 +112,7 @@ def _damages_of_state(file: Path) -> Iterator[str]:
         return
     try:
         state = TrainerState.load_from_json(str(file))
-    # What its text holds is handed to TrainerState as it is.
+    # TrainerState does not check what the JSON holds, so that damage raises any of these.
     except (AttributeError, TypeError, ValueError) as error:
         yield f"{file.name} is cut or damaged ({one_line(error)})"
         return
@@ -152,7 +153,7 @@ def _damages_of_pickle(file: Path, keys: tuple[str, ...]) -> Iterator[str]:
         return
     try:
         with safe_globals():
-            # Memory-mapped: tensors are not read.
+            # Memory-mapped, so that tensors are not read.
             mapped = zipfile.is_zipfile(file)
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     # A damaged pickle raises any exception: EOFError, IndexError, AttributeError, ...
@@ -164,6 +165,7 @@ def _damages_of_pickle(file: Path, keys: tuple[str, ...]) -> Iterator[str]:
 
 
 def _lasting_files(*checkpoints: Path) -> set[str]:
+    """Names of the files that every later checkpoint of the run has, too."""
     patterns = ("*.safetensors", "*.pt")
     return {
         path.name

@@ -1,4 +1,4 @@
-"""The classes of a data set, from a class list or from the labels of its clips; their check."""
+"""The classes of a data set, from a class list or from the labels of its clips, and their check."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..labels import Label, read_label_file
 from .data_arguments import LABEL_COLUMNS, DataArguments
 from .data_report import DataReport
 
-# AudioSet's class list and FSD50K's, whose lines are 0,Accelerating,/m/07q2z82 without a header.
+# The class lists of AudioSet, and of FSD50K: lines like 0,Accelerating,/m/07q2z82, without header.
 CLASS_LIST = "class_labels_indices.csv"
 VOCABULARIES = ("vocabulary.csv", "FSD50K.ground_truth/vocabulary.csv")
 VOCABULARY_LINE = re.compile(r"0,[^,]+,/\w+/\w+\s*")
-# A message names so many labels.
+# Number of labels that a message names.
 NAMED = 5
-# The score of a class that is judged by fewer clips than these says little.
+# The score of a class with fewer held-out clips than this is unreliable.
 FEW_CLIPS = 5
 
 Clips: TypeAlias = Dataset | IterableDataset
 
 
 def check_column(data: Clips, name: str, flag: str) -> str:
-    """The name of a column that the data has."""
+    """Returns the name of a column after checking that the data has this column."""
     if name not in data.features:
         raise ValueError(
             f"the data has no column {name!r}; give {flag} one of {sorted(data.features)}"
@@ -41,7 +41,7 @@ def column(data: Dataset, name: str, flag: str) -> list:
 
 
 def label_column(arguments: DataArguments, data: Clips) -> str:
-    """The column of labels that was named, or the first usual one."""
+    """The label column that the arguments name, or the first column with a usual name."""
     if arguments.label_column is None:
         usual = [name for name in LABEL_COLUMNS if name in data.features]
         if not usual:
@@ -73,7 +73,7 @@ def class_list(arguments: DataArguments) -> Path | None:
 
 
 def _is_vocabulary(path: Path) -> bool:
-    """Whether a file of such a common name is FSD50K's."""
+    """Whether a file is FSD50K's class list: vocabulary.csv is a common name."""
     with path.open(encoding="utf-8", errors="replace") as file:
         return VOCABULARY_LINE.fullmatch(file.readline(1000)) is not None
 
@@ -82,8 +82,8 @@ def read_classes(arguments: DataArguments, *splits: Clips) -> list[Label]:
     """The classes, in the order of their indices.
 
     Args:
-        arguments: Name a class list, or data that has one, or whose labels are all looked at.
-        splits: The clips whose labels count where there is no class list.
+        arguments: They name a class list, or the data, which may have a class list.
+        splits: The clips; if there is no class list, their labels are the classes.
     Raises:
         ValueError: The class list cannot be read, the labels are neither names nor indices, or a
             stream has no class list.
@@ -98,7 +98,7 @@ def read_classes(arguments: DataArguments, *splits: Clips) -> list[Label]:
         return [Label(label, label) for label in kind.names]
     if arguments.streaming:
         raise ValueError(
-            "the classes of a stream are not known before its end; list them in a file with the "
+            "the classes of a stream are unknown until its end; list them in a file with the "
             "columns index,mid,display_name and give it as --label-csv"
         )
     if name == "labels" and "human_labels" in splits[0].features:
@@ -120,12 +120,12 @@ def classes_of(cells: list, name: str) -> list[Label]:
     some = sorted(map(repr, labels))[:3]
     raise ValueError(
         f"column {name!r} holds {', '.join(some) or 'no labels'}; labels must all be names, or all "
-        f"class indices from 0, so name the right one with --label-column"
+        f"class indices from 0; give the right column with --label-column"
     )
 
 
 def label_names(clips: Dataset, name: str) -> list[list[str]]:
-    """The labels of each clip as texts."""
+    """The labels of each clip as strings."""
     kind = clips.features[name]
     kind = getattr(kind, "feature", kind)
     rows = [labels_in(cell) for cell in column(clips, name, "--label-column")]
@@ -142,10 +142,12 @@ def labels_in(cell: Any) -> list[Any]:
 def name_numbers(
     splits: dict[str, Dataset], arguments: DataArguments
 ) -> tuple[dict[str, Dataset], list[str]]:
-    """Labels that are numbers counted from 1 become names; a warning says so.
+    """Turns labels that are numbers counted from 1 into names.
 
+    Returns:
+        The splits, with names where there were such numbers, and then a warning.
     Raises:
-        ValueError: There is a class list, which the numbers do not fit.
+        ValueError: There is a class list, and the numbers do not fit it.
     """
     given = {split: label_column(arguments, clips) for split, clips in splits.items()}
     numbers: set[int] = set()
@@ -169,14 +171,14 @@ def name_numbers(
         )
     named = {split: as_names(clips, given[split]) for split, clips in splits.items()}
     warning = (
-        f"the labels are counted from 1 (1 to {max(numbers)}), not from 0: they are taken as the "
+        f"the labels are counted from 1 (1 to {max(numbers)}), not from 0; they are used as the "
         f"names of {len(numbers)} classes"
     )
     return named, [warning]
 
 
 def as_names(clips: Dataset, name: str) -> Dataset:
-    """The data set with the numbers of a column as texts."""
+    """The data set with the numbers of a column as strings."""
     cells = column(clips, name, "--label-column")
     several = hasattr(clips.features[name], "feature")
     names = [[str(label) for label in cell] if several else str(cell) for cell in cells]
@@ -191,10 +193,10 @@ def check_labels(
     """Compares the labels that were counted with the classes.
 
     Args:
-        report: Gets the names of labels and the warnings.
+        report: The labels in it are renamed to their classes, and warnings are added.
         classes: From `read_classes`.
-        train, held_out: The names that the report has for these splits; None where one of them is
-            not used or not counted.
+        train, held_out: The names of these splits in the report; None if a split is not used or not
+            counted.
     Raises:
         ValueError: A label is no class, or all clips to train on have the same one label.
     """
@@ -204,16 +206,16 @@ def check_labels(
     if unknown:
         raise ValueError(
             f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} among the labels of the clips "
-            f"but not among the {len(classes)} classes; add to the class list, or correct the table"
+            f"but not among the {len(classes)} classes; extend the class list, or correct the table"
         )
     report.rename(names_of_labels(report, classes))
-    counts = {name: clips_with(report, name) for name in (train, held_out) if name}
-    if train and len(counts[train]) == 1:
-        (only,) = counts[train]
+    found = {name: labels_of_split(report, name) for name in (train, held_out) if name}
+    if train and len(found[train]) == 1:
+        (only,) = found[train]
         if report.labels[only][train] == report.used[train]:
             raise ValueError(
-                f"all {report.used[train]} clips to train on have the one label {only!r}, so there "
-                f"is nothing to tell apart; give clips of at least two classes"
+                f"all {report.used[train]} clips to train on have the same label {only!r}, so that "
+                f"there is nothing to learn; give clips of at least two classes"
             )
     report.warnings += differ_by_case(report.labels)
     names = [label.name for label in classes]
@@ -222,13 +224,13 @@ def check_labels(
             (train, held_out, "to train on"),
             (held_out, train, "that is held out"),
         ):
-            lacking = [name for name in names if name in counts[there] and name not in counts[here]]
+            lacking = [name for name in names if name in found[there] and name not in found[here]]
             if lacking:
                 report.warnings.append(f"no clip {what} has the label {some(lacking)}")
     if held_out and (few := few_clips(report, held_out)):
         report.warnings.append(few)
     if train:
-        unused = [name for name in names if not any(name in found for found in counts.values())]
+        unused = [name for name in names if not any(name in labels for labels in found.values())]
         if unused:
             report.warnings.append(
                 f"{len(unused)} of the {len(classes)} classes have no clip: {some(unused)}"
@@ -239,24 +241,24 @@ def names_of_labels(report: DataReport, classes: Sequence[Label]) -> dict[str, s
     """Label as it is in the data -> name of its class."""
     keys = {key: label.name for label in classes for key in label}
     numbers = {str(index): label.name for index, label in enumerate(classes)}
-    # Of numbers that are no names: class indices.
+    # A number is a class index only if no class has it as its name.
     return numbers | keys
 
 
-def clips_with(report: DataReport, split: str) -> set[str]:
-    """The labels that a split has clips of."""
+def labels_of_split(report: DataReport, split: str) -> set[str]:
+    """The labels of the clips of a split."""
     return {label for label, counts in report.labels.items() if counts.get(split)}
 
 
 def few_clips(report: DataReport, held_out: str) -> str | None:
-    """A warning if classes are judged by very few clips."""
+    """A warning if classes have very few held-out clips."""
     counts = {label: own.get(held_out, 0) for label, own in report.labels.items()}
     few = sorted(label for label, count in counts.items() if 0 < count < FEW_CLIPS)
     if not few:
         return None
     return (
         f"{len(few)} of the {len(counts)} classes have fewer than {FEW_CLIPS} held-out clips, so "
-        f"that their scores say little: {some(few)}"
+        f"that their scores are unreliable: {some(few)}"
     )
 
 
@@ -268,15 +270,15 @@ def differ_by_case(labels: Iterable[str]) -> list[str]:
         plain = " ".join(plain.replace("_", " ").split())
         spellings.setdefault(plain, []).append(label)
     return [
-        f"the labels {' and '.join(map(repr, same))} differ only by case, spaces or accents' "
-        f"encoding, but count as {len(same)} classes; write them alike if they are one"
+        f"the labels {' and '.join(map(repr, same))} differ only in case, spaces or the encoding "
+        f"of accents, but count as {len(same)} classes; spell them alike if they mean one class"
         for same in spellings.values()
         if len(same) > 1
     ]
 
 
 def some(names: Sequence[str]) -> str:
-    """A few names for a message."""
+    """A few of the names, for a message."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(map(repr, names[:NAMED])) + more
 

@@ -1,7 +1,7 @@
 """Clips -> one HTML page that plays them and shows their spectrograms, without any other file.
 
-Sound and pictures are data URIs. The page has no script and may load nothing (its Content Security
-Policy says so), so that it opens offline and a stranger's file name or label can do nothing in it.
+Sound and pictures are data URIs. The page has no script, and its Content Security Policy forbids
+loading anything: it works offline, and file names or labels from a stranger cannot do any harm.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..feature_extraction_ast import ASTFeatureExtractor
 from ..labels import printable
 from ..plotting import mel_bin
 
-# Of the whole page: a browser opens it at once, and it can be mailed.
+# Size limit of the page, so that a browser opens it quickly and it can be sent by e-mail.
 MOST_BYTES = 10_000_000
 TICKS_KHZ = (0.5, 1, 2, 4, 8, 16)
 SECONDS_BETWEEN_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 MOST_TICKS = 6
-# A picture is no wider than these pixels; a pixel has the highest value of its frames.
+# Largest width of a picture in pixels; a pixel shows the highest value of its frames.
 MOST_COLUMNS = 512
-# Natural logarithms of power below the loudest value that are still seen: 61 dB.
+# Range of a picture below its loudest value, in natural logarithms of power: 61 dB.
 SHOWN_RANGE = 14.0
 
 STYLE = """
@@ -63,9 +63,9 @@ class PageClip(NamedTuple):
     """A clip of the page."""
 
     name: str
-    facts: Sequence[tuple[str, str]]  # what is said of it: names and values
-    waveform: Tensor | None  # (S,); None if it cannot be read
-    error: str = ""  # the reason then
+    facts: Sequence[tuple[str, str]]  # names and values that are shown with it
+    waveform: Tensor | None  # (S,); None if the clip cannot be read
+    error: str = ""  # why it cannot be read
 
 
 class PageSection(NamedTuple):
@@ -79,8 +79,8 @@ class Page(NamedTuple):
     """A finished page."""
 
     html: str
-    num_clips: int  # that it has
-    is_full: bool  # whether clips were left out for its size
+    num_clips: int  # number of clips on the page
+    is_full: bool  # whether clips were left out because of the size limit
 
 
 def write_page(
@@ -94,11 +94,12 @@ def write_page(
 
     Args:
         title: The heading.
-        notes: Paragraphs below it. All texts may hold anything.
-        sections: Their clips are read one after the other; what would make the page larger than
-            `max_bytes` is left out, an equal share of the bytes for each section.
-        extractor: Of the model: clips are cut to its length, and pictures show its mel bins.
-        max_bytes: Of the clips with their sound and pictures.
+        notes: Paragraphs below it. All texts are escaped, so that they may hold any characters.
+        sections: Their clips are read one after the other. Each section gets an equal share of
+            `max_bytes`; its clips that do not fit are left out.
+        extractor: The model's extractor: clips are cut to its length, and pictures show its mel
+            bins.
+        max_bytes: Size limit of all clips with their sound and pictures.
     """
     parts, count, is_full = [], 0, False
     for section in sections:
@@ -117,7 +118,10 @@ def write_page(
             parts.append(f"{heading}<ol>\n{''.join(rows)}</ol>")
     if is_full:
         megabytes = max_bytes / 1e6
-        parts.append(f'<p class="note">More clips would need over {megabytes:g} MB.</p>\n')
+        parts.append(
+            f'<p class="note">Some clips are left out, as the page would exceed {megabytes:g} MB.'
+            f"</p>\n"
+        )
     paragraphs = "".join(f'<p class="note">{plain(note)}</p>\n' for note in notes)
     html = f"""<!DOCTYPE html>
 <html lang="en">
@@ -140,7 +144,7 @@ def write_page(
 
 
 def plain(text: object) -> str:
-    """A text as HTML shows it, whatever it holds: no markup, and its direction stays inside it."""
+    """Escapes a text for HTML, so that it cannot hold markup or change the direction of others."""
     return escape(printable(text))
 
 
@@ -151,10 +155,11 @@ def clip_html(clip: PageClip, number: int, extractor: ASTFeatureExtractor) -> st
     )
     shown = f"<p>cannot be played: {plain(clip.error)}</p>"
     if clip.waveform is not None:
-        heard = clip.waveform[: extractor.max_samples]
-        sound = base64.b64encode(flac(heard, extractor.sampling_rate)).decode()
+        # The part of the clip that the model gets.
+        cut = clip.waveform[: extractor.max_samples]
+        sound = base64.b64encode(flac(cut, extractor.sampling_rate)).decode()
         shown = (
-            f"{picture_html(heard, clip.name, extractor)}"
+            f"{picture_html(cut, clip.name, extractor)}"
             f'<audio controls preload="metadata" aria-label="{plain(f"Play {clip.name}")}" '
             f'src="data:audio/flac;base64,{sound}"></audio>'
         )
@@ -163,7 +168,7 @@ def clip_html(clip: PageClip, number: int, extractor: ASTFeatureExtractor) -> st
 
 
 def flac(waveform: Tensor, sampling_rate: int) -> bytes:
-    """A waveform (S,) as the content of a 16-bit FLAC file; one beyond [-1, 1] is made quieter."""
+    """A waveform (S,) as the content of a 16-bit FLAC file; one beyond [-1, 1] is scaled down."""
     import soundfile
 
     samples = waveform.detach().cpu().numpy()
@@ -174,7 +179,7 @@ def flac(waveform: Tensor, sampling_rate: int) -> bytes:
 
 
 def picture_html(waveform: Tensor, name: str, extractor: ASTFeatureExtractor) -> str:
-    """The spectrogram of a waveform (S,) with its axes, which have the colours of the page."""
+    """The spectrogram of a waveform (S,) with axes in the colours of the page."""
     seconds = len(waveform) / extractor.sampling_rate
     image = base64.b64encode(spectrogram_jpeg(waveform, extractor)).decode()
     khz = [tick for tick in TICKS_KHZ if tick <= extractor.sampling_rate / 2000]
@@ -199,13 +204,13 @@ def picture_html(waveform: Tensor, name: str, extractor: ASTFeatureExtractor) ->
 
 
 def _height(khz: float, extractor: ASTFeatureExtractor) -> float:
-    """Where a frequency lies, in percent of the picture's height."""
+    """The position of a frequency, in percent of the picture's height."""
     share = mel_bin(1000 * khz, extractor) / extractor.num_mel_bins
     return 100 * min(max(share, 0.0), 1.0)
 
 
 def spectrogram_jpeg(waveform: Tensor, extractor: ASTFeatureExtractor) -> bytes:
-    """The log-mel spectrogram of a waveform (S,): a column of pixels for each frame or more."""
+    """The log-mel spectrogram of a waveform (S,); a column of pixels is one frame or several."""
     from matplotlib.image import imsave
 
     with torch.no_grad():

@@ -1,14 +1,14 @@
 """A row of a data set -> a waveform, or an entry in the list of the clips that cannot be decoded.
 
-Rows come from any `datasets` source with undecoded audio: `datasets` itself decodes with torchcodec
-and ffmpeg; here soundfile does, in the worker that collates.
+Rows come from any `datasets` source with undecoded audio. `datasets` itself would decode it with
+torchcodec and ffmpeg; here soundfile decodes it, in the worker that collates.
 
-What happens to a bad clip. The workers of a DataLoader are processes of their own, so they share
-what they find through a file, `bad_clips.txt`: each appends a line, and each counts the lines of
-all, so that the share is that of the whole run, survives a resume, and counts a clip once however
-often it is drawn. In training the collator puts another clip of the same batch in its place: the
-batch keeps its size, which several processes and compiled models need. In an evaluation nothing may
-be counted twice; `drop_bad_clips` takes them out before.
+Bad clips: the workers of a DataLoader are separate processes, so they share their findings through
+a file, `bad_clips.txt`. Each worker appends a line for each bad clip that it finds, and counts the
+lines of all workers. The share of bad clips is thus that of the whole run, survives a resume, and
+counts a clip only once, even if it is drawn again. In training the collator replaces a bad clip by
+another clip of the same batch, because several processes and compiled models need batches of one
+size. An evaluation must not count any clip twice, so `drop_bad_clips` removes bad clips before it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from ..configuration_ast import ASTConfig
 from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
 
-# Of one folder per label. load_dataset("audiofolder", data_dir=..., features=FOLDER_FEATURES) needs
-# them: without them datasets 5 wants torchcodec even to list the files.
+# For a data set with one folder per label:
+# load_dataset("audiofolder", data_dir=..., features=FOLDER_FEATURES). Without these features
+# datasets 5 needs torchcodec even to list the files.
 FOLDER_FEATURES = Features({"audio": Value("string"), "label": Value("string")})
-# An error names so many bad clips; the file has them all.
+# Number of bad clips that an error names; the file lists all of them.
 NAMED_IN_ERROR = 10
-# How much shorter than said a file may be, or longer than the segment that it holds.
+# Tolerance when the length of a file is compared with the end or the length of a segment.
 SLACK_SECONDS = 0.5
 
 
@@ -51,8 +52,8 @@ def undecoded(
     """The data set with its audio as stored, {"bytes", "path"}, which needs no torchcodec.
 
     Args:
-        audio_column: Column of type `Audio` that will be read; one of paths (strings) is left as it
-            is. Other columns of audio are not decoded either.
+        audio_column: Column of type `Audio` that will be read; a column of paths (strings) is not
+            changed. Other columns of audio are not decoded either.
     Raises:
         ValueError: There is no such column, or it holds numbers.
     """
@@ -62,23 +63,23 @@ def undecoded(
         return dataset
     if audio_column not in features:
         raise ValueError(
-            f"the data set has no column {audio_column!r}; name the column of audio or of paths, "
+            f"the data set has no column {audio_column!r}; give the column of audio or of paths, "
             f"one of {sorted(features)}"
         )
     kind = features[audio_column]
     if isinstance(kind, Value) and kind.dtype.startswith(("int", "uint", "float", "bool")):
         raise ValueError(
-            f"the column {audio_column!r} holds {kind.dtype}; name the column of audio or of "
+            f"the column {audio_column!r} holds {kind.dtype}; give the column of audio or of "
             f"paths, one of {sorted(features)}"
         )
     return workers.undecoded(dataset)
 
 
 def column_of(row: Mapping[str, Any], column: str) -> Any:
-    """A row's value in a column; a KeyError says which columns there are instead."""
+    """A row's value in a column; a missing column is a KeyError that lists the present ones."""
     if column not in row:
         raise KeyError(
-            f"a row has the columns {sorted(row)} but not {column!r}; name the column you mean, "
+            f"a row has the columns {sorted(row)} but not {column!r}; give one of its columns, "
             f"and train with TrainingArguments(remove_unused_columns=False)"
         )
     return row[column]
@@ -89,10 +90,10 @@ class ClipReader:
 
     Args:
         sampling_rate: Wanted rate, in Hz.
-        audio_column: Holds a clip in any form that `audio.read_clip` takes, or a URL; or a path
-            with the seconds that are meant, {"path", "start", "end"}, see `Segment`.
-        id_column: Names a clip in the list of bad ones; by default its path, else its content's
-            hash does.
+        audio_column: Column of clips: each in any form that `audio.read_clip` takes, or a URL, or a
+            path with the wanted seconds, {"path", "start", "end"}, see `Segment`.
+        id_column: Column with the names of clips for the list of bad clips; by default a clip is
+            named by its path, or by a hash of its content if it has no path.
         root: Folder that relative paths start from; the working directory by default.
         min_samples: As in `audio.read_clip`.
     """
@@ -113,7 +114,7 @@ class ClipReader:
 
     @classmethod
     def for_extractor(cls, extractor: ASTFeatureExtractor, **where: Any) -> ClipReader:
-        """The reader of clips for this extractor; `where` are further arguments."""
+        """The reader of clips for this extractor; `where` holds further arguments of the class."""
         return cls(extractor.sampling_rate, min_samples=extractor.window_samples, **where)
 
     def __call__(self, row: Mapping[str, Any]) -> Tensor:
@@ -122,8 +123,7 @@ class ClipReader:
         Returns:
             (S,), float32, mono, finite, at least `min_samples` long, in memory of its own.
         Raises:
-            OSError, ValueError, TypeError: This clip cannot be used; the data set may hold others
-                that can.
+            OSError, ValueError, TypeError: This clip cannot be used; other clips may be good.
             KeyError: There is no such column.
         """
         source = open_clip(self.clip(row))
@@ -147,7 +147,7 @@ class ClipReader:
         return audio
 
     def name(self, row: Mapping[str, Any]) -> str:
-        """What the clip is called in errors and in the list of bad clips."""
+        """The name of the clip in errors and in the list of bad clips."""
         if self.id_column is not None:
             return str(column_of(row, self.id_column))
         audio = column_of(row, self.audio_column)
@@ -159,12 +159,12 @@ class ClipReader:
             audio = audio.get("bytes") or audio.get("array")
         if not isinstance(audio, bytes):
             audio = np.asarray(audio)
-            # Objects, such as torchcodec's decoders, by what they print of themselves.
+            # Objects, such as torchcodec's decoders, have no bytes; their repr is hashed instead.
             audio = repr(audio).encode() if audio.dtype == object else audio.tobytes()
         return "content " + hashlib.blake2b(audio, digest_size=8).hexdigest()
 
     def _located(self, path: str | Path) -> str | Path | RemoteFile:
-        """A path of this machine, or the file that a URL points to."""
+        """A path on this machine, or the remote file of a URL."""
         if "://" in str(path):
             return RemoteFile(str(path))
         return path if self.root is None else self.root / path
@@ -178,7 +178,7 @@ class RemoteFile:
 
     def read(self) -> bytes:
         """Its content."""
-        # Chained URLs (zip://clip.wav::https://...) and the Hub's token are datasets' matter.
+        # xopen handles chained URLs (zip://clip.wav::https://...) and the token of the Hub.
         from datasets.utils.file_utils import xopen
 
         with xopen(self.url, "rb") as file:
@@ -187,10 +187,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Segment:
-    """Some seconds of a file, which may be the whole recording or those seconds already.
+    """Some seconds of a recording; the file may hold the whole recording or only these seconds.
 
-    It is the whole recording if it lasts to the segment's end and is longer than the segment, by
-    more than the half second that containers and cutting programs round by.
+    The file is taken as the whole recording if it reaches the segment's end and is longer than the
+    segment, both with a tolerance of half a second, as cutting programs do not cut exactly.
     """
 
     path: str | Path
@@ -198,7 +198,7 @@ class Segment:
     end: float
 
     def clip(self) -> str | Path | Segment:
-        """The path if all of the file is meant, else this segment, which `read` reads."""
+        """The path if the whole file is wanted, else this segment, which `read` cuts out."""
         return self if self._is_part() else self.path
 
     def _is_part(self) -> bool:
@@ -207,7 +207,7 @@ class Segment:
         try:
             seconds = soundfile.info(os.fsencode(self.path)).duration
         except (OSError, soundfile.SoundFileError, TypeError):
-            return False  # its reason is found where it is read
+            return False  # reading the file will raise an error with the reason
         is_longer = seconds > self.end - self.start + SLACK_SECONDS
         return is_longer and seconds > self.end - SLACK_SECONDS
 
@@ -231,9 +231,9 @@ class BadClips:
     in common each keep their own list.
 
     Args:
-        file: Written when the first bad clip is found; what it holds already counts.
-        num_clips: Clips of the data set.
-        max_share: Of `num_clips`; more bad clips than that stop the run.
+        file: Written when the first bad clip is found; clips that it lists already count, too.
+        num_clips: Number of clips of the data set.
+        max_share: Share of `num_clips` that may be bad; more bad clips stop the run.
     """
 
     def __init__(self, file: str | Path, num_clips: int, max_share: float = 0.01):
@@ -251,15 +251,15 @@ class BadClips:
         """Lists a clip, if it is not listed yet.
 
         Raises:
-            TooManyBadClips: With it, more than the allowed share is bad.
+            TooManyBadClips: With this clip, more than the allowed share is bad.
         """
         name, text = one_line(name), one_line(reason)
-        # The name stands before the reason already.
+        # The line begins with the name, so the reason need not repeat it.
         for start in (f"{name!r} ", f"{name} "):
             text = text.removeprefix(start)
         if name not in self:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            # One short write to a file opened for appending: lines of two processes do not mix.
+            # One short write in append mode, so that lines of two processes do not mix.
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(f"{name}\t{text}\n")
         self.check()
@@ -274,7 +274,7 @@ class BadClips:
         with self.file.open("rb") as file:
             file.seek(self._read_bytes)
             new = file.read()
-        # A line that another process is just writing waits for the next call.
+        # The next call reads a line that another process has not finished yet.
         whole = new[: new.rfind(b"\n") + 1]
         self._read_bytes += len(whole)
         for line in whole.decode("utf-8").splitlines():
@@ -292,7 +292,7 @@ class BadClips:
             named.append(f"and {len(bad) - NAMED_IN_ERROR} more")
         raise TooManyBadClips(
             f"{len(bad)} of {self.num_clips} clips cannot be decoded, but at most "
-            f"{self.max_share:.2%} may be bad (max_share, --max-bad-share); mend or remove the "
+            f"{self.max_share:.2%} may be bad (max_share, --max-bad-share); repair or remove the "
             f"clips listed in {self.file}: {'; '.join(named)}"
         )
 
@@ -301,7 +301,7 @@ def read_or_list(row: Mapping[str, Any], reader: ClipReader, bad: BadClips | Non
     """The waveform (S,) of a row, or None after listing it as bad.
 
     Raises:
-        ValueError: The clip is bad and there is no list to put it on.
+        ValueError: The clip is bad and there is no list of bad clips.
         TooManyBadClips: See `BadClips.add`.
     """
     try:
@@ -324,13 +324,13 @@ def drop_bad_clips(
     num_proc: int | None = None,
     decode: bool = True,
 ) -> Dataset | IterableDataset:
-    """Decodes every clip once and leaves out those that cannot be; do it with evaluation sets.
+    """Decodes every clip once and leaves out bad ones; meant for evaluation sets.
 
     Args:
-        num_proc: Processes; the clips of a stream are decoded as it is read, in the process that
+        num_proc: Number of processes; a stream is decoded while it is read, in the process that
             reads it.
-        decode: If false, those are left out that are on the list already: for all processes of a
-            machine but the first, once that has decoded.
+        decode: If false, nothing is decoded and the clips on the list are left out. This is for the
+            processes of a machine that wait until its first process has decoded all clips.
     Raises:
         TooManyBadClips: More than the allowed share is bad.
     """
@@ -338,7 +338,7 @@ def drop_bad_clips(
     is_good = partial(_is_good if decode else _is_unlisted, reader=reader, bad=bad_clips)
     if isinstance(dataset, IterableDataset):
         return dataset.filter(is_good)
-    # From the cache it would come without the list.
+    # A result from the cache would not fill the list of bad clips.
     return dataset.filter(
         is_good, num_proc=num_proc, load_from_cache_file=False, desc="Looking for bad clips"
     )

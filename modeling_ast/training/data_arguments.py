@@ -1,24 +1,24 @@
-"""Which data set, its columns, and what is held out: the arguments that say so."""
+"""The arguments of the data: which data set, its columns, and which part is held out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Names of a column of labels, and of one of audio files in a table, the likeliest first.
+# Usual names of label columns, and of columns of audio files in tables, the likeliest first.
 LABEL_COLUMNS = ("labels", "label", "category", "target", "positive_labels", "class", "classname")
 AUDIO_COLUMNS = (
     *("audio", "file", "filename", "file_name", "fname", "path", "filepath", "file_path"),
     *("audio_path", "audio_file", "wav", "YTID", "slice_file_name"),
 )
 LOSSES = ("auto", "bce", "cross_entropy")
-# A --fold-column of this name: the data's own folds are not used.
+# Value of --fold-column that means: do not use the folds of the data set.
 DRAWN = "none"
 
 
 @dataclass
 class DataArguments:
-    """Which data set, its columns, and what is held out."""
+    """Which data set, its columns, and which part is held out."""
 
     data: str | None = field(
         default=None,
@@ -27,12 +27,16 @@ class DataArguments:
             "aliases": ["--dataset"],
         },
     )
-    data_config: str | None = field(default=None, metadata={"help": "e.g. balanced"})
+    data_config: str | None = field(
+        default=None, metadata={"help": "configuration of a data set on the Hub, e.g. balanced"}
+    )
     audio_root: str | None = field(
         default=None,
-        metadata={"help": "folder that a table's files are in; by default the table's own"},
+        metadata={"help": "folder with the audio files of a table; by default the table's own"},
     )
-    train_split: str = field(default="train", metadata={"help": "split to train on; or a+b"})
+    train_split: str = field(
+        default="train", metadata={"help": "split to train on; several as a+b"}
+    )
     eval_split: str = field(
         default="test", metadata={"help": "held-out split; validation if there is no test"}
     )
@@ -41,32 +45,33 @@ class DataArguments:
     )
     eval_share: float | None = field(
         default=None,
-        metadata={"help": "if there is no held-out split: hold this share of each label out"},
+        metadata={"help": "without a held-out split: share of the clips of each label to hold out"},
     )
     validation_share: float | None = field(
         default=None,
         metadata={
             "help": "without a split named validation: share of the training clips of each label "
-            "that is set aside to choose the weights"
+            "to set aside for choosing the weights"
         },
     )
     group_by: str | None = field(
         default=None,
         metadata={
-            "help": "column, or pattern with a group for the path of a file, that names its "
-            "speaker, kit or place: none of these is both trained on and held out"
+            "help": "column, or pattern with a group for the path of a file, that gives the "
+            "speaker, instrument or place of a clip; all clips of one group stay in one part"
         },
     )
     folds: int | None = field(
         default=None,
-        metadata={"help": "deal the training split into so many folds, each held out once"},
+        metadata={"help": "divide the training split into this many folds and hold each out once"},
     )
     eval_fold: int | None = field(
-        default=None, metadata={"help": "hold this fold of the training split out, not a split"}
+        default=None,
+        metadata={"help": "hold out this fold of the training split, instead of a split"},
     )
     fold_column: str = field(
         default="fold",
-        metadata={"help": f"column with the number of a fold; {DRAWN}: --folds draws them"},
+        metadata={"help": f"column with the fold of each clip; {DRAWN}: --folds draws the folds"},
     )
     audio_column: str = field(
         default="audio",
@@ -79,13 +84,13 @@ class DataArguments:
         default=None, metadata={"help": f"by default the first of {', '.join(LABEL_COLUMNS)}"}
     )
     label_separator: str | None = field(
-        default=None, metadata={"help": "separates several names in one cell, e.g. ';'"}
+        default=None, metadata={"help": "separator of several names in one cell, e.g. ';'"}
     )
     label_csv: str | None = field(
         default=None,
         metadata={
-            "help": "index,mid,display_name; by default class_labels_indices.csv or "
-            "vocabulary.csv beside the data, or the data"
+            "help": "class list with the columns index,mid,display_name; by default "
+            "class_labels_indices.csv or vocabulary.csv beside the data, else the labels in it"
         },
     )
     loss: str = field(
@@ -99,23 +104,26 @@ class DataArguments:
         default=0.01, metadata={"help": "stop when more clips than this cannot be decoded"}
     )
     streaming: bool = field(
-        default=False, metadata={"help": "read the clips to train on as they come, without a copy"}
+        default=False,
+        metadata={"help": "read the training clips as a stream, without storing a copy"},
     )
     train_clips: int | None = field(
-        default=None, metadata={"help": "clips in an epoch of a stream, whose length is unknown"}
+        default=None,
+        metadata={"help": "number of clips in an epoch of a stream, whose length is unknown"},
     )
     shuffle_buffer: int = field(
-        default=1000, metadata={"help": "clips of a stream that each next one is drawn from"}
+        default=1000,
+        metadata={"help": "number of clips of a stream from which the next one is drawn"},
     )
 
     def __post_init__(self):
-        # A recipe's values do not pass argparse's check of the choices.
+        # argparse does not check the choices for values that come from a recipe.
         if self.loss not in LOSSES:
             raise ValueError(f"--loss is {self.loss!r}; it must be one of {', '.join(LOSSES)}")
 
     @property
     def folder(self) -> Path | None:
-        """The directory of the data; None where it has no place here."""
+        """The directory of the data; None if the data is not on this machine."""
         if self.data is None:
             return None
         path = Path(self.data)
@@ -123,7 +131,7 @@ class DataArguments:
 
     @property
     def root(self) -> Path | None:
-        """The directory that relative paths start from; None where the data has no place here."""
+        """The directory that relative paths start from; None if the data is not on this machine."""
         return self.folder if self.audio_root is None else Path(self.audio_root)
 
 

@@ -1,8 +1,8 @@
-"""What became of each file of a data set: used in a split, or skipped with a reason.
+"""The report on each file of a data set: used in a split, or skipped with a reason.
 
-`found` is the sum of `used` over the splits and of the entries of `skipped`: nothing disappears.
-For a folder an entry is a file, for a table or a data set of the Hub a row. Folders that are left
-out, such as empty ones, are no files: they are listed apart.
+`found` is the sum of `used` over the splits and of the entries of `skipped`, so that no file
+disappears silently. An entry is a file of a folder, or a row of a table or of a data set on the
+Hub. Folders that are left out, such as empty ones, are listed separately.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..strict_json import to_json
 
 REPORT_FILE = "data_report.json"
 MISSING_FILE = "missing_clips.csv"
-# A printed line names so many labels.
+# Number of labels that a printed line names.
 NAMED_LABELS = 20
 
 
@@ -35,7 +35,7 @@ class Missing(NamedTuple):
 
 
 class LocalData(NamedTuple):
-    """What a folder or a table gives, before a part of it is held out."""
+    """The content of a folder or a table, before a part of it is held out."""
 
     splits: dict[str, Dataset]  # not empty
     skipped: list[Skipped]
@@ -45,7 +45,7 @@ class LocalData(NamedTuple):
 
 @dataclass
 class DataReport:
-    """What became of each file."""
+    """The report on each file; see the module."""
 
     data: str
     # Clips of each split; None for a stream, which is not counted.
@@ -53,7 +53,7 @@ class DataReport:
     # Label -> split -> clips with that label.
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
-    folders: list[Skipped] = field(default_factory=list)  # left out, empty ones among them
+    folders: list[Skipped] = field(default_factory=list)  # folders left out, such as empty ones
     missing: list[Missing] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     # Label as it is in the data -> name of its class, where they differ.
@@ -79,7 +79,7 @@ class DataReport:
             self.labels.setdefault(label, {})[split] = counts[label]
 
     def rename(self, name_of: Mapping[str, str]) -> None:
-        """Gives labels that were counted by their MID or index the names of their classes."""
+        """Replaces labels that were counted by MID or index by the names of their classes."""
         self.class_names = name_of
         merged: dict[str, dict[str, int]] = {}
         for label, counts in self.labels.items():
@@ -93,7 +93,7 @@ class DataReport:
         ]
 
     def skip(self, split: str, file: str, labels: Sequence[str], reason: str) -> None:
-        """Moves a clip of a split that turned out bad to the skipped ones."""
+        """Moves a bad clip of a split to the skipped ones."""
         self.skipped.append(Skipped(file, one_line(reason)))
         count = self.used[split]
         self.used[split] = None if count is None else count - 1
@@ -109,13 +109,13 @@ class DataReport:
         labels: Iterable[Sequence[str]],
         bad: Mapping[str, str],
     ) -> None:
-        """`skip` for the clips of a split, given by name and labels, that are in `bad`."""
+        """Calls `skip` for those clips of a split, given by name and labels, that are in `bad`."""
         for name, own_labels in zip(names, labels):
             if (listed := one_line(name)) in bad:
                 self.skip(split, self.short(listed), own_labels, bad[listed])
 
     def short(self, name: str) -> str:
-        """The name of a file without the data's folder, as listings have it."""
+        """The name of a file without the folder of the data, as other lists of files show it."""
         return name.removeprefix(os.path.join(os.path.abspath(self.data), ""))
 
     @property
@@ -125,7 +125,7 @@ class DataReport:
         return dict(counts.most_common())
 
     def as_dict(self) -> dict[str, Any]:
-        """As `data_report.json` has it."""
+        """The content of `data_report.json`."""
         return {
             "data": self.data,
             "found": self.found,
@@ -139,7 +139,7 @@ class DataReport:
         }
 
     def lines(self, listed_in: str = MISSING_FILE) -> list[str]:
-        """The same for a person, in a few lines.
+        """The report as a few lines of text.
 
         Args:
             listed_in: The file that `save_missing` writes.
@@ -169,7 +169,7 @@ class DataReport:
         return [one_line(line) for line in lines]
 
     def leave_out(self, entries: Iterable[Skipped]) -> None:
-        """Lists files that are not used, and apart from them folders."""
+        """Adds entries that are not used: files to `skipped`, folders to `folders`."""
         for entry in entries:
             (self.folders if entry.is_folder else self.skipped).append(entry)
 

@@ -1,12 +1,11 @@
-"""The clips of a fine-tuning and what became of each file; the audio itself is not decoded here.
+"""Loads the clips of a fine-tuning and reports on each file; the audio is not decoded here.
 
-What DATA may be stands in `sources.py`, which part of it is held out in `parts.py`. A label
-column that holds lists has several labels to a clip; any other has exactly one, a name or a class
+`sources.py` describes what DATA may be, and `parts.py` which part of it is held out. If the label
+column holds lists, a clip may have several labels; otherwise it has exactly one, a name or a class
 index. Several names in one cell are separated by `--label-separator`.
 
-Data of `datasets` is memory-mapped, from a copy that it keeps on disk. With `--streaming` the clips
-to train on are read as they come and never stored; all others are stored, so that each is counted
-once.
+`datasets` memory-maps the data from a copy on disk. With `--streaming` the clips to train on are
+read as a stream and never stored; all other clips are stored, so that each is counted once.
 """
 
 from __future__ import annotations
@@ -48,15 +47,15 @@ STORED_AUDIO = {"bytes": Value("binary"), "path": Value("string")}
 
 
 class Loaded(NamedTuple):
-    """A data set, divided, with what became of each of its files."""
+    """The parts of a data set, with the report on each of its files."""
 
     train: Clips | None
-    held_out: Dataset | None  # is judged, and decides nothing
+    held_out: Dataset | None  # only for the final scores; it decides nothing
     report: DataReport
-    # The names of the parts in the report; None where one is not there or not counted.
+    # The names of the parts in the report; None if a part does not exist or is not counted.
     train_name: str | None
     held_out_name: str | None
-    # Decides which epoch is best and when to stop; None where nothing was set aside.
+    # Decides which epoch is best and when to stop; None if no clips were set aside.
     validation: Dataset | None = None
     validation_name: str | None = None
 
@@ -89,29 +88,29 @@ def load_data(arguments: DataArguments) -> tuple[Clips, Dataset]:
         OSError, ValueError: There is no such data set, split, fold or column.
     """
     loaded = load(arguments)
-    assert loaded.train is not None and loaded.held_out is not None  # both are wanted
+    assert loaded.train is not None and loaded.held_out is not None  # both were requested
     return loaded.train, loaded.held_out
 
 
 def load_part(arguments: DataArguments, held_out: bool) -> Clips:
-    """The clips held out, or those to train on; the data need not have the other part.
+    """The held-out clips, or those to train on; the data need not have the other part.
 
     Raises:
         OSError, ValueError: As `load_data`.
     """
     loaded = load(arguments, train=not held_out, held_out=held_out)
     part = loaded.held_out if held_out else loaded.train
-    assert part is not None  # it is wanted
+    assert part is not None  # it was requested
     return part
 
 
 def load(arguments: DataArguments, train: bool = True, held_out: bool = True) -> Loaded:
-    """The clips to train on, those that decide, those held out, and what became of each file.
+    """Loads the training, validation and held-out clips, and reports on each file.
 
     Args:
         arguments: With `streaming` the clips to train on are a stream.
-        train, held_out: Whether this part is wanted: the data need not have the other one, which is
-            only counted. Those that decide belong to those to train on.
+        train, held_out: Whether to return this part. The data need not have the other part, which
+            is only counted. Validation clips are returned with the training clips.
     Raises:
         OSError, ValueError: There is no such data set, split, fold or column, or no clip.
     """
@@ -128,7 +127,7 @@ def load(arguments: DataArguments, train: bool = True, held_out: bool = True) ->
     arguments, warnings = chosen_splits(splits, arguments)
     report.warnings += warnings
     wanted = {part for part, is_wanted in ((TRAIN, train), (HELD_OUT, held_out)) if is_wanted}
-    # Of data that is not ours, to count what is not wanted could take hours.
+    # Counting an unused part of a data set on the Hub could take hours.
     parts = parts_of(splits, arguments, wanted, others=local is not None)
     parts, warnings = with_named_numbers(parts, arguments)
     report.warnings += warnings
@@ -172,18 +171,18 @@ def load(arguments: DataArguments, train: bool = True, held_out: bool = True) ->
 def with_named_numbers(
     parts: dict[str, Clips], arguments: DataArguments
 ) -> tuple[dict[str, Clips], list[str]]:
-    """`name_numbers` for parts that are no streams and have a column of labels."""
+    """Calls `name_numbers` if all parts are stored (no streams) and have a label column."""
     try:
         is_stored = all(isinstance(clips, Dataset) for clips in parts.values())
         named = [label_column(arguments, clips) for clips in parts.values()]
     except ValueError:
-        # The column is asked for, and its mistake raised, where the labels are needed.
+        # A missing label column is an error only where the labels are needed.
         return parts, []
     return name_numbers(parts, arguments) if is_stored and named else (parts, [])
 
 
 def names_of_parts(parts: Mapping[str, Clips], arguments: DataArguments) -> dict[str, str]:
-    """Part -> the name that the report has for it: its split's, or what it stands for."""
+    """Part -> its name in the report: the name of its split, or of its purpose."""
     names = {
         TRAIN: arguments.train_split,
         VALIDATION: arguments.validation_split or "validation",
@@ -201,7 +200,7 @@ def count_parts(
     names: Mapping[str, str],
     arguments: DataArguments,
 ) -> dict[str, Dataset]:
-    """Counts the clips and labels of each part but streams.
+    """Counts the clips and labels of each part that is not a stream.
 
     Returns:
         The parts that were counted.
@@ -223,7 +222,7 @@ def count_parts(
 def unused_splits(
     splits: Source, used: Iterable[str | None], arguments: DataArguments
 ) -> list[Skipped]:
-    """The clips of splits that are used for nothing."""
+    """The clips of splits that are not used."""
     reason = "in the split {!r}, which is neither trained on nor held out"
     return [
         Skipped(file if isinstance(file, str) else file["path"], reason.format(name))
@@ -234,14 +233,14 @@ def unused_splits(
 
 
 def streamed(part: str, clips: Clips, arguments: DataArguments) -> Clips:
-    """The clips to train on as a stream; all others stored."""
+    """Turns the training clips into a stream, and stores all other clips."""
     if isinstance(clips, Dataset):
         return clips.to_iterable_dataset() if part == TRAIN else clips
     return clips if part == TRAIN else stored(part, clips, arguments)
 
 
 def stored(part: str, stream: IterableDataset, arguments: DataArguments) -> Dataset:
-    """A stream's clips in the cache of `datasets`, where another run finds them."""
+    """Stores a stream's clips in the cache of `datasets`, where later runs find them."""
     # A column of type Audio could only be written with torchcodec.
     kinds = {
         name: dict(STORED_AUDIO) if isinstance(kind, Audio) else kind
@@ -251,7 +250,7 @@ def stored(part: str, stream: IterableDataset, arguments: DataArguments) -> Data
     names = [part, *(str(getattr(arguments, name)) for name in (*chosen, "validation_split"))]
     if arguments.root is not None:
         names.append(cache_of(Path(str(arguments.data))))
-    # Without it `datasets` would not recognise the stream in another process.
+    # Without a fingerprint `datasets` would not recognise the stream in another process.
     fingerprint = hashlib.blake2b(json.dumps(names).encode(), digest_size=8).hexdigest()
     return Dataset.from_generator(
         stream.__iter__, features=Features(kinds), fingerprint=fingerprint
@@ -259,7 +258,7 @@ def stored(part: str, stream: IterableDataset, arguments: DataArguments) -> Data
 
 
 def clip_names(clips: Dataset, reader: ClipReader) -> Iterable[str]:
-    """The names of all clips; the audio of those that have a path is not read for it."""
+    """The names of all clips; a clip with a path is named without reading its audio."""
     flat = clips.flatten()
     column = f"{reader.audio_column}.path"
     if reader.id_column is not None or column not in flat.column_names:

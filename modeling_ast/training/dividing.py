@@ -1,18 +1,19 @@
-"""Which clip goes into which part: each label in its share of every part, no group in two parts.
+"""Divides clips into parts: each part gets its share of each label, and no group is in two parts.
 
-`hold_out` sets a share of the clips aside, `deal_folds` deals them into folds. A clip has any
-number of labels. What is dealt are single clips or, with groups, whole groups.
+`hold_out` sets a share of the clips aside, and `deal_folds` divides all clips into folds. A clip
+may have any number of labels. The units that are divided are single clips or, with groups, whole
+groups.
 
-They are dealt in turn, in the order of their rarest label: with one label to a clip and without
-groups each label then has its share of every part, rounded down or up, as scikit-learn's
-StratifiedKFold gives it. With several labels, with groups, or with labels of very few clips that is
-only a start: clips or groups are then moved from part to part while that helps. First of all each
-label that two of them have shall be in every part, then the counts shall be near the wanted ones.
-That the rarest label comes first is from Sechidis, Tsoumakas and Vlahavas 2011, "On the
-Stratification of Multi-Label Data"; their method knows no groups and may leave a label of few clips
-out of a part.
+First the units are dealt to the parts in turn, in the order of their rarest label. If each clip has
+one label and there are no groups, each part then has its share of each label, rounded down or up,
+as with scikit-learn's StratifiedKFold. With several labels, with groups, or with labels of very few
+clips this is only a start: units are then moved from part to part as long as that lowers a cost.
+The first aim is that a label which two or more units have is in every part, the second that the
+counts are near the wanted ones. To begin with the rarest label comes from Sechidis, Tsoumakas and
+Vlahavas 2011, "On the Stratification of Multi-Label Data"; their method has no groups and may leave
+a label of few clips out of a part.
 
-The same clips in the same order are divided alike in every run.
+The same clips in the same order are divided in the same way in every run.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Runs can be compared and resumed.
+# Fixed, so that runs can be compared and resumed.
 SEED = 5
-# What it costs if a part lacks a label that it could have, and if the one clip of a label is held
-# out, where nothing can be learned from it: either weighs more than all counts together.
+# Costs of a part without a label that it could have, and of holding out the only clip of a label,
+# which then cannot be learned. Each is larger than the cost of all deviating counts together.
 LACKING = 1e9
 UNLEARNED = 1e5
-# Groups differ in size: the best of several starts is taken, unless there are very many of them.
+# Groups differ in size, so the best of several random starts is taken, unless there are too many.
 STARTS = 30
 MANY_GROUPS = 500
-# The search ends when so few of the clips or groups still move.
+# The search ends when at most this share of the clips or groups was moved.
 FEW_MOVES = 1e-3
-# Shares of whole numbers are exact up to this.
+# Tolerance for rounding errors in shares of whole numbers.
 EPSILON = 1e-9
 
 
@@ -49,10 +50,11 @@ def hold_out(
 
     Args:
         labels: The labels of each clip, none, one or several.
-        share: Of the clips, between 0 and 1; their number is rounded up, as scikit-learn does.
-            More are held out where labels have so few clips that each must give one.
+        share: Share of the clips to hold out, between 0 and 1; their number is rounded up, as
+            scikit-learn does. More are held out if many labels have so few clips that each label
+            must give one.
         groups: The group of each clip; no group is on both sides.
-        seed: Of the choice among equals.
+        seed: Seed of the choice between equally good units.
     Returns:
         (clips,), bool; neither side is empty.
     Raises:
@@ -99,8 +101,8 @@ def divide(
         raise ValueError(f"{len(numbers)} {kind} cannot be divided into {len(shares)} parts")
     units = [Counter[Hashable]() for _ in numbers]
     for unit, names in zip(unit_of, labels):
-        # Clips without a label are kept in their share as if that were one; so are all clips.
-        # No set, whose order differs from run to run.
+        # NONE and EVERY act as labels: each part gets its share of the clips without a label, and
+        # of all clips. Not a set, because its order differs from run to run.
         units[unit].update(list(dict.fromkeys((EVERY, *(names or (NONE,))))))
     starts = STARTS if groups is not None and len(units) <= MANY_GROUPS else 1
     generator = np.random.default_rng(seed)
@@ -110,30 +112,30 @@ def divide(
 
 
 class _Mark:
-    """A label that no data set has."""
+    """A label that differs from all labels of the data."""
 
 
 EVERY, NONE = _Mark(), _Mark()
 
 
 class Wanted(NamedTuple):
-    """How many clips with a label a part shall have."""
+    """The number of clips with a label that a part should have."""
 
     clips: float
-    low: int  # rounded down
-    high: int  # and up
-    weight: float  # of what is off
-    without: float  # what it costs to have none
+    low: int  # clips, rounded down
+    high: int  # clips, rounded up
+    weight: float  # weight of deviations in the cost
+    without: float  # cost if the part has no such clip
 
 
 class Division:
-    """The units (clips or groups) in their parts, and what is not yet good about it.
+    """A division of units (clips or groups) into parts, and its cost.
 
     Args:
         units: For each unit, how many of its clips have each label.
-        shares: Of the parts; their sum is 1.
-        generator: Chooses among equals.
-        last: Number of clips that the last of two parts shall have; by default its share.
+        shares: Shares of the parts; their sum is 1.
+        generator: Chooses between equally good units.
+        last: Number of clips that the last of two parts should have; by default its share.
     """
 
     def __init__(
@@ -183,7 +185,7 @@ class Division:
         )
 
     def _cost(self, part: int, label: Hashable, count: int) -> float:
-        """What it costs that a part has so many clips with a label."""
+        """The cost of a part that has `count` clips with a label."""
         wanted = self.wanted[part][label]
         cost = 0.0 if count else wanted.without
         if wanted.low <= count <= wanted.high:
@@ -192,7 +194,7 @@ class Division:
         return cost + wanted.weight * off**2 / wanted.clips
 
     def _deal(self, order: Sequence[int]) -> None:
-        """Each unit goes where most is missing, after those of rarer labels."""
+        """Puts each unit, those of rare labels first, into the part that lacks most clips."""
         first = {label: place for place, label in enumerate(sorted_by_count(self.totals))}
         dealt = 0
         for unit in sorted(order, key=lambda unit: min(map(first.__getitem__, self.units[unit]))):
@@ -200,7 +202,7 @@ class Division:
             missing = [
                 share * dealt - counts[EVERY] for share, counts in zip(self.shares, self.counts)
             ]
-            # Equal up to rounding is equal: then the parts take turns.
+            # Rounded, so that parts with equal lacks take turns in spite of rounding errors.
             part = max(range(len(missing)), key=lambda part: round(missing[part], 6))
             self.parts[unit] = part
             self._add(unit, part, 1)
@@ -227,7 +229,7 @@ class Division:
             ]
             num_moved = 0
             for _, unit, part in sorted(moves, key=lambda move: -move[0]):
-                # Moves before it may have changed that.
+                # Earlier moves of this pass may have changed the gain.
                 if self._gain(unit, part) > EPSILON:
                     self._add(unit, self.parts[unit], -1)
                     self._add(unit, part, 1)

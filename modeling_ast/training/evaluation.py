@@ -1,11 +1,12 @@
-"""Judges a model, or an ensemble of models, on held-out clips.
+"""Evaluates a model, or an ensemble of models, on held-out clips.
 
-`AudioTagger` gives the scores: a clip is padded and cut as by every other tool. Models may differ
-in stride, length, rate and in the order of their labels, which are matched by name. An ensemble is
-the mean of the models' probabilities: sigmoids where a clip may have several labels, as published,
-else softmaxes. Source: Gong et al. 2021, section 3.1 (Ensemble-S, Ensemble-M).
+`AudioTagger` computes the scores, so that clips are padded and cut as by every other tool. Models
+may differ in stride, length, rate and in the order of their labels, which are matched by name. The
+scores of an ensemble are the mean of the models' probabilities: sigmoids if a clip may have several
+labels, as published, else softmaxes. Source: Gong et al. 2021, section 3.1 (Ensemble-S,
+Ensemble-M).
 
-A model is also judged on shorter clips under both paddings, see `lengths.py`.
+A model is also evaluated on shorter clips under both paddings, see `lengths.py`.
 """
 
 from __future__ import annotations
@@ -44,40 +45,44 @@ class RunningArguments:
     scores: str = field(
         default="auto",
         metadata={
-            "help": "auto: what each model's config says; sigmoid for AudioSet's 527 classes",
+            "help": "how scores are computed; auto: as each model's config says, but sigmoid for "
+            "AudioSet's 527 classes",
             "choices": SCORES,
         },
     )
     padding: str | None = field(
         default=None,
         metadata={
-            "help": "how clips are padded: to max_length, or to the longest of a batch; by "
-            "default as each model's extractor was saved",
+            "help": "pad clips to max_length, or to the longest clip of their batch; by default "
+            "as saved in each model's extractor",
             "choices": PADDINGS,
         },
     )
     batch_size: int | None = field(
         default=None,
-        metadata={"help": "clips of the model's length in a batch (1 on a CPU, 32 on a GPU)"},
+        metadata={
+            "help": "batch size, in clips of the model's length (default: 1 on a CPU, 32 on a GPU)"
+        },
     )
-    num_workers: int = field(default=0, metadata={"help": "processes that decode"})
+    num_workers: int = field(default=0, metadata={"help": "number of processes that decode clips"})
     device: str | None = field(
         default=None, metadata={"help": "cpu, cuda, ...; by default a GPU if there is one"}
     )
     bad_clips: str = field(
-        default="bad_clips.txt", metadata={"help": "list of clips that cannot be decoded"}
+        default="bad_clips.txt", metadata={"help": "file for the list of clips that cannot be read"}
     )
     missing_clips: str = field(
-        default=MISSING_FILE, metadata={"help": "list of a table's clips whose file is missing"}
+        default=MISSING_FILE,
+        metadata={"help": "file for the list of a table's clips that do not exist"},
     )
 
 
 @dataclass
 class EvaluationArguments(RunningArguments):
-    """How the models are run that are judged."""
+    """How the models are run in an evaluation."""
 
     calibration: bool = field(
-        default=True, metadata={"help": "use a model's calibration.json, where it has one"}
+        default=True, metadata={"help": "use a model's calibration.json, if it has one"}
     )
 
 
@@ -87,20 +92,22 @@ class Evaluation(NamedTuple):
     num_clips: int
     models: list[dict]  # for each model, and for an ensemble: "model", a name, and its metrics
     answers: Answers  # of the model, or of the ensemble
-    clips: HeldOut  # those that were judged
+    clips: HeldOut  # the clips that have scores
     extractor: ASTFeatureExtractor  # of the first model
-    lengths: dict[str, Lengths]  # by the model's name
-    data: DataReport  # what became of each file
+    lengths: dict[str, Lengths]  # model name -> its scores on shorter clips
+    data: DataReport  # the report on each file
 
     @property
     def metric(self) -> str:
-        """The metric that models are judged by first, "accuracy" or "mAP"."""
+        """The main metric, "accuracy" or "mAP"."""
         return list(self.models[0])[1]
 
 
 def load_tagger(name: str, options: RunningArguments, calibration: bool = True) -> AudioTagger:
-    """A model with its extractor, as the arguments want it, and its calibration.json if it has one.
+    """Loads a model with its extractor, set up as the options say.
 
+    Args:
+        calibration: Whether its calibration.json is used, if it has one.
     Raises:
         OSError, ValueError: As `AudioTagger.from_pretrained`.
     """
@@ -121,7 +128,7 @@ def probabilities(tagger: AudioTagger, held_out: HeldOut, bad_clips: BadClips) -
     """A model's probability of each class for each clip.
 
     Args:
-        bad_clips: Where clips that cannot be scored are listed.
+        bad_clips: The list to which clips without scores are added.
     Returns:
         (clips, C), float64, in the order of the data's classes; NaN for a bad clip.
     Raises:
@@ -141,7 +148,7 @@ def probabilities(tagger: AudioTagger, held_out: HeldOut, bad_clips: BadClips) -
 
 
 def thresholds_of(tagger: AudioTagger, held_out: HeldOut) -> np.ndarray:
-    """The score from which on each of the data's classes counts (C,): calibrated, or one half."""
+    """The threshold of each of the data's classes (C,): the calibrated one, or one half."""
     own = columns_of(tagger.model.config, held_out.classes)
     if tagger.calibration is None:
         return np.full(len(own), DEFAULT_THRESHOLD)
@@ -154,13 +161,13 @@ def evaluate_models(
     data: DataArguments,
     length_clips: int = LengthArguments.length_clips,
 ) -> Evaluation:
-    """Judges each model and, of several, their ensemble.
+    """Evaluates each model and, if there are several, their ensemble.
 
     Args:
         names: Models on the Hub, or directories; at least one.
         options: How they are run.
-        data: Its held-out part is judged.
-        length_clips: Clips of it for `judge_lengths`; 0 for none.
+        data: Its held-out part is used.
+        length_clips: Number of held-out clips for `judge_lengths`; 0: it is skipped.
     Raises:
         OSError, ValueError: A model or the data cannot be read, or a model lacks a class.
         TooManyBadClips: More clips than allowed cannot be decoded.
@@ -178,7 +185,9 @@ def evaluate_models(
             lengths[name] = judge_lengths(tagger, few)
     good = np.flatnonzero(~np.isnan(scores).any(axis=(0, 2))).tolist()
     if not good:
-        raise ValueError(f"none of the held-out clips can be used; see {options.bad_clips}")
+        raise ValueError(
+            f"none of the held-out clips can be used; {options.bad_clips} lists the reasons"
+        )
     found_bad = np.setdiff1d(np.arange(len(held_out.clips)), good)
     named = {one_line(held_out.reader.name(held_out.clips[int(index)])) for index in found_bad}
     bad = {name: reason for name, reason in bad_clips.read().items() if name in named}
@@ -204,14 +213,14 @@ def save_evaluation(
     evaluation: Evaluation,
     page_clips: int = ResultArguments.worst_clips,
 ) -> None:
-    """Writes the files of a judgement: those of `results.py`, metrics.json and README.md.
+    """Writes the files of an evaluation: those of `results.py`, metrics.json and README.md.
 
     Args:
-        folder: It is made if it is not there.
-        names: Of the models.
-        data: Its name.
+        folder: Created if it does not exist.
+        names: Names of the models.
+        data: Name of the data.
         evaluation: From `evaluate_models`.
-        page_clips: Of the page of the worst mistakes; 0: no page.
+        page_clips: Number of clips on the page of the worst mistakes; 0: no page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     answers = evaluation.answers

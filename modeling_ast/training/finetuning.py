@@ -1,11 +1,11 @@
-"""Fine-tunes an AST on any data set, with one or several labels to a clip.
+"""Fine-tunes an AST on any data set, with one or several labels per clip.
 
-Clips with several labels are learned with the binary cross-entropy and judged by the mean average
-precision (mAP); clips with exactly one label are learned with the cross-entropy and judged by the
-accuracy. The published optimiser, schedule, sampling and averaging of epochs are off unless asked
-for, see `arguments.py` and the recipes. The output directory has the model, its extractor and what
-`results.py` describes, ready for push_to_hub; `average/` has the model of the averaged weights. If
-a run is interrupted, run it again: it resumes from the last checkpoint.
+If clips may have several labels, the loss is the binary cross-entropy and the metric is the mean
+average precision (mAP). If each clip has exactly one label, the loss is the cross-entropy and the
+metric is the accuracy. The published optimiser, schedule, sampling and averaging of epochs are off
+by default; see `arguments.py` and the recipes. The output directory has the model, its extractor
+and the files that `results.py` describes, ready for push_to_hub; `average/` has the model with the
+averaged weights. If a run is interrupted, run it again: it resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -53,29 +53,29 @@ from .trainer import ASTTrainer, output_folder
 
 
 class Outcome(NamedTuple):
-    """What a fine-tuning gives, beside the files in its output directory."""
+    """The result of a fine-tuning, besides the files in its output directory."""
 
     trainer: ASTTrainer
     # `eval_*` of the weights that were kept, `last_*`, `best_*` and `average_*` of the others,
-    # `training_*` of clips that the model has learned and, in the first process, `lengths`, the
-    # scores of shorter clips.
+    # `training_*` of training clips and, in the first process, `lengths`, the scores on shorter
+    # clips.
     metrics: dict[str, Any]
-    metric: str  # the one that the run is judged by, "mAP" or "accuracy"
-    data: DataReport  # what became of each file
-    choices: list[Choice]  # the weights that were kept and, with --auto, all numbers
-    answers: Answers | None  # to the held-out clips, in the first process
+    metric: str  # the main metric, "mAP" or "accuracy"
+    data: DataReport  # the report on each file
+    choices: list[Choice]  # the weights that were kept and, with --auto, all chosen numbers
+    answers: Answers | None  # of the held-out clips; None except in the first process
 
 
 class Kept(NamedTuple):
     """The weights that a run ends with."""
 
-    metrics: dict[str, float]  # of the held-out clips; of the validation clips `validation_*`
+    metrics: dict[str, float]  # of the held-out clips, and `validation_*` of the validation clips
     weights: Weights
-    choice: Choice  # why these
+    choice: Choice  # why these weights were chosen
 
 
 def smooth_in_batches(arguments: Arguments) -> None:
-    """Takes label smoothing from Trainer's loss, which cannot smooth the labels of a mixup."""
+    """Moves label smoothing from Trainer's loss, which cannot smooth mixed labels, to batches."""
     amount = arguments.augmentation.label_smoothing or arguments.training.label_smoothing_factor
     arguments.augmentation = replace(arguments.augmentation, label_smoothing=amount)
     arguments.training.label_smoothing_factor = 0.0
@@ -90,10 +90,10 @@ def judge_saved_model(trainer: ASTTrainer, held_out: HeldOut, num_clips: int) ->
 
 
 def load_divided(arguments: Arguments) -> tuple[Loaded, list[Choice]]:
-    """The data, of which `--auto` sets a part of the clips to train on aside if there are enough.
+    """Loads the data; `--auto` sets some training clips aside for validation if there are enough.
 
     Returns:
-        The data, and what was chosen for it.
+        The data, and the choice that was made for it, if any.
     """
     loaded = load(arguments.data)
     is_divided = loaded.validation is not None or "validation_share" in arguments.given
@@ -113,9 +113,9 @@ def train(
     """Trains the model that the arguments describe, from its last checkpoint if there is one.
 
     Args:
-        arguments: Of the run. With `auto`, those that are not given are set here.
-        announce: Is given lines for the user, in the first process, before the training: what
-            became of each file, what the run starts from and what was chosen.
+        arguments: The arguments of the run. With `auto`, those that are not given are set here.
+        announce: Called in the first process before the training, with lines for the user: the
+            report on the files, what the run starts from and what was chosen.
     Returns:
         The trainer, the judge of the held-out clips, the data, and what was chosen.
     Raises:
@@ -132,7 +132,10 @@ def train(
     exclusive = is_exclusive(arguments.data, splits[0])
     with_softmax = arguments.data.loss == "cross_entropy"
     if with_softmax and not exclusive:
-        raise ValueError("--loss cross_entropy needs exactly one label to a clip; use bce")
+        raise ValueError(
+            "--loss cross_entropy needs exactly one label per clip, but the label column holds "
+            "lists; use --loss bce"
+        )
     with_softmax |= arguments.data.loss == "auto" and exclusive
     judge = Judge(classes, exclusive)
     prepare_choice(arguments, judge.metric, loaded.validation is not None)
@@ -148,7 +151,7 @@ def train(
         chosen = {choice.name for choice in choices if choice.reason != GIVEN}
         check_same_run(output_folder(training), deciding, chosen, loaded.report.found)
     elif training.process_index == 0:
-        # The clips that an earlier run listed may have been mended or removed since.
+        # The clips that an earlier run listed may have been repaired or removed since.
         (output_folder(training) / BAD_LIST).unlink(missing_ok=True)
     trainer = build_trainer(
         to_train, extractor, classes, splits, arguments, judge, loaded.validation
@@ -164,10 +167,10 @@ def train(
 
 
 def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -> Kept:
-    """Judges all weights that the run could end with, and puts those to keep into the trainer.
+    """Evaluates all weights that the run could end with, chooses among them and saves the model.
 
-    The validation clips choose. Of the held-out clips the kept weights give `eval_*`, in the last
-    of the evaluations, and the others `last_*`, `best_*` and `average_*`, for the record.
+    The validation clips decide the choice. On the held-out clips the kept weights are evaluated
+    last and give `eval_*`; the others give `last_*`, `best_*` and `average_*`, for the record.
     """
     candidates = all_weights(trainer, arguments.sampling)
     validation, metric = trainer.validation_dataset, judge.metric
@@ -183,7 +186,8 @@ def keep_best_weights(arguments: Arguments, trainer: ASTTrainer, judge: Judge) -
                 metrics |= trainer.evaluate(metric_key_prefix=weights.name)
     with using(trainer, kept):
         judged = trainer.evaluate()
-        # Not pushed yet: what follows belongs to it, and reads it.
+        # An internal call does not push to the Hub yet: the results must be added first, and some
+        # of them are computed from the saved model.
         with as_saved(trainer, arguments.cheap):
             trainer.save_model(_internal_call=True)
     if kept.name == "average":
@@ -201,17 +205,17 @@ def finetune(
     """Trains, evaluates and saves.
 
     Args:
-        arguments: Of the run.
+        arguments: The arguments of the run.
         announce: See `train`.
 
-    With several processes each of them calls it; the first one writes the files.
+    With several processes, each process calls this function; the first one writes the files.
 
     Raises:
         OSError, ValueError: Model or data cannot be read, they do not fit together, or more clips
             than allowed are bad.
     """
     folder = output_folder(arguments.training)
-    # The processes of one run share the directory: the first locks it for all.
+    # The processes of one run share the directory, so the first one locks it for all.
     first = arguments.training.process_index == 0
     lock = one_run_at_a_time if first else nullcontext
     all_bad = listing_all_bad_clips(arguments.data, folder / BAD_LIST, arguments.model.model)
@@ -225,18 +229,18 @@ def _finetune(arguments: Arguments, announce: Callable[[Iterable[str]], None]) -
     metrics, weights, choice = keep_best_weights(arguments, trainer, judge)
     choices.append(choice)
     answers = None
-    # From now on the run's model is that.
+    # From here on the trainer evaluates and saves the kept weights.
     with using(trainer, weights), as_saved(trainer, arguments.cheap):
         held_out = judged_clips(trainer, judge, arguments.data)
         if trainer.is_world_process_zero():
             answers = judged_answers(trainer, judge, held_out)
         metrics |= evaluate_training_clips(trainer)
         if answers is not None:
-            told = (choices, trained)
-            metrics |= write_results(arguments, trainer, answers, held_out, metrics, *told)
+            described = (choices, trained)
+            metrics |= write_results(arguments, trainer, answers, held_out, metrics, *described)
             loaded.skip_bad_clips(*listed_bad_clips(trainer), arguments.data)
             loaded.report.save(output_folder(trainer.args))
-        # With --push-to-hub this uploads the whole folder, but for the checkpoints.
+        # With --push-to-hub this uploads the whole folder, except the checkpoints.
         trainer.save_model()
     return Outcome(trainer, metrics, judge.metric, loaded.report, choices, answers)
 
@@ -250,14 +254,14 @@ def write_results(
     choices: list[Choice],
     trained: str,
 ) -> dict[str, Any]:
-    """Writes what a run leaves beside the weights.
+    """Writes the results of a run beside the weights.
 
     Args:
-        answers: Of the weights that are kept, to the clips `held_out`.
+        answers: The scores of the kept weights on the clips `held_out`.
         choices: What the run chose itself.
-        trained: One sentence on which weights were trained.
+        trained: A sentence that says which weights were trained.
     Returns:
-        What guessing would give, and the metrics of shorter clips.
+        The value that guessing would reach, and the metrics of shorter clips.
     """
     data = arguments.data.data
     assert data is not None  # it has been read

@@ -1,11 +1,12 @@
-"""A folder of audio files, a folder inside it for each label -> clips with labels.
+"""A folder that has a folder of audio files for each label -> clips with labels.
 
-`my_sounds/LABEL/*.wav`: a folder is a label, whatever its name and those of its files. Only folders
-that are named exactly train, validation or test, and have label folders in them, are splits.
-`datasets`' own reader takes such words anywhere in a path for splits, and leaves the rest out.
+`my_sounds/LABEL/*.wav`: each folder is a label, and neither its name nor its files' names have
+another meaning. Only folders that are named exactly train, validation or test, and have label
+folders in them, are splits. The reader of `datasets` itself would see a split in such words
+anywhere in a path, and leave out all other files.
 
 Speech Commands works as released: its validation_list.txt and testing_list.txt name the clips of
-those splits, and `_background_noise_` is no label.
+those splits, and `_background_noise_` is not a label.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ def read_folder(folder: Path, listing: Listing) -> LocalData:
     Args:
         listing: From `audio_files(folder)`.
     Raises:
-        ValueError: No file lies in a folder for its label, or it cannot be said which folders are
-            splits and which are labels.
+        ValueError: No file is in the folder of a label, or it is unclear which folders are splits
+            and which are labels.
     """
     usable, skipped = usable_files(listing)
     names = splits_of(folder, usable)
     lists = {} if names else read_split_lists(folder)
     clips: dict[str, list[tuple[str, str]]] = {}
-    nested = []  # clips below a folder in the label's folder
+    nested = []  # clips in a folder inside the folder of their label
     for name in usable:
         parts = PurePosixPath(name).parts
         split, inside = (parts[0], parts[1:]) if names else (lists.get(name, "train"), parts)
         if inside[0] == NOISE_FOLDER:
-            skipped.append(Skipped(name, "noise without a label, as Speech Commands has it"))
+            skipped.append(Skipped(name, "background noise of Speech Commands, without a label"))
         elif len(inside) == 1:
-            skipped.append(Skipped(name, "not in a folder for its label, but beside these folders"))
+            skipped.append(Skipped(name, "not in the folder of a label, but beside these folders"))
         else:
             clips.setdefault(split, []).append((name, inside[0]))
             if len(inside) > 2:
@@ -56,7 +57,7 @@ def read_folder(folder: Path, listing: Listing) -> LocalData:
     if nested:
         file, label = nested[0]
         warnings.append(
-            f"{len(nested)} files lie deeper than in the folder of their label, such as {file}; "
+            f"{len(nested)} files are in folders inside the folder of their label, such as {file}; "
             f"its label is {label!r}, the name of the outermost folder"
         )
     splits = {name: dataset_of(folder, clips[name]) for name in SPLITS if name in clips}
@@ -65,13 +66,13 @@ def read_folder(folder: Path, listing: Listing) -> LocalData:
 
 
 def usable_files(listing: Listing) -> tuple[list[str], list[Skipped]]:
-    """The files that can be decoded, by their names, and all others."""
+    """The files with names of usable audio files, and all others with the reason."""
     usable, skipped = [], list(listing.skipped)
     for name in listing.files:
         if reason := unusable_by_name(name):
             skipped.append(Skipped(name, reason))
         elif not _is_unicode(name):
-            skipped.append(Skipped(name, "name that is no valid Unicode; rename it"))
+            skipped.append(Skipped(name, "the name is not valid Unicode; rename it"))
         else:
             usable.append(name)
     return usable, skipped
@@ -82,7 +83,7 @@ def _is_unicode(name: str) -> bool:
 
 
 def splits_of(folder: Path, files: list[str]) -> list[str]:
-    """The folders that are splits; none where every folder is a label.
+    """The folders that are splits; empty if every folder is a label.
 
     Raises:
         ValueError: There is audio beside the splits, so that not all folders are splits.
@@ -103,7 +104,7 @@ def splits_of(folder: Path, files: list[str]) -> list[str]:
 
 
 def read_split_lists(folder: Path) -> dict[str, str]:
-    """File -> split, as the lists of Speech Commands say it; the others are to train on."""
+    """File -> split, from the lists of Speech Commands; files in no list are to train on."""
     lists: dict[str, str] = {}
     for name, split in SPLIT_LISTS.items():
         if (folder / name).is_file():
@@ -121,7 +122,7 @@ def dataset_of(folder: Path, clips: list[tuple[str, str]]) -> Dataset:
 
 
 def no_labels(folder: Path, listing: Listing) -> str:
-    """The message where no file lies in a folder for its label."""
+    """The error message if no file is in the folder of a label."""
     tables = [
         name for name, _ in listing.skipped if name.lower().endswith((".csv", ".tsv", ".json"))
     ]
@@ -141,7 +142,7 @@ def no_labels(folder: Path, listing: Listing) -> str:
 
 
 def labels_without_clips(files: list[str], skipped: list[Skipped], has_splits: bool) -> list[str]:
-    """A warning for the folders at a label's place of which no file can be used."""
+    """A warning that names the label folders without a usable file."""
     depth = 2 if has_splits else 1
 
     def places(names):
@@ -155,7 +156,8 @@ def labels_without_clips(files: list[str], skipped: list[Skipped], has_splits: b
     lost = sorted(name for name in lost if PurePosixPath(name).name != NOISE_FOLDER)
     if not lost:
         return []
-    return [f"no file can be used of the folders {', '.join(map(repr, lost[:5]))}; see `folders`"]
+    names = ", ".join(map(repr, lost[:5]))
+    return [f"no file in the folders {names} can be used; the skipped files have the reasons"]
 
 
 __all__ = ["SPLITS", "read_folder"]

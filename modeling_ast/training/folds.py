@@ -1,9 +1,9 @@
 """Cross-validation: a fine-tuning for each fold, then the mean and deviation of its scores.
 
-`--folds k` trains k times, each time without one fold, which is then judged. Each is a whole run in
-a directory of its own, OUT/fold_1 and so on; OUT/folds.json has the metrics of each, their mean and
-their standard deviation. A fold that is finished is not run again. No model comes out of it: train
-one on all clips afterwards.
+`--folds k` trains k times; each run leaves out one fold and is then evaluated on it. Each run has a
+directory of its own, OUT/fold_1 and so on; OUT/folds.json has the metrics of each run, their mean
+and their standard deviation. A finished fold is not run again. Cross-validation does not give a
+final model; train one on all clips afterwards.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from .sources import read_source
 from .trainer import output_folder
 
 FOLDS_FILE = "folds.json"
-# Of the metrics of a run, those that say nothing about its model.
+# Ends of the names of metrics that say nothing about the model.
 NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch")
 
 
 class CrossValidation(NamedTuple):
-    """What `cross_validate` gives, as folds.json has it."""
+    """The result of `cross_validate`, which is also the content of folds.json."""
 
-    metric: str  # the one that the runs are judged by, "mAP" or "accuracy"
+    metric: str  # the main metric of the runs, "mAP" or "accuracy"
     division: str  # which clips are in which fold, as a hash
     results: dict[str, dict[str, float | None]]  # fold -> metrics; None: undefined
     mean: dict[str, float | None]
-    std: dict[str, float | None]  # of a sample: the squares are divided by their number less one
+    std: dict[str, float | None]  # of a sample: the sum of squares is divided by their number - 1
 
 
 def is_cross_validation(data: DataArguments) -> bool:
-    """Whether each fold shall be held out once, and not a certain one."""
+    """Whether each fold is to be held out once, instead of one given fold."""
     return data.folds is not None and data.eval_fold is None
 
 
@@ -64,13 +64,13 @@ def cross_validate(
 ) -> CrossValidation:
     """Fine-tunes once for each fold.
 
-    With several processes each of them calls it; the first one writes the files.
+    With several processes, each process calls this function; the first one writes the files.
 
     Args:
         arguments: With `data.folds`; its output directory gets a directory for each fold.
-        announce: Is given lines for the user; see `finetuning.train`.
+        announce: Called with lines for the user; see `finetuning.train`.
     Returns:
-        The results, in the first process also in folds.json.
+        The results; the first process also writes them to folds.json.
     Raises:
         OSError, ValueError: As `finetune`; or the directory holds other folds.
     """
@@ -82,8 +82,8 @@ def cross_validate(
         )
     if training.resume_from_checkpoint:
         raise ValueError(
-            "--resume-from-checkpoint is for one run; leave it out: each fold goes on from its own "
-            "newest whole checkpoint"
+            "--resume-from-checkpoint is for one run; leave it out: each fold resumes from its own "
+            "newest undamaged checkpoint"
         )
     numbers, division = read_folds(arguments.data)
     folder = output_folder(training)
@@ -105,7 +105,7 @@ def cross_validate(
             done = CrossValidation(outcome.metric, division, results, *summary(results.values()))
             if first:
                 write_results(folder, done)
-            # A model of this fold must not stay in a GPU's memory beside the next one's.
+            # Frees the GPU memory of this fold's model before the next one is loaded.
             del outcome
             gc.collect()
             torch.cuda.empty_cache()
@@ -120,17 +120,17 @@ def read_folds(arguments: DataArguments) -> tuple[list[int], str]:
         OSError, ValueError: The data cannot be read or divided.
     """
     if arguments.streaming:
-        raise ValueError("--folds looks at all clips first; train without --streaming")
+        raise ValueError("--folds must divide all clips first; train without --streaming")
     source = read_source(arguments)
     splits = DatasetDict(source.splits) if isinstance(source, LocalData) else source
-    # Any fold: they are all wanted.
+    # An eval_fold must be given here; any will do, because all folds are wanted.
     chosen, _ = chosen_splits(splits, replace(arguments, eval_fold=1))
     whole = prepared(split_of(splits, chosen.train_split, chosen), chosen)
     numbers = fold_numbers(whole, chosen)
     if not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(
-            f"the column {chosen.fold_column!r} holds {numbers.tolist()[0]!r}; the folds must be "
-            f"whole numbers"
+            f"the column {chosen.fold_column!r} holds {numbers.tolist()[0]!r}; folds must be whole "
+            f"numbers, so give another --fold-column"
         )
     reader = ClipReader(audio_column=chosen.audio_column)
     names = [os.path.basename(name) for name in clip_names(whole, reader)]
@@ -139,7 +139,7 @@ def read_folds(arguments: DataArguments) -> tuple[list[int], str]:
 
 
 def of_fold(arguments: Arguments, number: int) -> Arguments:
-    """The arguments of the run of one fold; a run changes its own."""
+    """A copy of the arguments for the run of one fold, because a run changes its arguments."""
     own = copy.copy(arguments)
     for entry in fields(arguments):
         setattr(own, entry.name, copy.copy(getattr(arguments, entry.name)))
@@ -149,7 +149,7 @@ def of_fold(arguments: Arguments, number: int) -> Arguments:
 
 
 def scores(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """The figures of a run that say something about its model; None for those undefined."""
+    """The metrics of a run that describe its model; None for undefined ones."""
     return {
         name: value if math.isfinite(value) else None
         for name, value in metrics.items()
@@ -171,10 +171,10 @@ def summary(
 
 
 def read_results(folder: Path, division: str) -> CrossValidation | None:
-    """The folds that are finished.
+    """The results of the folds that are finished; None if there are none.
 
     Raises:
-        ValueError: They are folds of other clips, or the file is none of ours.
+        ValueError: The results are of folds with other clips, or the file has another format.
     """
     file = folder / FOLDS_FILE
     if not file.is_file():
@@ -185,13 +185,13 @@ def read_results(folder: Path, division: str) -> CrossValidation | None:
         raise ValueError(f"{file} cannot be read ({error}); move it away") from error
     if found.division != division:
         raise ValueError(
-            f"{folder} holds folds of other clips than the data has now; give another --output-dir"
+            f"{folder} holds results of folds with other clips than now; give another --output-dir"
         )
     return found
 
 
 def write_results(folder: Path, results: CrossValidation) -> None:
-    """Writes folds.json, whole or not at all."""
+    """Writes folds.json in one step, so that it is never half written."""
     new = folder / f"{FOLDS_FILE}.new"
     new.write_text(to_json(results._asdict()) + "\n", encoding="utf-8")
     new.replace(folder / FOLDS_FILE)

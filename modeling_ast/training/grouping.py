@@ -1,7 +1,7 @@
-"""Which clips belong together: those of one speaker, kit, place or recording (`--group-by`).
+"""Which clips belong together: those of one speaker, instrument, place or recording (`--group-by`).
 
-Clips of a group are alike in more than their label. A model that was trained on one of them knows
-the others in part, and a score from these flatters.
+Clips of a group resemble each other in more than their label. If a model was trained on some of
+them, its score on the others is too high.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from .data_arguments import DataArguments
 
 
 def groups_of(clips: Dataset, arguments: DataArguments) -> list[str] | None:
-    """The group of each clip; None if they are in no groups.
+    """The group of each clip; None without `group_by`.
 
     Args:
         clips: Rows with undecoded audio.
-        arguments: `group_by` is a column, or else a pattern that is searched in the path of each
-            file from the data's folder, with slashes; what its groups match is the clip's group.
+        arguments: `group_by` is a column, or a regular expression that is searched in the path of
+            each file, relative to the data's folder and with slashes. The text that its groups
+            match is the clip's group.
     Raises:
-        ValueError: It is neither, or says nothing about some of the clips.
+        ValueError: `group_by` is neither, or gives no group for some of the clips.
     """
     wanted = arguments.group_by
     if wanted is None:
@@ -39,12 +40,12 @@ def groups_of(clips: Dataset, arguments: DataArguments) -> list[str] | None:
         pattern = re.compile(wanted)
     except re.error as error:
         raise ValueError(
-            f"--group-by is {wanted!r}, which is no column of the data (it has "
-            f"{sorted(clips.features)}) and no regular expression ({error}); give one of the two"
+            f"--group-by is {wanted!r}, which is neither a column of the data (it has "
+            f"{sorted(clips.features)}) nor a regular expression ({error}); give one of the two"
         ) from error
     if not pattern.groups:
         raise ValueError(
-            f"--group-by is {wanted!r}, which is no column of the data (it has "
+            f"--group-by is {wanted!r}, which is not a column of the data (it has "
             f"{sorted(clips.features)}) and, as a pattern, has no group in parentheses; give a "
             f"column, or a pattern such as '([^/_]+)_[^/]*$' for bark/SPEAKER_3.wav"
         )
@@ -58,8 +59,8 @@ def groups_of(clips: Dataset, arguments: DataArguments) -> list[str] | None:
     if unmatched := [name for name, own in zip(names, parts) if not own]:
         raise ValueError(
             f"the pattern --group-by {wanted!r} finds no group in {len(unmatched)} of the "
-            f"{len(names)} paths: {some(unmatched)}; give one that finds it in each path, or a "
-            f"column"
+            f"{len(names)} paths: {some(unmatched)}; give a pattern that finds one in each path, "
+            f"or a column"
         )
     return ["/".join(own) for own in parts]
 
@@ -70,8 +71,8 @@ def by_column(clips: Dataset, arguments: DataArguments, names: list[str]) -> lis
     assert wanted is not None  # there are groups
     if wanted in clips.features and wanted == label_column(arguments, clips):
         raise ValueError(
-            f"--group-by is the column of labels, {wanted!r}: no label could be both trained on "
-            f"and held out; give the column of speakers, kits or places"
+            f"--group-by is the label column {wanted!r}, so that no label could be both trained on "
+            f"and held out; give the column of speakers, instruments or places"
         )
     cells = column(clips, wanted, "--group-by")
     if not all(isinstance(cell, str | int | float | None) for cell in cells):
@@ -87,13 +88,13 @@ def by_column(clips: Dataset, arguments: DataArguments, names: list[str]) -> lis
     if empty:
         raise ValueError(
             f"the column --group-by {wanted!r} is empty for {len(empty)} of the {len(cells)} "
-            f"clips: {some(empty)}; fill it in, with a name of its own for each unknown one"
+            f"clips: {some(empty)}; fill it in, with a separate name for each unknown group"
         )
     return [str(cell) for cell in cells]
 
 
 def paths_of(clips: Dataset, arguments: DataArguments) -> list[str]:
-    """The path of each clip from the data's folder, with slashes; empty where it has none."""
+    """The path of each clip relative to the data's folder, with slashes; empty if it has none."""
     flat = clips.flatten()
     stored = f"{arguments.audio_column}.path"
     name = stored if stored in flat.column_names else arguments.audio_column
@@ -122,8 +123,8 @@ def count_groups(groups: Mapping[str, list[str]], wanted: str) -> dict[str, int]
             if shared := sorted(own & others):
                 raise ValueError(
                     f"{len(shared)} groups of --group-by {wanted!r} are both in {other!r} and in "
-                    f"{part!r}: {some(shared)}; move each to one side, or leave --group-by out if "
-                    f"this is meant"
+                    f"{part!r}: {some(shared)}; move each to one part, or leave --group-by out if "
+                    f"this is intended"
                 )
     return {part: len(own) for part, own in parts.items()}
 

@@ -1,4 +1,4 @@
-"""The clips that models are judged by: their labels, their classes, and the metrics of scores."""
+"""The held-out clips: their labels, their classes, and the metrics of a model's scores on them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .metrics import accuracy, tagging_metrics
 
 
 class HeldOut(NamedTuple):
-    """The clips that models are judged by."""
+    """The held-out clips, with their labels."""
 
     clips: Dataset
     reader: ClipReader
     classes: Sequence[Label]
     targets: np.ndarray  # (clips, C), zeros and ones
     exclusive: bool  # whether a clip has exactly one label
-    groups: Sequence[str] | None = None  # of each clip, with --group-by
+    groups: Sequence[str] | None = None  # group of each clip, with --group-by
 
     def select(self, indices: Sequence[int]) -> HeldOut:
         """Some of the clips."""
@@ -47,7 +47,7 @@ def read_held_out(data: DataArguments) -> HeldOut:
 
 
 def load_held_out(data: DataArguments) -> tuple[HeldOut, Loaded]:
-    """The held-out clips with their labels, and what became of each file; no audio is read.
+    """The held-out clips with their labels, and the report on each file; no audio is read.
 
     Raises:
         OSError, ValueError: The data cannot be read.
@@ -81,12 +81,12 @@ def held_out_clips(
     Args:
         clips: Rows with undecoded audio.
         reader: Finds the clip of a row.
-        classes: In the order that scores shall have.
-        column: Of the labels.
+        classes: In the order of the columns of scores.
+        column: The label column.
         exclusive: Whether a clip has exactly one label.
-        groups: Of each clip, from `grouping.groups_of`.
+        groups: Group of each clip, from `grouping.groups_of`.
     Raises:
-        ValueError: A label is none of the classes.
+        ValueError: A label is not one of the classes.
     """
     label2id = {key: index for index, label in enumerate(classes) for key in label}
     encode = LabelEncoder(label2id, multi_label=True, num_labels=len(classes))
@@ -102,10 +102,10 @@ def held_out_clips(
 
 
 def columns_of(config: ASTConfig, classes: Sequence[Label]) -> list[int]:
-    """The model's class index of each of the data's classes, by either of its names.
+    """The model's class index of each of the data's classes, matched by MID or by name.
 
     Raises:
-        ValueError: The model lacks one.
+        ValueError: The model lacks a class.
     """
     label2id = {name: index for index, name in enumerate(distinct_names(config.id2label))}
     found = [[label2id[key] for key in label if key in label2id] for label in classes]
@@ -114,8 +114,8 @@ def columns_of(config: ASTConfig, classes: Sequence[Label]) -> list[int]:
         name = config.name_or_path or "the model"
         raise ValueError(
             f"{name} does not know {len(missing)} of the {len(classes)} classes, such as "
-            f"{missing[:3]}; it knows {list(label2id)[:3]}, ..., so name the column of "
-            f"labels with --label-column, or a --label-csv with the model's names"
+            f"{missing[:3]}; it knows {list(label2id)[:3]}, ...; give the label column as "
+            f"--label-column, or a --label-csv with the model's names"
         )
     return [indices[0] for indices in found]
 

@@ -1,9 +1,9 @@
-"""How sure a figure is: bootstrap intervals over held-out clips, and what guessing would give.
+"""Bootstrap intervals of metrics over held-out clips, and the values that guessing would reach.
 
-A bootstrap draws as many clips as there are, with replacement, and computes the figure of the
-draw; over many draws the middle 95 % of the figures are the interval. Clips of one group (a
-speaker, a drum kit, a place) are alike: where the groups are known, whole groups are drawn.
-Source: Efron and Tibshirani 1993, chapters 13 (percentiles) and 8 (units that are drawn whole).
+A bootstrap draws as many clips as there are, with replacement, and computes the metric of the
+draw; the interval is the middle 95 % of many such values. Clips of one group (a speaker, an
+instrument, a place) resemble each other, so if the groups are known, whole groups are drawn.
+Source: Efron and Tibshirani 1993, chapters 13 (percentiles) and 8 (whole units are drawn).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 
 CONFIDENCE = 0.95
 NUM_DRAWS = 1000
-# Of a large data set fewer draws are taken: draws x clips x classes are about this many at most.
+# Draws x clips x classes should not exceed this: large data sets get fewer draws than NUM_DRAWS.
 MOST_WORK = 1_000_000_000
 LEAST_DRAWS = 200
-# Weights of clips that are in memory at a time.
+# Number of clip weights in memory at a time.
 WEIGHTS_AT_ONCE = 2_000_000
 
 
 class Interval(NamedTuple):
-    """Where a figure lies with 95 % confidence; both NaN where the clips cannot say it."""
+    """A 95 % confidence interval; both ends are NaN if the clips do not determine it."""
 
     low: float
     high: float
@@ -33,15 +33,15 @@ class Interval(NamedTuple):
 def accuracy_interval(hits: np.ndarray, groups: Sequence[Hashable] | None = None) -> Interval:
     """The interval of an accuracy.
 
-    Where all clips are right every draw is, and the bootstrap would give 1 to 1 for two clips as
-    for two thousand. The lower end is then the exact one of Clopper and Pearson, of as many trials
-    as there are groups or, without groups, clips; likewise the upper end where all are wrong.
+    If all clips are right, every draw is, too, and the bootstrap would give 1 to 1 for any number
+    of clips. The lower end is then the exact one of Clopper and Pearson, for as many trials as
+    there are groups or, without groups, clips. The same holds for the upper end if all are wrong.
 
     Args:
         hits: (B,), whether each clip is right; at least one.
-        groups: Of each clip; by default each clip is one of its own.
+        groups: Group of each clip; by default each clip is its own group.
     Returns:
-        NaN for clips of one single group, unless all are right or all are wrong.
+        The interval; NaN if there is only one group, unless all clips are right or all are wrong.
     """
     hits = np.asarray(hits, bool)
     num_units = len(hits) if groups is None else len(set(groups))
@@ -66,9 +66,9 @@ def mean_precision_interval(
 
     Args:
         scores, targets: (B, C), as in `metrics.average_precisions`.
-        groups: Of each clip; by default each clip is one of its own.
+        groups: Group of each clip; by default each clip is its own group.
     Returns:
-        NaN for clips of one single group, or where no class is defined.
+        The interval; NaN if there is only one group, or if no class is defined.
     """
     scores, targets = np.nan_to_num(np.asarray(scores)), np.asarray(targets).astype(bool)
     positives = targets.sum(0)
@@ -91,12 +91,12 @@ def mean_precision_interval(
 def weighted_average_precision(
     scores: np.ndarray, targets: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Average precision of one class where each clip counts several times, or not at all.
+    """Average precision of one class if each clip counts several times, or not at all.
 
     Args:
         scores: (B,), finite.
         targets: (B,), bool.
-        weights: (R, B), how often each clip counts, of R draws.
+        weights: (R, B), how often each clip counts in each of R draws.
     Returns:
         (R,), in [0, 1]; NaN for a draw without a positive or without a negative clip. Clips of
         equal score are ranked together, as by scikit-learn.
@@ -105,7 +105,7 @@ def weighted_average_precision(
     ranked, drawn = -scores[order], weights[:, order]  # drawn (R, B)
     positive = np.flatnonzero(targets[order])  # (P,)
     hits = drawn[:, positive]  # (R, P)
-    # Where the clips of equal score end: among all clips, and among the positive ones.
+    # The last clip of equal score: its place among all clips, and among the positive ones.
     last = np.searchsorted(ranked, ranked[positive], side="right") - 1
     last_positive = np.searchsorted(ranked[positive], ranked[positive], side="right") - 1
     seen = drawn.cumsum(1)[:, last]  # (R, P)

@@ -1,8 +1,8 @@
-"""Which weights a run ends with: of its last epoch, of its best one, or the average of some.
+"""Chooses the weights that a run ends with: of its last epoch, of its best one, or an average.
 
-Clips of the training set that were set aside decide it, the validation clips; those that are held
-out for the final judgement never do. "Best" is Trainer's own notion of it: the checkpoint at which
-the metric of the validation clips was highest.
+The validation clips decide, which are set aside from the training set; the clips that are held out
+for the final evaluation never do. "Best" has the meaning that it has in Trainer: the checkpoint
+with the highest metric on the validation clips.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .small_data import GIVEN, Choice
 from .trainer import ASTTrainer, output_folder
 
 VALIDATION = "validation"
-# Of scores that a few clips cannot tell apart the first is taken. An average swings least from clip
-# to clip; the best of many evaluations is the likeliest to be so by chance.
+# Among scores that do not differ significantly, the first of these is taken. An average varies
+# least; the best of many evaluations is the most likely to be the best only by chance.
 ORDER = ("average", "last", "best")
 REFUSED = (
-    "{flag} would let the held-out clips choose the weights that are then judged on them; set some "
-    "of the clips to train on aside with --validation-share, e.g. 0.15"
+    "{flag} would choose the weights by the held-out clips, which are only for the final scores; "
+    "set some of the training clips aside with --validation-share, e.g. 0.15"
 )
 
 
@@ -37,20 +37,20 @@ class Weights(NamedTuple):
     """Weights that a run could end with."""
 
     name: str  # one of ORDER
-    place: str  # "step 40", say
-    folder: Path | None  # where they are saved; None: in the trainer
+    place: str  # such as "step 40"
+    folder: Path | None  # where they are saved; None: they are in the trainer
 
 
 def prepare_choice(arguments: Arguments, metric: str, has_validation: bool) -> None:
-    """Has Trainer note its best checkpoint, by the validation clips.
+    """Makes Trainer record its best checkpoint, by the metric on the validation clips.
 
     Args:
-        arguments: Are changed: `load_best_model_at_end` becomes `keep_weights`, which this file
-            does, since Trainer's would know no average.
-        metric: That the run is judged by.
-        has_validation: Whether clips of the training set decide.
+        arguments: Changed in place: `load_best_model_at_end` is replaced by `keep_weights`, which
+            this file handles, because Trainer does not consider averages.
+        metric: The main metric of the run.
+        has_validation: Whether there are validation clips.
     Raises:
-        ValueError: The held-out clips would decide.
+        ValueError: The held-out clips would have to decide.
     """
     training = arguments.training
     if training.load_best_model_at_end:
@@ -69,7 +69,7 @@ def prepare_choice(arguments: Arguments, metric: str, has_validation: bool) -> N
 
 @contextmanager
 def judged_by(trainer: ASTTrainer, validation: Dataset | None) -> Iterator[None]:
-    """Evaluations in between are of the validation clips, where there are some.
+    """Inside the context evaluations use the validation clips, if there are any.
 
     Their metrics are named `eval_validation_*` in the log.
     """
@@ -83,11 +83,11 @@ def judged_by(trainer: ASTTrainer, validation: Dataset | None) -> Iterator[None]
 
 
 def all_weights(trainer: ASTTrainer, arguments: SamplingArguments) -> list[Weights]:
-    """What the run could end with.
+    """All weights that the run could end with.
 
     Args:
         trainer: After the training.
-        arguments: Say which weights were averaged, if any.
+        arguments: They say which epochs were averaged, if any.
     """
     state = trainer.state
     found = [Weights("last", f"step {state.global_step}", None)]
@@ -103,7 +103,7 @@ def all_weights(trainer: ASTTrainer, arguments: SamplingArguments) -> list[Weigh
 
 @contextmanager
 def using(trainer: ASTTrainer, weights: Weights) -> Iterator[None]:
-    """The trainer evaluates, and saves, these weights."""
+    """Inside the context the trainer evaluates and saves these weights."""
     if weights.folder is None:
         yield
         return
@@ -115,7 +115,7 @@ def using(trainer: ASTTrainer, weights: Weights) -> Iterator[None]:
         return
     trained, wrapped = trainer.model, trainer.model_wrapped
     loaded = load_model(weights.folder)
-    # transformers wraps `to` without its types.
+    # For mypy: transformers wraps `to` without its types.
     module: nn.Module = loaded
     module.to(trainer.args.device)
     trainer.model = trainer.model_wrapped = loaded
@@ -150,26 +150,29 @@ def choose_weights(
     Args:
         candidates: From `all_weights`.
         scores: From `validation_scores`; empty without validation clips.
-        metric: Of the scores.
-        num_clips: Validation clips.
+        metric: The metric of the scores.
+        num_clips: Number of validation clips.
     """
     by_name = {weights.name: weights for weights in candidates}
     asked = arguments.auto.keep_weights
     if asked in by_name:
         return by_name[asked], Choice("keep_weights", asked, GIVEN)
     if asked != "auto":
-        # The last epoch is the best one too.
+        # There are no separate weights of this name, because they are those of the last epoch.
         return by_name["last"], Choice("keep_weights", "last", f"which is also the {asked} one")
     if len(candidates) == 1:
         return candidates[0], Choice("keep_weights", "last", "the run has no others")
     if not scores:
         reason = "no validation clips to choose by"
-        # Of a run that chooses itself: an average swings least.
+        # With --auto the run may choose itself, and an average varies least.
         name = "average" if arguments.auto.auto and "average" in by_name else "last"
         return by_name[name], Choice("keep_weights", name, reason)
     name = within_chance(scores, num_clips)
-    told = ", ".join(f"{name} ({by_name[name].place}) {scores[name]:.4f}" for name in scores)
-    reason = f"{metric} of the {num_clips} validation clips: {told}; the first within chance"
+    listed = ", ".join(f"{name} ({by_name[name].place}) {scores[name]:.4f}" for name in scores)
+    reason = (
+        f"{metric} of the {num_clips} validation clips: {listed}; of those within one standard "
+        f"error of the highest, {name} comes first"
+    )
     return by_name[name], Choice("keep_weights", name, reason)
 
 
@@ -177,8 +180,8 @@ def within_chance(scores: Mapping[str, float], num_clips: int) -> str:
     """The first of `ORDER` whose score is at most a standard error below the highest one.
 
     Args:
-        scores: From 0 to 1, shares of the clips; NaN, an undefined one, is never taken.
-        num_clips: That they are shares of.
+        scores: Shares of the clips, from 0 to 1; an undefined score (NaN) is never taken.
+        num_clips: Number of clips that the scores are shares of.
     Source: Breiman et al. 1984, section 3.4.3 (the 1 SE rule).
     """
     known = {name: scores[name] for name in ORDER if scores.get(name, math.nan) >= 0}

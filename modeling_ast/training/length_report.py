@@ -10,23 +10,23 @@ from ..plotting import plain_text
 from .lengths import Lengths
 
 LENGTH_PICTURE = "score_by_length.png"
-# For a reader of the scores under both paddings.
+# A note for readers of the scores under both paddings.
 PLAIN_TRANSFORMERS = "plain transformers and transformers.js always pad to max_length"
 
 
 def length_table(lengths: Mapping[str, Lengths], metric: str) -> str:
-    """For a terminal: a line for each model and padding.
+    """A table for a terminal, with a line for each model and padding.
 
     Args:
-        lengths: By the name of the model, all of the same clips; at least one.
-        metric: Which to show.
+        lengths: Model name -> its scores, all on the same clips; at least one.
+        metric: The metric to show.
     """
     first = next(iter(lengths.values()))
     width = max(len(printable(name)) for name in lengths)
     heads = [*(f"{seconds:g} s" for seconds in first.seconds), "whole"]
     lines = [
-        f"{metric} of {first.num_clips} clips, cut to the loudest part of each, and whole (median "
-        f"{first.whole_seconds:.3g} s)",
+        f"{metric} on {first.num_clips} clips: on the loudest part of each length, and on whole "
+        f"clips (median {first.whole_seconds:.3g} s)",
         f"{'':<{width}}  {'padding':<10}" + "".join(f"{head:>9}" for head in heads),
     ]
     for name, judged in lengths.items():
@@ -38,12 +38,12 @@ def length_table(lengths: Mapping[str, Lengths], metric: str) -> str:
 
 
 def length_section(lengths: Lengths, metric: str, padding: str) -> str:
-    """For a model card: a table and the picture; empty if nothing was judged.
+    """A section of a model card, with a table and the picture; empty without results.
 
     Args:
-        lengths: Of the model.
-        metric: Which to show.
-        padding: That the model has saved.
+        lengths: The scores of the model.
+        metric: The metric to show.
+        padding: The padding that is saved with the model.
     """
     if not lengths.results:
         return ""
@@ -57,10 +57,10 @@ def length_section(lengths: Lengths, metric: str, padding: str) -> str:
             f"""
 ## Short clips
 
-{metric} on {lengths.num_clips} of the held-out clips, cut to the loudest part of each, and whole
-(the median is {lengths.whole_seconds:.3g} s). A short clip is padded to the length of the model's
-input (`max_length`), or its padding is hidden from the model (`longest`). This model has saved
-`{padding}`; {PLAIN_TRANSFORMERS}.
+{metric} on {lengths.num_clips} of the held-out clips: on the loudest part of each length, and on
+whole clips (median {lengths.whole_seconds:.3g} s). A short clip is padded to the length of the
+model's input (`max_length`), or its padding is hidden from the model (`longest`). The padding that
+is saved with this model is `{padding}`; {PLAIN_TRANSFORMERS}.
 
 | padding | {" | ".join(heads)} |
 | --- |{" ---: |" * len(heads)}""",
@@ -78,8 +78,8 @@ def draw_lengths(curves: Mapping[str, Lengths], metric: str, path: Path) -> None
     Whole clips come last; lengths that most clips do not exceed are left out.
 
     Args:
-        curves: By a name, which is shown if there are several; all of the same clips, at least one.
-        metric: Which to draw.
+        curves: Name -> scores, all on the same clips; at least one. Several are shown with names.
+        metric: The metric to draw.
         path: The PNG to write.
     """
     # Not pyplot, which keeps a list of pictures and may open windows.

@@ -1,7 +1,7 @@
-"""How well a model does on clips shorter than those it was trained with, under both paddings.
+"""Evaluates a model on clips that are shorter than its training clips, under both paddings.
 
-Clips are cut to their loudest part of 0.25 s, 0.5 s, 1 s and so on: a short clip as somebody would
-send it, with the sound in it. The padding decides how well a model does on these: `judge_lengths`.
+Clips are cut to their loudest part of 0.25 s, 0.5 s, 1 s and so on, because a short clip from a
+user has the sound in it. On such clips the score depends strongly on the padding.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..workers import decode_clips
 from .held_out import HeldOut, columns_of, judge
 from .random_lengths import loudest_part
 
-# What clips are cut to, in seconds.
+# Lengths that clips are cut to, in seconds.
 CUT_SECONDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-# Clips whose parts are judged at a time: their waveforms are in memory.
+# Number of clips that are processed at a time; their waveforms are in memory.
 CLIPS_AT_ONCE = 32
 
 
 class LengthResult(NamedTuple):
-    """How well a model does with one padding on clips cut to a length."""
+    """The metrics of a model with one padding, on clips that are cut to one length."""
 
     padding: str
     seconds: float | None  # None: whole clips
@@ -39,11 +39,11 @@ class Lengths(NamedTuple):
     """The scores of a model under both paddings at several lengths."""
 
     results: Sequence[LengthResult]  # by padding, then by length, whole clips last
-    num_clips: int  # that were judged
-    whole_seconds: float  # the median of the clips, as they are
+    num_clips: int  # number of clips that were used
+    whole_seconds: float  # median length of the whole clips
 
     def values(self, metric: str) -> dict[str, list[float]]:
-        """One metric by padding, at each of `seconds` and then of whole clips."""
+        """Padding -> values of one metric, at each of `seconds` and then on whole clips."""
         rows: dict[str, list[float]] = defaultdict(list)
         for result in self.results:
             rows[result.padding].append(result.metrics[metric])
@@ -66,13 +66,13 @@ class Lengths(NamedTuple):
 
 
 def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
-    """Judges a model under both paddings, on whole clips and on a shorter part of each.
+    """Evaluates a model under both paddings, on whole clips and on shorter parts of each.
 
-    A clip that is not longer than a length counts as it is; a length that no clip exceeds is left
+    A clip that is not longer than a length is used whole; a length that no clip exceeds is left
     out.
 
     Args:
-        tagger: Its model and the kind of its scores; all else but the padding is kept too.
+        tagger: Evaluated with both paddings; all its other settings are kept.
         held_out: Clips that cannot be read are left out.
     Raises:
         ValueError: The model lacks a class of the data or gives NaN, or no clip can be read.
@@ -81,30 +81,30 @@ def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
     taggers = {padding: with_padding(tagger, padding) for padding in PADDINGS}
     rate = tagger.extractor.sampling_rate
     scores: dict[tuple[str, float | None], list[np.ndarray]] = defaultdict(list)  # (C,) of a clip
-    heard: list[int] = []  # indices of clips
+    indices: list[int] = []  # of the clips that can be read
     clip_seconds: list[float] = []
     for block in blocks_of_waveforms(held_out, tagger):
-        heard += block
+        indices += block
         waveforms = list(block.values())
         clip_seconds += [len(waveform) / rate for waveform in waveforms]
         for padding, other in taggers.items():
             for seconds, rows in scores_at_lengths(other, waveforms).items():
                 scores[padding, seconds] += [row[own] for row in rows]
-    if not heard:
+    if not indices:
         raise ValueError("none of the held-out clips can be read; see the list of bad clips")
-    judged = held_out.select(heard)
+    judged = held_out.select(indices)
     results = [
         LengthResult(padding, seconds, judge(np.stack(rows), judged))
         for (padding, seconds), rows in scores.items()
         if seconds is None or seconds < max(clip_seconds)
     ]
-    return Lengths(results, len(heard), median(clip_seconds))
+    return Lengths(results, len(indices), median(clip_seconds))
 
 
 def scores_at_lengths(
     tagger: AudioTagger, waveforms: Sequence[Tensor]
 ) -> dict[float | None, list[np.ndarray]]:
-    """The scores (C,) of each clip, by the length that it is cut to; None: whole, the last.
+    """Length in seconds -> the scores (C,) of each clip cut to it; None, the last: whole clips.
 
     Raises:
         ValueError: The model gives NaN.
@@ -128,13 +128,13 @@ def scores_of(tagger: AudioTagger, waveforms: Iterable[Tensor]) -> Iterator[np.n
         ValueError: The model gives NaN.
     """
     for result in tagger(waveforms):
-        if result.scores is None:  # an error of the model: the clip was read
+        if result.scores is None:  # an error of the model, because the clip has been read
             raise ValueError(result.error)
         yield result.scores
 
 
 def blocks_of_waveforms(held_out: HeldOut, tagger: AudioTagger) -> Iterator[dict[int, Tensor]]:
-    """The clips that can be read, a few at a time, by their index."""
+    """The clips that can be read, a few at a time: index -> waveform."""
     block = {}
     clips = map(held_out.reader.clip, held_out.clips)
     decoded = decode_clips(
@@ -155,7 +155,7 @@ def blocks_of_waveforms(held_out: HeldOut, tagger: AudioTagger) -> Iterator[dict
 
 
 def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
-    """The same model under another padding; waveforms stay in this process."""
+    """A tagger of the same model with another padding and without worker processes."""
     other = AudioTagger(
         tagger.model,
         tagger.extractor,
@@ -170,13 +170,13 @@ def with_padding(tagger: AudioTagger, padding: str) -> AudioTagger:
 
 
 def spread(held_out: HeldOut, count: int) -> HeldOut:
-    """At most `count` of the clips, evenly over the set, which may be sorted by class."""
+    """At most `count` of the clips, evenly spread over the set, which may be sorted by class."""
     total = len(held_out.clips)
     return held_out if total <= count else held_out.select(spread_numbers(total, count))
 
 
 def spread_numbers(total: int, count: int) -> list[int]:
-    """At most `count` of the numbers below `total`, evenly over them."""
+    """At most `count` of the numbers below `total`, evenly spread."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import EvalPrediction
 
-# The label of a clip that is not to be judged, as for torch's cross entropy.
+# The label of a clip that metrics ignore, as torch's cross entropy does.
 IGNORED = -100
 # Bins of the expected calibration error, of equal width, as in Guo et al. 2017.
 NUM_BINS = 15
@@ -32,7 +32,7 @@ class ClassResult(NamedTuple):
     average_precision: float
     auc: float
     positives: int
-    # Of the answers, at a threshold or by the highest score; NaN if they were not given.
+    # Of the labels found by a threshold or by the highest score; NaN if these were not given.
     precision: float = math.nan
     recall: float = math.nan
     f1: float = math.nan
@@ -68,13 +68,13 @@ def areas_under_roc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _of_defined_classes(metric: Callable, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """scikit-learn's metric of each class (C,), NaN where it is undefined."""
     scores, targets = _checked(scores, targets)
-    # scikit-learn refuses infinity, such as the logarithm of a probability of 0; the order stays.
+    # scikit-learn refuses infinity, such as the logarithm of 0; nan_to_num keeps the order.
     scores = np.nan_to_num(scores)
     positives = targets.sum(axis=0)
     defined = (positives > 0) & (positives < len(targets))
     result = np.full(len(defined), np.nan)
     if defined.any():
-        # Not targets[:, defined], whose columns lie together: scikit-learn then copies the whole
+        # Not targets[:, defined], which is stored by columns: scikit-learn would copy the whole
         # array for each class.
         targets, scores = targets.compress(defined, axis=1), scores.compress(defined, axis=1)
         result[defined] = metric(targets, scores, average=None)
@@ -91,7 +91,7 @@ def d_prime(mean_auc: float) -> float:
 
 
 def accuracy(scores: np.ndarray, classes: np.ndarray) -> float:
-    """Share of the clips whose highest score is at their class.
+    """Share of the clips that have their highest score at their class.
 
     Args:
         scores: (B, C).
@@ -128,11 +128,11 @@ def precision_recall_f1(
     """Precision, recall and F1 of each class.
 
     Args:
-        found: (B, C), 1 where a clip was given the label, else 0.
-        targets: (B, C), 1 where it has the label, else 0.
+        found: (B, C), 1 where the model gives a clip the label, else 0.
+        targets: (B, C), 1 where the clip has the label, else 0.
     Returns:
-        Three of (C,), in [0, 1]; NaN is the precision of a class that was never found, the recall
-        of one that is never there, the F1 of one that is neither.
+        Three arrays (C,), in [0, 1]. The precision is NaN for a class that was never found, the
+        recall for a class that no clip has, and the F1 if both is the case.
     Source: scikit-learn's precision_recall_fscore_support with zero_division=nan.
     """
     found, targets = np.asarray(found).astype(bool), np.asarray(targets).astype(bool)
@@ -144,12 +144,12 @@ def precision_recall_f1(
 def class_table(
     scores: np.ndarray, targets: np.ndarray, names: Sequence[str], found: np.ndarray | None = None
 ) -> list[ClassResult]:
-    """AP, AUC and, if answers are given, precision, recall and F1 of each class.
+    """AP, AUC and, if `found` is given, precision, recall and F1 of each class.
 
     Args:
         scores, targets: (B, C); see `average_precisions`.
         names: C names, in the order of the model's labels.
-        found: (B, C), 1 where a clip was given the label.
+        found: (B, C), 1 where the model gives a clip the label, else 0.
     Raises:
         ValueError: The number of names is not C; see also `average_precisions`.
     """
@@ -172,7 +172,7 @@ def class_table(
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """For `Trainer(compute_metrics=...)`: the metrics that the labels allow.
 
-    Clips whose label is -100 (everywhere, with several labels) are not judged.
+    Clips with the label -100 (in all entries, if labels are multi-hot) are ignored.
 
     Args:
         prediction: Logits (B, C), and class indices (B,) or multi-hot labels (B, C).
@@ -193,7 +193,7 @@ def _metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if labels.ndim == 2:
         return tagging_metrics(logits, labels)
     result = {"accuracy": accuracy(logits, labels)}
-    # In float64: a softmax of float32 rounds what is likely to 1, which makes ties.
+    # In float64, because a softmax in float32 rounds high probabilities to 1, which makes ties.
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     one_hot = np.eye(logits.shape[1])[labels.astype(np.int64)]
@@ -201,7 +201,7 @@ def _metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def _wide(scores: np.ndarray) -> np.ndarray:
-    """At least float32: half precision makes ties."""
+    """The scores in float32 or float64, because half precision makes ties."""
     scores = np.asarray(scores)
     return scores if scores.dtype == np.float64 else scores.astype(np.float32)
 
@@ -216,7 +216,7 @@ def _checked(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.nd
     if np.isnan(scores).any():
         raise ValueError(
             f"{int(np.isnan(scores).any(axis=1).sum())} of {len(scores)} clips have NaN as a "
-            f"score; scores must be numbers, so look for a loss that diverged"
+            f"score; scores must be numbers, so check whether the loss has diverged"
         )
     if not np.isin(targets, (0, 1)).all():
         raise ValueError(
@@ -254,7 +254,7 @@ class AudioTaggingMetric(evaluate.Metric):
 def threshold_metrics(
     scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray
 ) -> dict[str, float]:
-    """How good scores (B, C) and thresholds (C,) are.
+    """The quality of scores (B, C) and thresholds (C,).
 
     Returns:
         F1, the macro mean over the labels that some clip has; ECE, the expected calibration error
@@ -271,7 +271,7 @@ def threshold_metrics(
 
 
 def expected_calibration_error(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Mean difference of score and frequency over bins of equal width, weighted by their counts.
+    """Mean difference of score and frequency in bins of equal width, weighted by their counts.
 
     Source: Guo et al. 2017, section 2.
     """

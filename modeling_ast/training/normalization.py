@@ -2,7 +2,8 @@
 
 The authors ask every user to compute them (README of github.com/YuanGongND/ast; their
 src/get_norm_stats.py averages the batches' standard deviations and includes the padding; here all
-values count alike, and padding does not). Chan, Golub and LeVeque 1979 say how to merge parts.
+values have the same weight, and padding is left out). Parts are merged as in Chan, Golub and
+LeVeque 1979.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> Moments:
-        """Of all values of a tensor."""
+        """The moments of all values of a tensor."""
         if values.numel() == 0:
             return cls()
         wide = values.double()
@@ -40,9 +41,9 @@ class Moments:
         return cls(values.numel(), float(mean), float((wide - mean).square().sum()))
 
     def merge(self, other: Moments) -> Moments:
-        """Of both sets of values together.
+        """The moments of both sets of values together.
 
-        Source: Chan, Golub, LeVeque 1979; with sums of squares instead, digits would cancel.
+        Source: Chan, Golub, LeVeque 1979; sums of plain squares would lose digits by cancellation.
         """
         count = self.count + other.count
         if count == 0:
@@ -59,10 +60,10 @@ class Moments:
 
 
 class Measures(NamedTuple):
-    """What is measured of the clips of a data set."""
+    """Measurements of the clips of a data set."""
 
-    moments: Moments  # of their log-mel values
-    num_frames: list[int]  # of each clip, whole
+    moments: Moments  # of the log-mel values
+    num_frames: list[int]  # number of frames of each whole clip
 
 
 def normalization_stats(dataset: Dataset | IterableDataset, *args, **kwargs) -> Moments:
@@ -81,17 +82,17 @@ def measure_clips(
 ) -> Measures:
     """Lengths of the clips, and moments of their log-mel values as the model will see them.
 
-    For the moments clips are cut to `extractor.max_length` frames; padding does not count. Write
-    them into the config and the extractor: `mean=moments.mean, std=moments.std`.
+    For the moments, clips are cut to `extractor.max_length` frames and not padded. Write the
+    moments into the config and the extractor: `mean=moments.mean, std=moments.std`.
 
     Args:
         dataset: Read once, in order.
         extractor: Gives rate, mel bins and length; its own mean and std do not matter.
         reader: Decodes rows; by default the column "audio".
-        bad_clips: Where clips that cannot be decoded are listed, and left out; without it, such a
-            clip is an error.
-        batch_size: Clips that a worker hands over at once.
-        num_workers: Processes that decode.
+        bad_clips: List of the clips that cannot be decoded, which are then left out; without it,
+            such a clip is an error.
+        batch_size: Number of clips that a worker returns at once.
+        num_workers: Number of processes that decode.
         progress: Whether a progress bar is shown.
     Raises:
         ValueError: A clip cannot be decoded and `bad_clips` is None, or there is no clip at all.
@@ -114,7 +115,7 @@ def measure_clips(
             bar.update(count)
             bar.set_postfix(mean=f"{total.mean:.4f}", std=f"{total.std:.4f}", refresh=False)
     if total.count == 0:
-        raise ValueError("the data set has no clip that can be decoded; give one that has some")
+        raise ValueError("the data set has no clip that can be decoded; give another data set")
     return Measures(total, num_frames)
 
 
@@ -124,14 +125,17 @@ def _batch_moments(
     reader: ClipReader,
     bad: BadClips | None,
 ) -> tuple[Moments, list[int], int]:
-    """Runs in a worker, so that a few numbers, not the frames, come back."""
+    """The moments, the numbers of frames of good clips, and the number of rows.
+
+    It runs in a worker, so that only a few numbers, and not the frames, are sent back.
+    """
     total = Moments()
     num_frames = []
     for row in rows:
         waveform = read_or_list(row, reader, bad)
         if waveform is not None:
-            heard = waveform[: extractor.max_samples]  # (S,)
-            frames = extractor.log_mel(heard)  # (T, F)
+            cut = waveform[: extractor.max_samples]  # (S,)
+            frames = extractor.log_mel(cut)  # (T, F)
             total = total.merge(Moments.of(frames))
             num_frames.append(
                 1 + (len(waveform) - extractor.window_samples) // extractor.hop_samples

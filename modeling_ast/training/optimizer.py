@@ -1,4 +1,4 @@
-"""The published optimiser and learning-rate schedules, and rates that differ by layer.
+"""The published optimiser and learning-rate schedules, and learning rates that differ by layer.
 
 Follows Gong et al. 2021, section 3.1, and the authors' src/traintest.py and egs/*/run.sh.
 """
@@ -32,11 +32,12 @@ def parameter_groups(
 ) -> list[dict]:
     """Trainable parameters by depth, each group with its own learning rate.
 
-    Of L layers, layer l (from 0) has `learning_rate` * layer_decay^(L - l), the embeddings have
-    layer_decay^(L + 1), the final layer norm has the rate itself, the head `head_rate` times it.
+    With L layers, layer l (from 0) has the rate `learning_rate` * layer_decay^(L - l), and the
+    embeddings have `learning_rate` * layer_decay^(L + 1). The final layer norm has `learning_rate`
+    itself, and the head `head_rate` times it.
 
     Args:
-        learning_rate: Of the final layer norm.
+        learning_rate: Learning rate of the final layer norm.
         layer_decay: In (0, 1]; 1 is the paper's: one rate for all layers.
         head_rate: Above 0; more than 1 lets a new head learn faster.
         weight_decay: The same for all parameters, as published.
@@ -51,7 +52,7 @@ def parameter_groups(
         raise ValueError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
     if weight_decay < 0:
         raise ValueError(f"weight_decay is {weight_decay}; it must be 0 or more")
-    # Frozen layers count too: a layer's rate depends on its place alone.
+    # Frozen layers count too, because a layer's rate depends only on its position.
     indices = [_layer_index(name) for name, _ in model.named_parameters()]
     num_layers = 1 + max((index for index in indices if index is not None), default=-1)
     members: dict[tuple[int, str], list[nn.Parameter]] = {}
@@ -109,14 +110,15 @@ def layered_adamw(
 ) -> torch.optim.AdamW:
     """AdamW with rates that differ by layer; only matrices and kernels decay.
 
-    Biases, layer norms, the prefix tokens and the positions do not: to shrink them makes the model
-    no simpler.
+    Biases, layer norms, the prefix tokens and the positions do not decay, because shrinking them
+    does not make the model simpler.
 
     Args, Raises: as `parameter_groups`; `betas` and `epsilon` as torch's AdamW.
     Source: Bao et al. 2021 (BEiT) and He et al. 2022 (MAE), whose fine-tuning does so.
     """
     groups = []
     for group in parameter_groups(model, learning_rate, layer_decay, head_rate, weight_decay):
+        # Prefix tokens and positions have three axes, but the first one has size 1.
         is_matrix = [p.ndim >= 2 and p.shape[0] > 1 for p in group["params"]]
         for decays in (True, False):
             chosen = [p for p, matrix in zip(group["params"], is_matrix) if matrix == decays]
@@ -134,16 +136,17 @@ def _check_positive(**numbers: float) -> None:
 
 @dataclass(frozen=True)
 class EpochDecay:
-    """A learning rate that falls by a factor after some epochs, behind a linear warm-up.
+    """A learning rate that is lowered by a factor after some epochs, with a linear warm-up.
 
-    The rate of step s (from 0) of epoch e (from 0) is the full rate times s / warmup_steps, up to
-    1, times factor^k, where k counts the milestones first, first + every, ... up to e.
+    At step s (from 0, over all epochs) in epoch e (from 0) the full rate is multiplied by
+    min(1, s / warmup_steps) and by factor^k, where k counts the milestones first, first + every,
+    ... up to e.
 
     Args:
-        first: Epoch (from 0) of the first fall: that many epochs have the full rate.
-        every: Epochs from one fall to the next.
-        factor: What the rate is multiplied by at each fall.
-        warmup_steps: Optimiser steps, over all epochs; 0 is none.
+        first: Epoch (from 0) of the first decay: so many epochs have the full rate.
+        every: Number of epochs between two decays.
+        factor: Factor that each decay multiplies the rate by.
+        warmup_steps: Number of optimiser steps of the warm-up; 0: no warm-up.
     Source: the authors' src/traintest.py (MultiStepLR over range(first, 1000, every)). Their
         warm-up is a staircase, updated every 50 steps; this is the line through its edges.
     """
@@ -160,7 +163,7 @@ class EpochDecay:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
 
     def share(self, step: int, steps_per_epoch: int) -> float:
-        """What the full rate is multiplied by at optimiser step `step`, from 0."""
+        """The factor of the full rate at optimiser step `step`, from 0."""
         epoch = step // steps_per_epoch
         falls = 0 if epoch < self.first else 1 + (epoch - self.first) // self.every
         warm = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
@@ -176,7 +179,7 @@ class EpochDecay:
         return LambdaLR(optimizer, lambda step: self.share(step, steps_per_epoch))
 
 
-# The published ones, by the data set of egs/*/run.sh.
+# The published schedules by data set, from the authors' egs/*/run.sh.
 SCHEDULES = {
     "audioset_full": EpochDecay(first=2, every=1, factor=0.5, warmup_steps=WARMUP_STEPS),
     "audioset_balanced": EpochDecay(first=10, every=5, factor=0.5, warmup_steps=WARMUP_STEPS),

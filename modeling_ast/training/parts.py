@@ -1,17 +1,17 @@
-"""Which clips are trained on, which decide when to stop, and which are judged.
+"""Which clips are trained on, which are for validation, and which are held out.
 
-What is judged ("held out") is the first of these that is asked for or there:
+The held-out clips are the first of these that is given or exists:
 
 1. a fold, `--eval-fold`: of the column `--fold-column` or, with `--folds`, one that is drawn;
-2. the split `--eval-split`, by default test, or validation where there is no test;
+2. the split `--eval-split`, by default test, or validation if there is no test;
 3. a share of the clips, `--eval-share`.
 
-What decides which epoch is best, if that is asked for, is the split `--validation-split` or, with
-`--validation-share`, the split validation if it is there and not judged, else this share of the
-clips to train on. Clips that are judged never decide.
+Validation clips decide which epoch is best. They are the split `--validation-split` or, with
+`--validation-share`, the split validation if it exists and is not held out, else this share of the
+training clips. Held-out clips never decide.
 
-Shares and drawn folds have each label in its share (`dividing.py`), and no group is on both sides
-(`grouping.py`).
+Shares and drawn folds have the same share of each label (`dividing.py`), and no group is on both
+sides (`grouping.py`).
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from .sources import Source
 from .tables import SPLIT_NAMES
 
 TRAIN, VALIDATION, HELD_OUT = "train", "validation", "held out"
-# A share is far from the one that was asked for if it is so much of it too much or too little.
+# A share is far from the wanted one if it differs by more than this part of it.
 FAR_OFF = 0.5
 
 
 def chosen_splits(
     splits: Collection[str], arguments: DataArguments
 ) -> tuple[DataArguments, list[str]]:
-    """The arguments with one way to hold clips out, and one to set some aside, or none.
+    """Settles how clips are held out, and how validation clips are set aside.
 
     Args:
-        splits: The names of those that are there.
+        splits: The names of the splits that exist.
         arguments: As they were given.
     Returns:
-        The arguments, of which those that are not used are None, and a warning for each of these.
+        The arguments, with None for those that are not used, and a warning for each of these.
     Raises:
-        ValueError: Two of them contradict each other, or one is impossible.
+        ValueError: Two arguments contradict each other, or one is impossible.
     """
     check_shares(arguments)
     warnings = []
@@ -78,8 +78,8 @@ def chosen_splits(
         aside = like("validation", free)
     if aside is not None and aside not in free:
         raise ValueError(
-            f"--validation-split is {aside!r}; it must be one of the splits that are neither "
-            f"trained on nor held out, {free}, or else give --validation-share"
+            f"--validation-split is {aside!r}; give one of the splits that are neither trained on "
+            f"nor held out, {free}, or give --validation-share instead"
         )
     if aside is not None and validation is not None:
         warnings.append(
@@ -98,7 +98,7 @@ def chosen_splits(
 
 
 def like(kind: str, names: Collection[str]) -> str | None:
-    """The split of this kind, by its usual names."""
+    """The first split with a usual name of this kind, or None."""
     return next((name for name in names if SPLIT_NAMES.get(name.lower()) == kind), None)
 
 
@@ -106,7 +106,7 @@ def check_shares(arguments: DataArguments) -> None:
     """Refuses shares and folds that are impossible.
 
     Raises:
-        ValueError: One is, or two contradict each other.
+        ValueError: One of them is impossible, or two contradict each other.
     """
     for name in ("eval_share", "validation_share"):
         flag, share = f"--{name.replace('_', '-')}", getattr(arguments, name)
@@ -114,16 +114,16 @@ def check_shares(arguments: DataArguments) -> None:
             raise ValueError(f"{flag} is {share}; it must be between 0 and 1, e.g. 0.2")
         if share is not None and arguments.streaming:
             raise ValueError(
-                f"{flag} draws from the whole data; with --streaming hold out a split or fold"
+                f"{flag} draws from the whole data; with --streaming, hold out a split or a fold"
             )
     if arguments.streaming and arguments.group_by is not None:
-        raise ValueError("--group-by looks at all clips first; train without --streaming")
+        raise ValueError("--group-by must group all clips first; train without --streaming")
     if arguments.folds is not None and arguments.folds < 2:
         raise ValueError(f"--folds is {arguments.folds}; give at least 2")
     if arguments.folds is not None and arguments.eval_fold is None:
         raise ValueError(
-            f"--folds {arguments.folds} says how many there are; say which one is held out: "
-            f"--eval-fold 1 and so on (modeling-ast finetune trains for each of them without it)"
+            f"--folds {arguments.folds} is only the number of folds; give the one that is held out "
+            f"as --eval-fold (only modeling-ast finetune can do without: it trains for each fold)"
         )
     if arguments.folds is None and None not in (arguments.eval_fold, arguments.eval_share):
         raise ValueError("--eval-fold and --eval-share both say what is held out; give one of them")
@@ -142,8 +142,8 @@ def parts_of(
     Args:
         data: With all its splits.
         arguments: From `chosen_splits`.
-        wanted: The parts that must be there, of `TRAIN` and `HELD_OUT`.
-        others: Whether the other ones are given too, if they are there.
+        wanted: The parts that must exist, of `TRAIN` and `HELD_OUT`.
+        others: Whether the other parts are returned too, if they exist.
     Raises:
         ValueError: There is no such split, fold or column, or too few clips to divide.
     """
@@ -184,14 +184,14 @@ def split_of(data: Source, names: str, arguments: DataArguments) -> Clips:
 
 
 def with_features(data: Clips) -> Clips:
-    """A stream of CSV or JSON lines knows its columns from its first row only."""
+    """Gives a stream of CSV or JSON lines its columns, which only its first row shows."""
     if data.features is not None:
         return data
     return data.cast(Dataset.from_list([next(iter(data))]).features)
 
 
 def prepared(clips: Clips, arguments: DataArguments) -> Clips:
-    """Clips with a list in each cell of several labels, and with undecoded audio."""
+    """The clips with undecoded audio, and with a list for each cell of several labels."""
     return undecoded(separated(clips, arguments), arguments.audio_column)
 
 
@@ -218,22 +218,22 @@ def divided(clips: Clips, arguments: DataArguments) -> tuple[Clips, Clips]:
 
 
 def with_share(clips: Clips, share: float, arguments: DataArguments) -> tuple[Clips, Clips]:
-    """Clips -> those to train on, and a share of them."""
+    """Clips -> those to train on, and the share that is set aside."""
     assert isinstance(clips, Dataset)  # `check_shares` refuses streams
     groups = groups_of(clips, arguments)
     try:
         is_held_out = hold_out(labels_to_divide(clips, arguments), share, groups)
     except ValueError as error:
-        raise ValueError(f"{arguments.data}: {error}; give more, or another split") from error
+        raise ValueError(f"{arguments.data}: {error}; give more clips or another split") from error
     return selected(clips, is_held_out)
 
 
 def fold_numbers(clips: Dataset, arguments: DataArguments) -> np.ndarray:
-    """The fold of each clip (clips,): that of a column, or a drawn one.
+    """The fold of each clip (clips,): from a column, or drawn.
 
     Raises:
-        ValueError: There is no such column, it holds other than `folds` folds, or there are fewer
-            clips or groups than folds.
+        ValueError: There is no such column, it has another number of folds than `folds`, or there
+            are fewer clips or groups than folds.
     """
     if uses_column(clips, arguments):
         numbers = np.array(column(clips, arguments.fold_column, "--fold-column"))
@@ -245,7 +245,7 @@ def fold_numbers(clips: Dataset, arguments: DataArguments) -> np.ndarray:
                 f"--fold-column {DRAWN} to draw {arguments.folds} others"
             )
         return numbers
-    assert arguments.folds is not None  # or a column is used
+    assert arguments.folds is not None  # otherwise a column is used
     try:
         return deal_folds(
             labels_to_divide(clips, arguments), arguments.folds, groups_of(clips, arguments)
@@ -263,7 +263,10 @@ def uses_column(clips: Clips, arguments: DataArguments) -> bool:
 
 
 def labels_to_divide(clips: Dataset, arguments: DataArguments) -> list[list[str]]:
-    """The labels of each clip, none if there are no labels; a run that needs them refuses that."""
+    """The labels of each clip; empty lists if the data has no label column.
+
+    A run that needs labels refuses such data elsewhere.
+    """
     try:
         return label_names(clips, label_column(arguments, clips))
     except ValueError:
@@ -278,12 +281,12 @@ def selected(clips: Dataset, chosen: np.ndarray) -> tuple[Dataset, Dataset]:
 
 
 def is_in_fold(row: dict, name: str, fold: int | None, held_out: bool) -> bool:
-    """Whether a row is of the fold, or else of the others."""
+    """Whether a row is in the fold if `held_out`, else whether it is in another fold."""
     return (row[name] == fold) == held_out
 
 
 def separated(data: Clips, arguments: DataArguments) -> Clips:
-    """Cells of several names become lists."""
+    """Splits label cells with several names into lists."""
     if arguments.label_separator is None:
         return data
     name = label_column(arguments, data)
@@ -296,7 +299,7 @@ def separated(data: Clips, arguments: DataArguments) -> Clips:
 
 
 def names_of(cell: object, separator: str) -> list[str]:
-    """The names in a cell; an empty one has none."""
+    """The names in a cell; an empty cell has none."""
     return (
         []
         if cell is None
@@ -305,7 +308,7 @@ def names_of(cell: object, separator: str) -> list[str]:
 
 
 def far_off(parts: Mapping[str, Any], arguments: DataArguments) -> list[str]:
-    """A warning for each share that came out quite another one than asked for."""
+    """A warning for each share that differs much from the wanted one."""
     warnings = []
     for part, name, of in (
         (HELD_OUT, "eval_share", (TRAIN, VALIDATION, HELD_OUT)),
@@ -317,10 +320,14 @@ def far_off(parts: Mapping[str, Any], arguments: DataArguments) -> list[str]:
             continue
         got = sizes[part] / sum(sizes.values())
         if abs(got - share) > FAR_OFF * share and abs(got - share) * sum(sizes.values()) > 2:
-            why = "groups are not divided" if arguments.group_by else "rare labels give one clip"
+            why = (
+                "groups are not divided"
+                if arguments.group_by
+                else "each rare label gives at least one clip"
+            )
             warnings.append(
                 f"--{name.replace('_', '-')} is {share} but {got:.2f} of the clips are in that "
-                f"part: {why}"
+                f"part, because {why}"
             )
     return warnings
 

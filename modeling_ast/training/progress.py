@@ -1,4 +1,4 @@
-"""What a run prints while it goes: a line for each evaluation and some for the training loss."""
+"""The lines that a run prints: one for each evaluation, and some with the training loss."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 
-# Metrics that a line names, where there are any.
+# Metrics that a line shows, if they exist.
 NAMED = ("accuracy", "mAP", "loss")
 
 
 def log_line(logs: Mapping[str, Any], state: TrainerState) -> str | None:
-    """A line for what Trainer logs; None for what needs none, such as its summary of speeds."""
+    """A line for an entry of Trainer's log; None for others, such as its summary of speeds."""
     place = f"epoch {state.epoch or 0:.1f} of {state.num_train_epochs:g}"
     if "loss" in logs:
         return f"{place}: training loss {logs['loss']:.4g}"
@@ -25,7 +25,7 @@ def log_line(logs: Mapping[str, Any], state: TrainerState) -> str | None:
 
 
 class ProgressLines(ProgressCallback):
-    """Trainer's progress bar, with lines that can be read in place of dictionaries."""
+    """Trainer's progress bar, with readable lines instead of dictionaries."""
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
@@ -49,7 +49,7 @@ class PrintedLines(PrinterCallback):
 
 @contextmanager
 def bars_closed(trainer: Trainer) -> Iterator[None]:
-    """Closes the bars of a run that fails: they would be drawn once more, below the error."""
+    """Closes the progress bars if a run fails, so that they are not drawn again below the error."""
     try:
         yield
     finally:
@@ -60,7 +60,7 @@ def bars_closed(trainer: Trainer) -> Iterator[None]:
 
 
 def replaced_callbacks() -> dict[type[TrainerCallback], type[TrainerCallback]]:
-    """Trainer's callback -> the one that takes its place."""
+    """Trainer's callback -> the one that replaces it."""
     return {ProgressCallback: ProgressLines, PrinterCallback: PrintedLines}
 
 

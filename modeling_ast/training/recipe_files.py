@@ -12,8 +12,8 @@ from ..errors import one_line
 from .arguments import KINDS
 
 RECIPES = Path(__file__).with_name("recipes")
-# Types of arguments, also as HfArgumentParser leaves them, that take no list and no mapping. Those
-# of TrainingArguments that take a mapping, written as JSON, have the type str there.
+# Types of arguments that take one value, no list and no mapping, also in the forms that
+# HfArgumentParser leaves. Arguments of TrainingArguments that take a mapping have the type str.
 OF_ONE_VALUE = (int, float, bool, "int", "float", "bool", "int | None", "float | None")
 
 
@@ -29,7 +29,7 @@ def find_recipe(name: str) -> Path:
         name: The path of a file, or the name of a recipe of the package: "esc50", "esc50.yaml" or
             "recipes/esc50.yaml".
     Raises:
-        ValueError: It is neither.
+        ValueError: There is neither such a file nor such a recipe.
     """
     path = Path(name)
     if path.is_file():
@@ -48,8 +48,8 @@ def read_recipe(name: str) -> dict[str, Any]:
     Args:
         name: See `find_recipe`.
     Returns:
-        Each single value as a text, since YAML reads 1e-3 as one: the parser of the command line
-        gives it its type. Lists, mappings and null stay what they are.
+        Each single value as a string, because YAML reads 1e-3 as a string; the command-line parser
+        converts it to its type. Lists, mappings and null are not changed.
     Raises:
         ValueError: There is no such recipe, it cannot be read, or it has unknown arguments.
     """
@@ -67,7 +67,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         if value is None and known[name].default is not None:
             raise ValueError(
                 f"the recipe {path} has {name}: null, but it must have a value; leave the line out "
-                f"for its default"
+                f"to use the default"
             )
         if isinstance(value, list | dict) and known[name].type in OF_ONE_VALUE:
             raise ValueError(f"the recipe {path} has {name}: {value!r}, but it must be one value")

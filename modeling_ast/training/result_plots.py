@@ -14,14 +14,14 @@ from .metrics import ClassResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A picture of more classes than these has the best and the worst ones only.
+# With more classes than this, a picture shows only the best and the worst ones.
 DRAWN_CLASSES = 40
-# Of fewer or more classes there is no picture of the confusion matrix.
+# Numbers of classes for which the confusion matrix is drawn.
 MATRIX_CLASSES = range(2, 51)
-# Up to this many classes a cell has the share below the count.
+# With at most this many classes, a cell shows the share below the count.
 SHARES_UP_TO = 12
 LONGEST_LABEL = 32
-# What the beginning of a metric's name in Trainer's log says.
+# Start of a metric's name in Trainer's log -> its name and colour in the picture.
 JUDGED = {
     "eval_validation": ("validation clips", "tab:purple"),
     "eval": ("held-out clips", "tab:orange"),
@@ -30,7 +30,7 @@ JUDGED = {
     "average": ("held-out clips, averaged weights", "tab:green"),
     "training": ("training clips, at the end", "tab:blue"),
 }
-# A line of more points has no dot for each.
+# A line with this many points or more has no dots.
 DOTS_UP_TO = 60
 
 
@@ -41,9 +41,9 @@ def draw_curve(
 
     Args:
         history: Trainer's log.
-        path: Of the picture; its suffix says the format.
-        metric: Such as "mAP"; its names in the log begin as in `JUDGED`.
-        chance: What guessing would give of it.
+        path: Path of the picture; its suffix decides the format.
+        metric: Such as "mAP"; its names in the log start as in `JUDGED`.
+        chance: The value of the metric that guessing would reach.
     """
     figure = _figure((10, 4))
     left, right = figure.subplots(1, 2)
@@ -63,14 +63,14 @@ def draw_curve(
         axis.grid(alpha=0.3)
         axis.set_axisbelow(True)
         if axis.get_legend_handles_labels()[0]:
-            # Below the curves, not over them.
+            # The legend is below the curves, so that it does not hide them.
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
             axis.legend(**place, frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
 def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(epoch, value), as logged."""
+    """The logged (epoch, value) pairs of a metric."""
     return [(row["epoch"], row[key]) for row in history if key in row and "epoch" in row]
 
 
@@ -79,8 +79,8 @@ def _draw_series(
 ) -> None:
     """Draws series of (epoch, value), each with its colour.
 
-    One of several points is a line, one of a single point a dot; where no series has two points,
-    they are bars.
+    A series of several points becomes a line, a single point a dot. If no series has two points,
+    all become bars.
     """
     series = {name: entry for name, entry in series.items() if entry[0]}
     if any(len(points) > 1 for points, _ in series.values()):
@@ -103,7 +103,7 @@ def draw_classes(table: Sequence[ClassResult], path: Path, quality: str) -> None
 
     Args:
         table: Classes for which the number is undefined are left out.
-        path: Of the picture; its suffix says the format.
+        path: Path of the picture; its suffix decides the format.
         quality: The field of `ClassResult` that is drawn, such as "average_precision" or "f1".
     """
     values = {row: getattr(row, quality) for row in table}
@@ -126,15 +126,15 @@ def draw_classes(table: Sequence[ClassResult], path: Path, quality: str) -> None
 
 
 def draw_matrix(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Draws a confusion matrix: a row for each class that clips have, with the answers they got.
+    """Draws a confusion matrix: a row for each label, and a column for each answer of the model.
 
-    The colour is the share of the row. A cell has the number of clips, of few classes also the
-    share.
+    The colour is the share of the row. A cell shows the number of clips and, with few classes,
+    also the share.
 
     Args:
         matrix: (C, C), numbers of clips; C is one of `MATRIX_CLASSES`.
-        names: Of the classes.
-        path: Of the picture; its suffix says the format.
+        names: Names of the classes.
+        path: Path of the picture; its suffix decides the format.
     """
     count = len(names)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -166,7 +166,7 @@ def draw_matrix(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
 
 
 def _figure(inches: tuple[float, float]) -> Any:
-    """A picture of its own: pyplot's list of pictures and its windows are left alone."""
+    """A figure without pyplot, which keeps a list of its figures and may open windows."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=inches, layout="constrained")

@@ -1,10 +1,10 @@
-"""The files with which results are shown: of a fine-tuning beside the model, of `evaluate` alone.
+"""Writes the result files: of a fine-tuning, beside the model, or of `evaluate`, on their own.
 
-`results.json` has all figures; `per_class.csv` and `per_class_ap.png` or `per_class_f1.png` have
-each class; `confusions.csv` and, of 2 to 50 classes with one label for a clip, `confusion.png` have
-what is taken for what; `worst_clips.csv` and `worst_clips.html` have the clips that the model is
-most wrong about. A fine-tuning adds `metrics.json`, `learning_curve.png` and its card; Trainer adds
-its checkpoints and the TensorBoard log (`runs/`, for `tensorboard --logdir`).
+`results.json` has all figures; `per_class.csv` and `per_class_ap.png` or `per_class_f1.png` show
+each class; `confusions.csv` and, for 2 to 50 classes with one label per clip, `confusion.png` show
+which labels are confused; `worst_clips.csv` and `worst_clips.html` show the clips with the worst
+mistakes. A fine-tuning adds `metrics.json`, `learning_curve.png` and its card; Trainer adds its
+checkpoints and the TensorBoard log (`runs/`, for `tensorboard --logdir`).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from .result_plots import MATRIX_CLASSES, draw_classes, draw_matrix
 WORST_TABLE, WORST_PAGE = "worst_clips.csv", "worst_clips.html"
 CONFUSION_PICTURE = "confusion.png"
 CLASS_PICTURES = {"average_precision": "per_class_ap.png", "f1": "per_class_f1.png"}
-# results.json has so many of the pairs that are confused most; confusions.csv has all.
+# Number of the most frequent confusions in results.json; confusions.csv has all.
 NAMED_CONFUSIONS = 20
 
 
 class Judge:
-    """`compute_metrics` for Trainer; it keeps what the model answered in the last evaluation.
+    """`compute_metrics` for Trainer; it keeps the logits of the last evaluation.
 
     Args:
         classes: In the order of their indices.
-        exclusive: Whether a clip has exactly one label: accuracy is then the first metric, also
-            where the labels are multi-hot.
+        exclusive: Whether a clip has exactly one label. Then accuracy is the first metric, even if
+            the labels are multi-hot.
     """
 
     def __init__(self, classes: Sequence[Label], exclusive: bool):
@@ -53,7 +53,7 @@ class Judge:
 
     @property
     def metric(self) -> str:
-        """The metric that the run is judged by."""
+        """The main metric of the run."""
         return "accuracy" if self.exclusive else "mAP"
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -66,19 +66,19 @@ class Judge:
         return metrics
 
     def answers(self, held_out: HeldOut, sigmoid: bool) -> Answers:
-        """What the model answered in the last evaluation.
+        """The scores of the last evaluation, with everything that is needed to judge them.
 
         Args:
             held_out: The clips of that evaluation.
-            sigmoid: What makes scores of the logits; else it is softmax.
+            sigmoid: Whether scores are sigmoids of the logits; else they are softmaxes.
         """
-        # Our own mistake: other clips, or these in another order.
+        # It fails only by our own mistake: other clips, or these in another order.
         assert np.array_equal(self._targets, held_out.targets)
         return answers_of(held_out, scores_of(self._logits, sigmoid))
 
 
 def scores_of(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
-    """Probabilities (B, C) of logits (B, C), in float64: float32 would round likely ones to 1."""
+    """Logits (B, C) -> probabilities (B, C), in float64: float32 would round high ones to 1."""
     logits = logits.astype(np.float64)
     if sigmoid:
         return np.exp(-np.logaddexp(0, -logits))
@@ -89,7 +89,7 @@ def scores_of(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
 def answers_of(
     held_out: HeldOut, scores: np.ndarray, thresholds: np.ndarray | float = DEFAULT_THRESHOLD
 ) -> Answers:
-    """The answers to held-out clips, with the names of the files.
+    """The scores of held-out clips as `Answers`, with the names of the files.
 
     Args:
         scores: (clips, C), probabilities in the order of the data's classes.
@@ -111,9 +111,9 @@ def answers_of(
 
 
 def name_below(root: Path | None, name: str) -> str:
-    """The name of a clip from the folder of the data on, if it is a file below it.
+    """The name of a clip relative to the folder of the data, if it is a file inside it.
 
-    Results are pushed with the model: they need not show where its data was.
+    Results are pushed with the model, and need not show where the data was stored.
     """
     if root is None:
         return name
@@ -129,15 +129,15 @@ def save_results(
     model: str,
     page_clips: int = ResultArguments.worst_clips,
 ) -> None:
-    """Writes the files that every judgement has; those of an earlier one go.
+    """Writes the files that every evaluation has, and removes those of an earlier one.
 
     Args:
-        folder: It exists.
+        folder: Must exist.
         answers: Clip i is row i of `held_out`.
-        held_out: Where the clips of the page are read from.
-        extractor: Of the model.
-        model: Its name, for the page.
-        page_clips: How many clips the page has at most; 0: no page.
+        held_out: The clips of the page are read from it.
+        extractor: The extractor of the model.
+        model: Name of the model, for the page.
+        page_clips: Largest number of clips on the page; 0: no page.
     """
     for name in (*CLASS_PICTURES.values(), CONFUSION_PICTURE, WORST_PAGE):
         (folder / name).unlink(missing_ok=True)
@@ -175,7 +175,7 @@ def results_json(answers: Answers) -> dict[str, Any]:
 
 
 def write_table(table: Sequence[ClassResult], path: Path) -> None:
-    """Writes a CSV file with a row for each class; a number that is undefined is left empty."""
+    """Writes a CSV file with a row for each class; undefined numbers are left empty."""
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(("index", *ClassResult._fields))
@@ -185,7 +185,7 @@ def write_table(table: Sequence[ClassResult], path: Path) -> None:
 
 
 def write_confusions(answers: Answers, path: Path) -> None:
-    """Writes a CSV file with a row for each pair of labels that are taken for each other."""
+    """Writes a CSV file with a row for each pair of labels that the model confuses."""
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(("true", "predicted", "clips", "positives"))

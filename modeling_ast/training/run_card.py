@@ -1,4 +1,4 @@
-"""The texts beside results: the model card of a fine-tuning, and the README of an evaluation."""
+"""The texts about results: the model card of a fine-tuning, and the README of an evaluation."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .optimizer import EpochDecay
 from .results import CLASS_PICTURES, CONFUSION_PICTURE, WORST_PAGE, WORST_TABLE
 from .trainer import ASTTrainer
 
-# A card has a row for each class of at most so many; else for so many of the worst.
+# With up to CLASS_ROWS classes a card has a row for each, otherwise for the WORST_CLASS_ROWS worst.
 CLASS_ROWS, WORST_CLASS_ROWS = 50, 20
 CONFUSION_ROWS = 10
-# What the published models hear of a clip, 10.24 s.
+# The input length of the published models, 10.24 s.
 AUDIOSET_FRAMES = 1024
 NAMED_LABELS = 30
-# What a run decided by itself, with the reasons: [{"name", "value", "reason"}, ...].
+# File with what a run chose by itself, and the reasons: [{"name", "value", "reason"}, ...].
 CHOSEN_FILE = "chosen.json"
-KEPT_NAME = "keep_weights"  # its choice of the weights
+KEPT_NAME = "keep_weights"  # name of the choice of the weights
 ADAPTER_NOTE = """
 These are the weights of an adapter, which are added to those of the base model while it loads:
 `pip install "modeling-ast[lora]"`.
@@ -47,14 +47,14 @@ METRICS = {
     "ECE": "expected calibration error",
     "loss": "loss",
 }
-# What the beginning of a metric's name says, where it is not the main figure.
+# Start of the name of a metric that is not of the kept weights on held-out clips -> its meaning.
 WHICH = {
     "last": "weights of the last step",
     "best": "weights of the best evaluation",
     "average": "averaged weights, in `average/`",
-    "validation_last": "validation clips, by the weights of the last step",
-    "validation_best": "validation clips, by those of the best evaluation",
-    "validation_average": "validation clips, by the averaged weights",
+    "validation_last": "validation clips, weights of the last step",
+    "validation_best": "validation clips, weights of the best evaluation",
+    "validation_average": "validation clips, averaged weights",
     "training": "training clips",
 }
 
@@ -71,13 +71,13 @@ def run_card(
     """The model card of a fine-tuning.
 
     Args:
-        folder: The output directory; the files that are there are shown.
+        folder: The output directory; the pictures and tables that it has are shown.
         sources: The base model and the data, as they were given.
-        metrics: `eval_*` of the held-out clips, and those that `WHICH` knows.
-        answers: To the held-out clips.
-        trainer: Of the run.
+        metrics: `eval_*` of the held-out clips, and metrics with names that start as in `WHICH`.
+        answers: The scores of the held-out clips.
+        trainer: The trainer of the run.
         lengths: From `lengths.judge_lengths`.
-        how_trained: One sentence on which weights were trained.
+        how_trained: A sentence that says which weights were trained.
     """
     adapted = is_adapted(trainer.model)
     base_model, data = sources
@@ -97,7 +97,7 @@ def run_card(
         "base_model": None if local_model else base_model,
         "base_model_relation": None if local_model else "adapter" if adapted else "finetune",
         "datasets": None if local_data else [data],
-        # An undefined value (NaN) is no result.
+        # An undefined value (NaN) is not a valid result.
         "eval_results": [result] if math.isfinite(headline.value) else None,
         "metrics": [headline.metric],
     }
@@ -127,17 +127,18 @@ def evaluation_text(
     """The README of an evaluation.
 
     Args:
-        folder: Where the files of the evaluation are.
-        models: Their names; of several it is their ensemble that was judged.
-        data: Its name.
+        folder: The folder with the files of the evaluation.
+        models: Names of the models; several were evaluated as an ensemble.
+        data: Name of the data.
         metrics: `eval_*`.
-        answers: To the held-out clips.
+        answers: The scores of the held-out clips.
     """
     judged = ", ".join(f"`{plain_code(name)}`" for name in models)
     what = f"the ensemble of {len(models)} models, {judged}," if len(models) > 1 else judged
     sections = [
         "# Evaluation",
-        f"Of {what} on the held-out clips of `{plain_code(data)}`, with `modeling-ast evaluate`.",
+        f"The results of {what} on the held-out clips of `{plain_code(data)}`, from "
+        f"`modeling-ast evaluate`.",
         *result_sections(folder, answers, metrics),
         f"![score against the length of a clip]({LENGTH_PICTURE})"
         if (folder / LENGTH_PICTURE).exists()
@@ -147,14 +148,14 @@ def evaluation_text(
 
 
 def plain_code(text: str) -> str:
-    """A text between backticks: it must not end them."""
+    """A text for a place between backticks, without backticks of its own."""
     return printable(text).replace("`", "'")
 
 
 def introduction(
     names: Sequence[str], base_model: str, data: str, local_model: bool, local_data: bool
 ) -> str:
-    """What the model does, and what it was made of."""
+    """What the model does, and what it was made from."""
     labels = ", ".join(map(markdown_text, names[:NAMED_LABELS]))
     if len(names) > NAMED_LABELS:
         labels += f" and {len(names) - NAMED_LABELS} more (`config.json` has all)"
@@ -177,11 +178,11 @@ def usage(name: str, hub_name: str | None, extractor: ASTFeatureExtractor) -> st
     model = hub_name or f"path/to/{name}"
     where = "" if hub_name else "# The path of this folder, or its name on the Hub.\n"
     seconds = extractor.max_samples / extractor.sampling_rate
-    heard = ""
+    note = ""
     if extractor.max_length < AUDIOSET_FRAMES:
-        heard = (
-            f"\n\nThe pipeline hears the first {seconds:.2g} s of a clip; the command cuts longer "
-            f"ones into parts and hears all."
+        note = (
+            f"\n\nThe pipeline uses only the first {seconds:.2g} s of a clip; the command cuts a "
+            f"longer clip into parts and uses all of them."
         )
     return f"""
 Install the package with `pip install .` in a copy of its repository.
@@ -195,7 +196,7 @@ classify = pipeline("audio-classification", model=name, feature_extractor=name)
 classify(modeling_ast.read_audio("clip.wav"))
 ```
 
-On the command line: `modeling-ast classify {plain_code(shlex.quote(model))} clip.wav`{heard}
+On the command line: `modeling-ast classify {plain_code(shlex.quote(model))} clip.wav`{note}
 """
 
 
@@ -205,7 +206,7 @@ def result_sections(
     """Figures, labels, confusions and mistakes; pictures and the page if they are in `folder`.
 
     Args:
-        known: What is known of the clips, a clause.
+        known: A clause about the clips.
     """
     headline = answers.headline
     groups = f" of {headline.num_groups} groups" if headline.num_groups else ""
@@ -226,7 +227,7 @@ def result_sections(
 
 
 def figure_table(answers: Answers, metrics: Mapping[str, Any]) -> str:
-    """The main figure with its interval, what guessing gives, and the other metrics."""
+    """The main metric with its interval, the value that guessing would reach, and other metrics."""
     headline = answers.headline
     rows = [
         (f"**{METRICS[headline.metric]}**", f"**{headline.value:.4f}** ({interval_text(headline)})")
@@ -242,7 +243,7 @@ def figure_table(answers: Answers, metrics: Mapping[str, Any]) -> str:
 
 
 def other_figures(metric: str, metrics: Mapping[str, Any]) -> str:
-    """The main metric and the loss of other clips or weights, a list; empty if there are none."""
+    """A list of the main metric and the loss of other clips or weights; empty if there are none."""
     lines = []
     for prefix, which in WHICH.items():
         values = [
@@ -273,7 +274,7 @@ def class_section(answers: Answers) -> str:
         rows = rows[:WORST_CLASS_ROWS]
     missing = len(answers.names) - len(answers.weakest(len(answers.names)))
     if missing:
-        note += f" Not judged: {missing} labels that no held-out clip has, or all have."
+        note += f" Left out: {missing} labels that no held-out clip has, or that all have."
     heads = ("label", "clips", "precision", "recall", "F1", "average precision")
     lines = table(heads, [(markdown_text(row.name), *class_cells(row)) for row in rows])
     how = "An answer is the label with the highest score."
@@ -292,11 +293,11 @@ def class_cells(row: ClassResult) -> tuple[str, ...]:
 
 
 def confusion_section(answers: Answers) -> str:
-    """The labels that are taken for each other most often; empty if none are."""
+    """The pairs of labels that are confused most often; empty if there are none."""
     pairs = answers.confusions
     if not pairs:
         return ""
-    first, second = ("label", "taken for")
+    first, second = ("label", "mistaken for")
     if not answers.exclusive:
         first, second = ("missed", "found instead")
     rows = [
@@ -312,14 +313,14 @@ def confusion_section(answers: Answers) -> str:
 
 
 def mistake_section(folder: Path, answers: Answers) -> str:
-    """Where the single mistakes are."""
+    """The number of wrong clips, and where the single mistakes are listed."""
     wrong = len({row.clip for row in answers.mistakes})
     if not wrong:
         return "### Mistakes\n\nNo held-out clip has a wrong answer."
     lines = [
         "### Mistakes",
         f"{wrong} of {answers.headline.num_clips} held-out clips have a wrong answer. "
-        f"[{WORST_TABLE}]({WORST_TABLE}) lists the mistakes, those of which the model is surest "
+        f"[{WORST_TABLE}]({WORST_TABLE}) lists the mistakes, those with the highest confidence "
         f"first.",
     ]
     if (folder / WORST_PAGE).exists():
@@ -331,7 +332,7 @@ def mistake_section(folder: Path, answers: Answers) -> str:
 
 
 def training_section(trainer: ASTTrainer, how_trained: str) -> str:
-    """The clips, and the numbers of the run that decide most."""
+    """The numbers of clips, and the most important arguments of the run."""
     arguments = trainer.args
     clips, held_out = trainer.train_dataset, trainer.eval_dataset
     assert isinstance(held_out, Sized)
@@ -370,7 +371,7 @@ def schedule_text(decay: EpochDecay) -> str:
 
 
 def chosen_section(folder: Path) -> str:
-    """What the run chose by itself, with the reasons; empty if the file is not there."""
+    """What the run chose by itself, with the reasons; empty if there is no file of choices."""
     rows = []
     for choice in choices_of(folder):
         if choice.get("name") == KEPT_NAME:
@@ -383,13 +384,13 @@ def chosen_section(folder: Path) -> str:
 
 
 def choices_of(folder: Path) -> list[dict[str, Any]]:
-    """What the run chose by itself, as its file says; none without the file."""
+    """What the run chose by itself, from its file; empty if there is no file."""
     file = folder / CHOSEN_FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
 def kept_choice(folder: Path) -> tuple[str, str]:
-    """Which weights the run kept, a name of `WHICH`, and why; empty if its file does not say."""
+    """Which weights the run kept, a key of `WHICH`, and why; empty if its file does not say."""
     for choice in choices_of(folder):
         if choice.get("name") == KEPT_NAME and choice.get("value") in WHICH:
             return choice["value"], str(choice.get("reason", ""))
@@ -397,7 +398,7 @@ def kept_choice(folder: Path) -> tuple[str, str]:
 
 
 def kept_note(folder: Path) -> str:
-    """Which weights all figures are of; empty if it is not known."""
+    """A sentence that says which weights all figures are of; empty if this is unknown."""
     kept, reason = kept_choice(folder)
     if not kept:
         return ""
@@ -406,7 +407,7 @@ def kept_note(folder: Path) -> str:
 
 
 def others_than_kept(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures without those that repeat `eval_*`: of the weights that were kept."""
+    """The metrics without those of the kept weights, which only repeat `eval_*`."""
     kept, _ = kept_choice(folder)
     return {
         name: value
@@ -422,7 +423,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number of a table; a dash where it is undefined."""
+    """A number of a table; a dash if it is undefined."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 

@@ -1,4 +1,4 @@
-"""What decides a run, kept in its output directory, so that it only goes on with the same."""
+"""The record of a run's arguments in its output directory: it resumes only with the same ones."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .trainer import output_folder
 if TYPE_CHECKING:
     from .adapted_model import AdaptedAST
 
-# What torch's errors about files that it cannot write say; they are RuntimeErrors like all others.
+# Words in torch's errors about files that it cannot write; it has no exception type for them.
 _WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
-# Of the arguments in RUN_FILE, those that may change when a run resumes: how clips are read, where
-# features are computed, in which form the result is saved.
+# Arguments that may change when a run resumes, as they only decide how clips are read, where
+# features are computed and in which form the result is saved.
 MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features", "merge")
 
 
 def deciding_arguments(arguments: Arguments) -> dict[str, Any]:
-    """The arguments that decide what a run learns, as JSON holds them."""
+    """The arguments that decide what a run learns, with values as in a JSON file."""
     chosen = (
         arguments.model,
         arguments.data,
@@ -52,21 +52,21 @@ def check_same_run(
     chosen: Collection[str] = (),
     num_files: int | None = None,
 ) -> None:
-    """Refuses to go on with a run of other arguments.
+    """Refuses to resume a run with other arguments.
 
-    It would write a card and an extractor that the weights were not trained with.
+    Its card and its extractor would have values that the weights were not trained with.
 
     Args:
         folder: The output directory.
         deciding: From `deciding_arguments`.
-        chosen: The names of those that `--auto` chose from the data.
-        num_files: Files or rows of the data, as `DataReport.found` counts them.
+        chosen: Names of the arguments that `--auto` chose from the data.
+        num_files: Number of files or rows of the data, as `DataReport.found` counts them.
     Raises:
         ValueError: An argument differs from that of the run in `folder`.
     """
     file = folder / RUN_FILE
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    # An argument that the user gave explains more than those that follow from the data.
+    # Arguments of the user come first, as they explain more than those chosen from the data.
     for name, value in sorted(deciding.items(), key=lambda pair: pair[0] in chosen):
         if before.get(name, value) != value:
             if name in chosen:
@@ -74,12 +74,12 @@ def check_same_run(
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(
                 f"{folder} holds a run with {flag} {before[name]}, not {value}; give another "
-                f"--output-dir, or the same arguments to go on with it"
+                f"--output-dir, or the same arguments to resume it"
             )
 
 
 def _refuse_other_data(folder: Path, num_files: int | None) -> None:
-    """Says that the data is not that of the run in a folder, if its number of files differs."""
+    """Raises an error if the number of files differs from that of the run in a folder."""
     file = folder / REPORT_FILE
     before = json.loads(file.read_text(encoding="utf-8")).get("found") if file.is_file() else None
     if None not in (before, num_files) and before != num_files:
@@ -92,10 +92,10 @@ def _refuse_other_data(folder: Path, num_files: int | None) -> None:
 def find_resumed(
     training: TrainingArguments, model: ASTForAudioClassification | AdaptedAST
 ) -> str | None:
-    """The checkpoint to go on from: the one that is asked for, or else the newest whole one.
+    """The checkpoint to resume from: the given one, or else the newest undamaged one.
 
     Raises:
-        ValueError: The one that is asked for is damaged.
+        ValueError: The given checkpoint is damaged.
     """
     kind = (training.world_size, training.save_only_model, model)
     given = training.resume_from_checkpoint
@@ -104,15 +104,15 @@ def find_resumed(
     damage = find_damage(Path(given), *kind)
     if damage is not None:
         raise ValueError(
-            f"cannot go on from {given}: {damage}; leave out --resume-from-checkpoint to go on "
-            f"from the newest whole checkpoint in {training.output_dir}"
+            f"cannot resume from {given}: {damage}; leave out --resume-from-checkpoint to resume "
+            f"from the newest undamaged checkpoint in {training.output_dir}"
         )
     return given
 
 
 @contextmanager
 def naming_unwritable(folder: Path) -> Iterator[None]:
-    """Names the output directory where it cannot be written: libraries' messages do not."""
+    """Adds the output directory to errors about writing, because libraries' messages lack it."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -123,8 +123,8 @@ def naming_unwritable(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) and str(folder) not in text and error.errno != errno.ENOSPC:
             raise
         raise OSError(
-            f"cannot write into {folder} ({one_line(error)}); make room or mend the directory, and "
-            f"run the same command again: it goes on from the newest whole checkpoint"
+            f"cannot write into {folder} ({one_line(error)}); make space or repair the directory, "
+            f"then run the same command again: it resumes from the newest undamaged checkpoint"
         ) from error
 
 

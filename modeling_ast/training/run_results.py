@@ -1,4 +1,4 @@
-"""The results of a fine-tuning: the clips that it was judged by, and the files in its directory."""
+"""The results of a fine-tuning: the scores of its held-out clips, and its output files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .results import Judge, save_results
 from .run_card import run_card
 from .trainer import ASTTrainer, output_folder
 
-# Training clips that are judged at the end, to compare with the held-out ones.
+# Largest number of training clips that are evaluated at the end, to compare with held-out ones.
 MOST_TRAINING_CLIPS = 200
 
 
@@ -41,16 +41,16 @@ def judged_clips(trainer: ASTTrainer, judge: Judge, data: DataArguments) -> Held
 
 
 def judged_answers(trainer: ASTTrainer, judge: Judge, held_out: HeldOut) -> Answers:
-    """What the model answered to the held-out clips, right after they were evaluated."""
+    """The scores of the held-out clips; call it right after their evaluation."""
     return judge.answers(held_out, activation("auto", trainer.model.config) == "sigmoid")
 
 
 def evaluate_training_clips(trainer: ASTTrainer) -> dict[str, float]:
-    """The metrics of some of the training clips, as `training_*`; none of a stream.
+    """The metrics of some of the training clips, as `training_*`; empty for a stream.
 
-    They are judged as the held-out ones are, without augmentation: a model that does much better
-    on them has learned them by heart. There are as many as held-out ones, at most 200, evenly over
-    the set.
+    These clips are evaluated like the held-out ones, without augmentation. A model that does much
+    better on them has memorised them. As many clips are used as are held out, but at most
+    `MOST_TRAINING_CLIPS`, evenly spread over the set.
     """
     clips, collate = trainer.train_dataset, trainer.data_collator
     if not isinstance(clips, Dataset) or not isinstance(collate, AudioCollator):
@@ -77,14 +77,14 @@ def save_run(
     """Writes everything but the weights into the output directory.
 
     Args:
-        trainer: Of the run.
+        trainer: The trainer of the run.
         answers: Clip i is row i of `held_out`.
         held_out: From `judged_clips`.
         sources: The base model and the data, as they were given.
         metrics: `eval_*`, `training_*`, `average_*` if weights were averaged, and `lengths`.
         lengths: From `lengths.judge_lengths`.
-        page_clips: Of the page of the worst mistakes; 0: no page.
-        how_trained: One sentence on which weights were trained.
+        page_clips: Number of clips on the page of the worst mistakes; 0: no page.
+        how_trained: A sentence that says which weights were trained.
     """
     folder = output_folder(trainer.args)
     assert trainer.extractor is not None  # from `build_trainer`

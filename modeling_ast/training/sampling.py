@@ -1,7 +1,7 @@
 """Balanced sampling: clips of rare classes are drawn more often.
 
 Follows the authors' egs/audioset/gen_weight_file.py and Gong et al. 2021, section 3.1: draws with
-replacement, as many in an epoch as there are clips. In one's own script:
+replacement, as many in an epoch as there are clips. In your own script:
 
     class BalancedTrainer(Trainer):
         def _get_train_sampler(self, train_dataset=None):
@@ -29,7 +29,7 @@ def balanced_weights(labels: Sequence[Iterable[Hashable] | Hashable]) -> Tensor:
     """Weight of each clip: the sum over its labels of 1000 / (clips with that label + 0.01).
 
     Args:
-        labels: For each clip its labels, or its one label: names, MIDs or class indices, e.g. a
+        labels: The labels, or the one label, of each clip: names, MIDs or class indices, e.g. a
             column of the data set.
     Returns:
         (number of clips,), float64; a clip without a label has weight 0 and is never drawn.
@@ -51,16 +51,16 @@ def _labels_of(clip: Iterable[Hashable] | Hashable) -> list[Hashable]:
 class BalancedSampler(Sampler[int]):
     """Draws clips with replacement, in proportion to their weights.
 
-    The order is a function of seed and epoch alone. All processes of a run therefore see the same
-    order, of which accelerate gives each of n every n-th batch. No draw is seen twice, except that
-    accelerate fills the last batches of an epoch with its first draws.
+    The order depends only on the seed and the epoch, so that all processes of a run see the same
+    order. accelerate gives each of n processes every n-th batch of it. No draw is used twice,
+    except that accelerate fills the last batches of an epoch with its first draws.
 
     Args:
         weights: (number of clips,), at least 0, not all 0; see `balanced_weights`.
-        num_samples: Draws in an epoch; by default the number of clips.
-        seed: Of the draws.
+        num_samples: Number of draws in an epoch; by default the number of clips.
+        seed: Seed of the draws.
     Raises:
-        ValueError: The weights are no weights, or `num_samples` is not positive.
+        ValueError: The weights are not as above, or `num_samples` is not positive.
     """
 
     def __init__(
@@ -83,36 +83,37 @@ class BalancedSampler(Sampler[int]):
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
-        # Consecutive seeds of a Mersenne twister are no independent streams; hashed ones are.
+        # Consecutive seeds of a Mersenne twister do not give independent streams; hashed ones do.
         digest = hashlib.blake2b(f"{self.seed}/{self.epoch}".encode(), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
         draws = torch.rand(self.num_samples, generator=generator, dtype=torch.float64)
-        # Not torch.multinomial, which ends at 2^24 clips.
+        # Not torch.multinomial, which is limited to 2^24 clips.
         indices = torch.searchsorted(self._bounds, draws * self._bounds[-1], right=True)
-        # Rounding may put a draw on the last bound; the last clip may have weight 0.
+        # Rounding may put a draw on the last bound, where clips of weight 0 may follow.
         last = int(torch.searchsorted(self._bounds, self._bounds[-1]))
         yield from indices.clamp(max=last).tolist()
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order the next iteration gives."""
+        """Sets the epoch whose order the next iteration gives."""
         self.epoch = epoch
 
 
 class EpochCallback(TrainerCallback):
-    """Tells samplers and collators the epoch, from 0.
+    """Sets the epoch (from 0) of samplers and collators.
 
-    accelerate tells a sampler too, except when several processes resume amid an epoch: the loader
-    that skips what was trained hides the sampler, which would then replay the order of epoch 0.
+    accelerate also sets it for a sampler, except when several processes resume within an epoch:
+    then the loader that skips the trained batches hides the sampler, which would repeat the order
+    of epoch 0.
 
     Args:
-        targets: Whatever has `set_epoch`.
+        targets: Objects with a method `set_epoch`.
     """
 
     def __init__(self, *targets):
         self.targets = targets
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # A run that starts anew has no epoch yet; one that resumes has a fraction of its epoch.
+        # `state.epoch` is None at the start of a run; within an epoch it has a fractional part.
         for target in self.targets:
             target.set_epoch(int(state.epoch or 0))
 

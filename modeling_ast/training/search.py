@@ -1,9 +1,9 @@
-"""A search for the numbers of a fine-tuning, by Trainer's own hyperparameter_search with optuna.
+"""A hyperparameter search for a fine-tuning, by Trainer's hyperparameter_search with optuna.
 
-Each trial is a training with other numbers; clips that are set aside from those to train on judge
-it, and the held-out clips are never read. The trials are in `search.log` of the output directory:
-a search that is interrupted goes on when it is run again. What is left is `trials.csv` and
-`best.yaml`, a recipe with all the arguments.
+Each trial trains with other values and is scored on validation clips, which are set aside from the
+training clips; the held-out clips are never read. The trials are stored in `search.log` of the
+output directory, so that an interrupted search resumes when it is run again. The results are
+`trials.csv` and `best.yaml`, a recipe with all the arguments.
 """
 
 from __future__ import annotations
@@ -42,33 +42,32 @@ if TYPE_CHECKING:
 
 LOG_FILE, TRIALS_FILE, RECIPE_FILE = "search.log", "trials.csv", "best.yaml"
 STUDY = "search"
-# Of the clips to train on, where no other share is given: many trials choose by them.
+# Default share of the training clips for validation; it is large, as many trials choose by them.
 VALIDATION_SHARE = 0.2
-# Kinds of arguments whose numbers a trial may have of its own: what the data are, and how clips
-# are read, is the same for all.
+# Kinds of arguments that may differ from trial to trial; the data and its reading may not.
 SEARCHED = ("optimizer", "augmentation", "cheap")
-# Of the model's.
+# Arguments of the model that may differ from trial to trial.
 SEARCHED_OF_MODEL = ("patchout_frequency", "patchout_time", "drop_path_rate")
-# The default space: rates around the given one by this factor.
+# The default space has learning rates from the given one divided by this to it times this.
 RATE_FACTOR = 10
 
 
 class SearchResult(NamedTuple):
-    """What a search found."""
+    """The result of a search."""
 
     metric: str
     score: float  # of the validation clips, in the best trial
     values: dict[str, Any]  # of the best trial
-    num_trials: int  # that were finished, or stopped early
-    num_clips: int  # validation clips
+    num_trials: int  # number of trials that were finished or stopped early
+    num_clips: int  # number of validation clips
     recipe: Path
 
 
 def default_space(arguments: Arguments) -> dict[str, Any]:
-    """What is searched unless a file says otherwise: rates, mixup, the rank of an adapter.
+    """The default search space: rates, mixup, and the rank of an adapter.
 
     Args:
-        arguments: Of the run; the learning rate is searched around theirs.
+        arguments: The arguments of the run; learning rates around theirs are searched.
     """
     rate = arguments.training.learning_rate
     space: dict[str, Any] = {
@@ -85,7 +84,7 @@ def read_space(path: str | Path, arguments: Arguments) -> dict[str, Any]:
     """A space in a YAML file: for each argument a list of values, or `low`, `high` and `log`.
 
     Raises:
-        ValueError: The file cannot be read, or names what cannot be searched.
+        ValueError: The file cannot be read, or names arguments that cannot be searched.
     """
     try:
         space = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -99,15 +98,15 @@ def read_space(path: str | Path, arguments: Arguments) -> dict[str, Any]:
     known = searchable(arguments)
     if unknown := sorted(map(str, space.keys() - known)):
         raise ValueError(
-            f"the search space {path} has {unknown}, which cannot be searched; those that can are "
-            f"the arguments of training, optimizer, augmentation and adapter, such as "
-            f"learning_rate, head_rate, mixup_rate, lora_rank"
+            f"the search space {path} has {unknown}, which cannot be searched; give arguments of "
+            f"training, optimizer, augmentation or adapter, such as learning_rate, head_rate, "
+            f"mixup_rate, lora_rank"
         )
     return {name: _checked(path, name, values) for name, values in space.items()}
 
 
 def _checked(path: str | Path, name: str, values: Any) -> Any:
-    """A list of values, or numbers for `low` and `high`: YAML reads 1e-3 as a text."""
+    """A list of values, or numbers for `low` and `high`: YAML reads 1e-3 as a string."""
     if isinstance(values, list) and values:
         plain = [_number(value) for value in values]
         if all(isinstance(value, str | int | float | bool | None) for value in plain):
@@ -134,7 +133,7 @@ def _number(value: Any) -> Any:
 
 
 def searchable(arguments: Arguments) -> set[str]:
-    """The names of the arguments that trials may have of their own."""
+    """The names of the arguments that may differ from trial to trial."""
     kinds = [getattr(arguments, name) for name in SEARCHED]
     names = {entry.name for kind in kinds for entry in fields(kind)} - {"merge"}
     names |= {name for name in SEARCHED_OF_MODEL if hasattr(arguments.model, name)}
@@ -157,14 +156,15 @@ def suggest(space: Mapping[str, Any], trial: optuna.Trial) -> dict[str, Any]:
 def search(
     arguments: Arguments, announce: Callable[[Iterable[str]], None] = lambda lines: None
 ) -> SearchResult:
-    """Searches, or goes on with a search, until `search_trials` trials are done.
+    """Starts or resumes a search, until `search_trials` trials are done.
 
     Args:
-        arguments: Of the run, `search_trials` among them.
-        announce: Is given what became of each file, before the first trial.
+        arguments: The arguments of the run, including `search_trials`.
+        announce: Called with the lines of the report on the files, before the first trial.
     Raises:
         MissingExtra: optuna is not installed.
-        OSError, ValueError: As `finetune`; the directory holds another search; no trial ended well.
+        OSError, ValueError: As `finetune`; or the directory holds another search; or no trial has a
+            score.
     """
     need_extra("optuna", "search", "--search-trials")
     folder = output_folder(arguments.training)
@@ -194,13 +194,13 @@ def _search(arguments: Arguments, announce: Callable[[Iterable[str]], None]) -> 
                 storage=storage,
                 load_if_exists=True,
                 sampler=study.sampler,
-                catch=(RuntimeError,),  # one that needs too much memory, say; the others go on
+                catch=(RuntimeError,),  # e.g. too little memory for one trial; the others still run
             )
     write_trials(study, folder / TRIALS_FILE, metric)
     good = [trial for trial in finished(study) if trial.state.name == "COMPLETE"]
     if not good:
         raise ValueError(
-            f"none of the {len(study.trials)} trials ended with a {metric}; see {TRIALS_FILE} in "
+            f"none of the {len(study.trials)} trials has a score ({metric}); see {TRIALS_FILE} in "
             f"{folder}, and the errors above"
         )
     best = study.best_trial
@@ -213,7 +213,7 @@ def _search(arguments: Arguments, announce: Callable[[Iterable[str]], None]) -> 
 def build_search(
     arguments: Arguments, space: Mapping[str, Any], announce: Callable[[Iterable[str]], None]
 ) -> tuple[ASTTrainer, str]:
-    """A trainer that begins each trial with a new model and the numbers of that trial.
+    """A trainer that starts each trial with a new model and the values of that trial.
 
     Returns:
         The trainer, whose held-out clips are the validation clips, and the metric.
@@ -235,8 +235,8 @@ def build_search(
     validation = loaded.validation
     if validation is None:
         raise ValueError(
-            "--search-trials needs clips that are set aside from those to train on, and the data "
-            "has too few; give more, or a split with --validation-split"
+            "--search-trials needs validation clips, but there are too few training clips to set "
+            "some aside; give more clips, or a split with --validation-split"
         )
     classes = read_classes(arguments.data, loaded.train, loaded.held_out)
     check_labels(loaded.report, classes, loaded.train_name, loaded.held_out_name)
@@ -268,13 +268,14 @@ def build_search(
         set_parts(trainer, own, loaded.train)
         return new_model(own)
 
-    # Trainer takes a model or this; it is called at the beginning of each trial.
+    # Set afterwards, because Trainer's constructor takes either a model or this function, which it
+    # calls at the start of each trial.
     trainer.model_init = begin
     return trainer, judge.metric
 
 
 def of_trial(arguments: Arguments, values: Mapping[str, Any]) -> Arguments:
-    """The arguments with the values of a trial; the given ones stay."""
+    """A copy of the arguments with the values of a trial."""
     own = copy.copy(arguments)
     own.training = copy.copy(arguments.training)
     for name, value in values.items():
@@ -283,20 +284,20 @@ def of_trial(arguments: Arguments, values: Mapping[str, Any]) -> Arguments:
 
 
 def set_parts(trainer: ASTTrainer, own: Arguments, train: Clips) -> None:
-    """Has a trainer's own parts follow a trial's arguments; Trainer sets its own itself."""
+    """Sets the parts of ASTTrainer by a trial's arguments; Trainer sets those of its own."""
     parts = published_parts(own, train)
     trainer.make_optimizer = parts.get("make_optimizer")
     trainer.epoch_decay = parts.get("epoch_decay")
     trainer.augmentation = own.augmentation
     collate = trainer.data_collator
-    # Both from `build_trainer`.
+    # `build_trainer` made both.
     assert isinstance(collate, AudioCollator) and isinstance(collate.encode_labels, LabelEncoder)
     collate.augmentation = own.augmentation
     collate.encode_labels.shares = mixes_labels(own.augmentation)
 
 
 def _of_trainer(space: Mapping[str, Any], trial: optuna.Trial) -> dict[str, Any]:
-    """Those values of a trial that TrainingArguments have; Trainer warns of others."""
+    """Those values of a trial that are TrainingArguments; Trainer warns about others."""
     names = {entry.name for entry in fields(TrainingArguments)}
     return {name: value for name, value in suggest(space, trial).items() if name in names}
 
@@ -304,31 +305,31 @@ def _of_trainer(space: Mapping[str, Any], trial: optuna.Trial) -> dict[str, Any]
 def open_study(
     folder: Path, space: Mapping[str, Any], seed: int
 ) -> tuple[optuna.Study, optuna.storages.BaseStorage]:
-    """The search in a folder, new or to go on with, and where its trials are stored.
+    """The search in a folder, new or resumed, and the storage of its trials.
 
-    Trials that were running when it was interrupted are run again with their values.
+    Trials that were running when it was interrupted are run again with the same values.
 
     Raises:
-        ValueError: It has another space.
+        ValueError: The search in the folder has another space.
     """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    # Its warnings about a trial that failed are tracebacks; trials.csv names such a trial.
+    # optuna's warnings about failed trials are tracebacks; trials.csv lists these trials instead.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = JournalStorage(JournalFileBackend(str(folder / LOG_FILE)))
     study = optuna.create_study(
         study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True
     )
-    # With the same seed a search that goes on would draw again what the first trials had.
+    # With the same seed a resumed search would draw the values of the first trials again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     text = json.dumps(dict(space), sort_keys=True)
     before = study.user_attrs.get("space", text)
     if before != text:
         raise ValueError(
             f"{folder} holds a search in another space, {before}; give another --output-dir, or "
-            f"the same arguments to go on with it"
+            f"the same arguments to resume it"
         )
     study.set_user_attr("space", text)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
@@ -339,12 +340,12 @@ def open_study(
 
 
 def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that count: those with a score, and those stopped early for a low one."""
+    """The trials that count: those with a score, and those stopped early because of a low one."""
     return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
 
 def given_arguments(arguments: Arguments) -> dict[str, Any]:
-    """What a user has set, as a recipe holds it, without the search itself."""
+    """The arguments that the user has set, as in a recipe, without those of the search."""
     known = {entry.name for kind in KINDS for entry in fields(kind)}
     known -= {entry.name for entry in fields(arguments.search)}
     values = {name: arguments.value(name) for name in sorted(arguments.given & known)}
@@ -353,10 +354,10 @@ def given_arguments(arguments: Arguments) -> dict[str, Any]:
 
 
 def write_recipe(values: Mapping[str, Any], folder: Path, metric: str, score: float) -> Path:
-    """Writes the recipe of the best trial, which trains into the folder `best`."""
+    """Writes the recipe of the best trial, with the folder `best` as its output directory."""
     recipe = {**values, "output_dir": str(folder / "best")}
     head = (
-        f"# The best of {TRIALS_FILE}: {metric} {score:.4f} of the validation clips.\n"
+        f"# The best trial of {TRIALS_FILE}: {metric} {score:.4f} on the validation clips.\n"
         f"# Run it with: modeling-ast finetune --recipe {folder / RECIPE_FILE}\n"
     )
     path = folder / RECIPE_FILE

@@ -1,8 +1,8 @@
-"""The numbers of a fine-tuning on 10 to 2,000 clips, chosen from the clips and the model.
+"""Hyperparameters for a fine-tuning on 10 to 2,000 clips, chosen by the clips and the model.
 
-Each rule below is a plain function of a few measured numbers and gives a value with its reason in
-one sentence. `choose` applies them all, except where a value was given. None of them looks at the
-clips that are held out.
+Each rule below is a plain function of a few measured numbers, and gives a value with its reason in
+a short text. `choose` applies all rules, except those for values that the user gave. No rule uses
+the held-out clips.
 """
 
 from __future__ import annotations
@@ -25,40 +25,41 @@ from .classes import label_column, label_names
 from .clips import BadClips, ClipReader
 from .normalization import Moments, measure_clips
 
-# Clips that are measured at most.
+# Largest number of clips that are measured.
 MEASURED = 2000
-# With fewer clips than this none is set aside to choose between weights: they would be too few to
-# tell them apart, and are worth more in the training.
+# With fewer clips than this none are set aside to choose between weights: they would be too few for
+# a sure choice, and are more useful in the training.
 FEWEST_TO_DIVIDE = 60
 VALIDATION_SHARE = 0.15
-# The published input of AudioSet: longer ones cost more than they gain.
+# The published input length for AudioSet; longer inputs cost more than they gain.
 LONGEST_INPUT = 1024
-# Times the usual clip's length that an input may have.
+# Largest input length as a multiple of the median clip's length.
 MOST_OF_USUAL = 2
-# Of clips and mel bins that the widest mask hides: the published 96 of ESC-50's 512 frames, and 24
-# of 128 mel bins.
+# Share of a clip's frames and of the mel bins that the widest mask hides, as published for ESC-50:
+# 96 of 512 frames, and 24 of 128 mel bins.
 MASKED_SHARE = 3 / 16
 # The shortest parts of clips that are trained on, as a share of the input, see docs/short_clips.md.
 SHORTEST_PART = 1 / 4
-# Learning rates (AdamW, batches of 16) of a pretrained model by its width. Of the small one it was
-# measured; that of the base size is usual.
+# Width of a pretrained model -> its learning rate (AdamW, batches of 16). The rate of the small
+# model was measured; the rate of the base size is the usual one.
 RATES = {128: 1e-3, 768: 5e-5}
-# The new matrices of an adapter take larger steps (Hu et al. 2021, appendix D).
+# The new matrices of an adapter need larger steps (Hu et al. 2021, appendix D).
 ADAPTER_FACTOR = 10
-# From random weights, at the width 128; it falls with the width (Yang et al. 2021, muP).
+# For random weights of width 128; wider models get a smaller rate (Yang et al. 2021, muP).
 SCRATCH_RATE = 1e-3
-# How often clips are drawn in a run, over all epochs.
+# Number of clips that are drawn in a run, over all epochs.
 DRAWS, SCRATCH_DRAWS = 8000, 16000
+# Fewest and most epochs.
 EPOCHS, SCRATCH_EPOCHS = (10, 60), (20, 120)
 WARMUP_SHARE = 0.1
-# Clips of the commonest class for each of the rarest from which on classes are balanced.
+# Sampling is balanced if the commonest class has this many times as many clips as the rarest.
 IMBALANCE = 5
-# Evaluations of a run, and values of its training loss.
+# Number of evaluations in a run, and of logged values of its training loss.
 EVALUATIONS, LOSSES = 12, 40
 
 
 class Choice(NamedTuple):
-    """A number of a run: an argument, its value, and why."""
+    """A chosen argument of a run: its name, its value, and the reason."""
 
     name: str
     value: Any
@@ -88,19 +89,19 @@ GIVEN = "given"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the numbers are chosen from.
+    """The facts that the choices depend on.
 
     Args:
-        num_clips: To train on.
-        class_counts: Clips of each class that has any.
+        num_clips: Number of training clips.
+        class_counts: Number of training clips of each class that has any.
         exclusive: Whether a clip has exactly one label.
-        num_frames: Of the clips that were measured, at the frame shift of the model.
-        moments: Of their log-mel values.
-        max_length, num_mel_bins, patch_frames, time_stride: Of the model's input.
-        width, num_layers: Of the model.
-        pretrained: Whether it starts from trained weights.
-        adapted: Whether an adapter is trained in their place.
-        num_processes: That share a batch.
+        num_frames: Number of frames of each measured clip, at the model's frame shift.
+        moments: Moments of the log-mel values of the measured clips.
+        max_length, num_mel_bins, patch_frames, time_stride: Sizes of the model's input.
+        width, num_layers: Sizes of the model.
+        pretrained: Whether the model starts from trained weights.
+        adapted: Whether an adapter is trained instead of these weights.
+        num_processes: Number of processes that share a batch.
     """
 
     num_clips: int
@@ -120,14 +121,14 @@ class Facts:
 
 
 def measure(arguments: Arguments, train: Dataset, exclusive: bool) -> Facts:
-    """Reads the clips to train on, at most `MEASURED` of them, and the model's config.
+    """Measures the training clips, at most `MEASURED` of them, and reads the model's config.
 
     Args:
-        arguments: Of the run; what they change of the model's input counts.
+        arguments: The arguments of the run; their changes to the model's input are used.
         train: The clips to train on.
         exclusive: Whether a clip has exactly one label.
     Raises:
-        OSError, ValueError: The model or all clips cannot be read.
+        OSError, ValueError: The model, or every one of the clips, cannot be read.
     """
     given, training, data = arguments.model, arguments.training, arguments.data
     config, extractor = load_config(given.source), load_extractor(given.source)
@@ -164,27 +165,27 @@ def measure(arguments: Arguments, train: Dataset, exclusive: bool) -> Facts:
 
 
 def validation_share(num_clips: int) -> Choice:
-    """The part of the clips to train on that chooses between the weights of the epochs."""
+    """The share of the training clips that is set aside to choose between weights."""
     if num_clips < FEWEST_TO_DIVIDE:
         return Choice(
-            "validation_share", None, f"all {num_clips} clips train: too few to set some aside"
+            "validation_share", None, f"{num_clips} training clips are too few to set some aside"
         )
-    reason = f"{num_clips} clips to train on are enough that these choose which weights are kept"
+    reason = f"{num_clips} training clips are enough to set some aside for choosing the weights"
     return Choice("validation_share", VALIDATION_SHARE, reason)
 
 
 def max_length(facts: Facts) -> Choice:
-    """Nine of ten clips fit whole, unless these are over twice as long as the usual one.
+    """An input length that holds nine of ten clips, but at most twice the median clip's length.
 
-    A few long clips would make every batch long, and stretch trained positions. The patches end
-    where the input ends.
+    A few long clips should not make every batch long and the trained positions stretched. The
+    length is rounded up to whole patches.
     """
     fitting = float(np.percentile(facts.num_frames, 90))
     most = MOST_OF_USUAL * float(np.median(facts.num_frames))
     wanted = math.ceil(min(fitting, most))
     why = "nine of ten clips are no longer than" if fitting <= most else "twice the usual length:"
     longest = max(facts.num_frames)
-    # A few frames more, where the longest clip then fits too.
+    # If a few frames more are enough for the longest clip, its length is taken.
     if longest <= 1.25 * wanted:
         wanted, why = longest, "the longest clip has"
     limit = max(LONGEST_INPUT, facts.max_length)
@@ -204,7 +205,7 @@ def max_length(facts: Facts) -> Choice:
 
 
 def statistics(facts: Facts) -> list[Choice]:
-    """Mean and deviation of the clips to train on."""
+    """Mean and standard deviation of the training clips' log-mel values."""
     count = len(facts.num_frames)
     reason = f"measured, of the log-mel values of {count} clips to train on"
     return [
@@ -214,7 +215,7 @@ def statistics(facts: Facts) -> list[Choice]:
 
 
 def masks(facts: Facts, frames: int) -> list[Choice]:
-    """SpecAugment's masks, in proportion to mel bins and to the usual clip.
+    """SpecAugment's masks, in proportion to the mel bins and to the median clip's length.
 
     Args:
         frames: `max_length` of the run.
@@ -248,11 +249,11 @@ def min_length(facts: Facts, frames: int) -> Choice:
 
 
 def rates(facts: Facts) -> list[Choice]:
-    """Learning rates: of the last layer, from layer to layer, and of the head."""
+    """The learning rate, its decay from layer to layer, and the factor for the head."""
     width = facts.width
     if not facts.pretrained:
         rate = min(SCRATCH_RATE, SCRATCH_RATE * min(RATES) / width)
-        reason = f"random weights of width {width} take larger steps; the wider, the smaller"
+        reason = f"random weights need larger steps, wider models smaller ones (width {width})"
         return [
             Choice("learning_rate", float(f"{rate:.2g}"), reason),
             Choice("layer_decay", 1.0, "all layers start from random weights"),
@@ -269,13 +270,13 @@ def rates(facts: Facts) -> list[Choice]:
     head_rate = float(f"{min(10.0, high / rate):.2g}")
     return [
         Choice("learning_rate", rate, reason),
-        Choice("layer_decay", 0.75, "lower layers hear general things and change less"),
+        Choice("layer_decay", 0.75, "lower layers have general features and should change less"),
         Choice("head_rate", head_rate, f"the head is new: up to ten times, at most {high:g}"),
     ]
 
 
 def batch_size(num_clips: int, num_processes: int = 1) -> Choice:
-    """Small for few clips, so that an epoch has some steps."""
+    """The batch size: small for few clips, so that an epoch has some steps."""
     size = 16 if num_clips >= FEWEST_TO_DIVIDE else 8
     reason = f"{num_clips} clips to train on"
     if num_processes > 1:
@@ -284,28 +285,30 @@ def batch_size(num_clips: int, num_processes: int = 1) -> Choice:
 
 
 def epochs(num_clips: int, pretrained: bool) -> Choice:
-    """As many as draw a clip so and so often in all, within bounds."""
+    """The number of epochs that draws about `DRAWS` clips in all, within bounds."""
     draws = DRAWS if pretrained else SCRATCH_DRAWS
     fewest, most = EPOCHS if pretrained else SCRATCH_EPOCHS
     wanted = round(draws / num_clips)
     count = min(most, max(fewest, wanted))
     start = "trained" if pretrained else "random"
     if count == wanted:
-        reason = f"about {draws} clips in all from {start} weights"
+        reason = f"about {draws} clips in all, as usual from {start} weights"
     else:
         bound = "most" if count < wanted else "fewest"
-        reason = f"the {bound} from {start} weights: {count * num_clips} clips in all"
+        reason = f"the {bound} epochs from {start} weights: {count * num_clips} clips in all"
     return Choice("num_train_epochs", float(count), reason)
 
 
 def regularisers(facts: Facts) -> list[Choice]:
-    """What keeps a model from learning its few clips by heart."""
+    """The settings that keep a model from memorising its few clips."""
     depth = 0.1 if facts.num_layers >= 6 else 0.0
     return [
-        Choice("mixup_rate", 0.5, "as published; of one label to a clip both count by their share"),
+        Choice("mixup_rate", 0.5, "as published; the labels of both clips count by their shares"),
         Choice("max_gain_db", 6.0, "recordings differ in level"),
-        Choice("drop_path_rate", depth, f"{facts.num_layers} layers; from 6 on some are skipped"),
-        Choice("weight_decay", 0.05, "few clips: weights stay small"),
+        Choice(
+            "drop_path_rate", depth, f"{facts.num_layers} layers; with 6 or more, some are skipped"
+        ),
+        Choice("weight_decay", 0.05, "keeps weights small, as there are few clips"),
     ]
 
 
@@ -318,39 +321,39 @@ def balance(class_counts: Sequence[int]) -> Choice:
 
 
 def schedule(total_steps: int, steps_of_epoch: int) -> list[Choice]:
-    """The course of the learning rate, and when the run is looked at.
+    """The learning-rate schedule, and when the run evaluates, saves and logs.
 
     Args:
-        total_steps, steps_of_epoch: Optimiser steps.
+        total_steps, steps_of_epoch: Optimiser steps of the run, and of an epoch.
     """
     between = max(1, round(total_steps / EVALUATIONS))
-    looks = f"{total_steps} steps, judged about {total_steps // between} times"
+    reason = f"{total_steps} steps, evaluated about {total_steps // between} times"
     num_epochs = math.ceil(total_steps / steps_of_epoch)
     chosen = [
         Choice("warmup_steps", WARMUP_SHARE, "of the run: a new head must not disturb the rest"),
-        Choice("lr_scheduler_type", SchedulerType.COSINE, "ends at 0: the last epochs agree"),
-        Choice("eval_strategy", IntervalStrategy.STEPS, looks),
-        Choice("eval_steps", between, looks),
-        Choice("save_strategy", SaveStrategy.STEPS, "each judged state can be kept"),
-        Choice("save_steps", between, "each judged state can be kept"),
+        Choice("lr_scheduler_type", SchedulerType.COSINE, "ends at 0: weights settle at the end"),
+        Choice("eval_strategy", IntervalStrategy.STEPS, reason),
+        Choice("eval_steps", between, reason),
+        Choice("save_strategy", SaveStrategy.STEPS, "each evaluated state can be kept"),
+        Choice("save_steps", between, "each evaluated state can be kept"),
         Choice("logging_steps", max(1, total_steps // LOSSES), "for the learning curve"),
     ]
     if num_epochs >= 4:
         first = num_epochs - num_epochs // 4 + 1
-        reason = f"the last quarter of {num_epochs} epochs, as an alternative to the last one"
+        reason = f"the last quarter of {num_epochs} epochs, as an alternative to the last epoch"
         chosen.append(Choice("average_from", first, reason))
     return chosen
 
 
 def choose(arguments: Arguments, facts: Facts) -> list[Choice]:
-    """Sets all numbers that were not given.
+    """Sets all arguments that this file chooses and the user did not give.
 
     Args:
-        arguments: Are changed; those that `arguments.given` names are not.
-        facts: Of the clips to train on and of the model.
+        arguments: Changed in place, except those that `arguments.given` names.
+        facts: From `measure`.
     Returns:
-        Every number that is chosen here, also those that were given; no epochs where `max_steps`
-        overrides them.
+        All arguments that this file chooses, including those that were given; without the epochs
+        if `max_steps` overrides them.
     """
     done: list[Choice] = []
 
@@ -366,7 +369,7 @@ def choose(arguments: Arguments, facts: Facts) -> list[Choice]:
     frames = arguments.value("max_length") or facts.max_length
     take(min_length(facts, frames), *masks(facts, frames))
     take(*rates(facts), batch_size(facts.num_clips, facts.num_processes))
-    if arguments.training.max_steps < 1:  # else these are the length of the run
+    if arguments.training.max_steps < 1:  # otherwise max_steps is the length of the run
         take(epochs(facts.num_clips, facts.pretrained))
     take(*regularisers(facts), balance(facts.class_counts))
     take(*schedule(*steps(arguments, facts.num_clips)))

@@ -1,11 +1,11 @@
-"""DATA as it is given -> the data set with all its splits.
+"""The argument DATA -> the data set with all its splits.
 
 DATA is one of
-- a directory with one folder of audio files per label, which may lie below train/, validation/ and
+- a directory with one folder of audio files per label, which may be inside train/, validation/ and
   test/ (`folders.py`);
-- a CSV, TSV, JSON or JSON lines file with a column of paths (`--audio-column`), which start from
-  where the file is, or from `--audio-root`; or a directory with train.csv and test.csv, or with a
-  metadata.csv; or ESC-50's, FSD50K's or UrbanSound8K's directory as it is released (`tables.py`);
+- a CSV, TSV, JSON or JSON lines file with a column of paths (`--audio-column`), which are relative
+  to the folder of the file, or to `--audio-root`; or a directory with train.csv and test.csv, or
+  with a metadata.csv; or ESC-50's, FSD50K's or UrbanSound8K's directory as released (`tables.py`);
 - a data set on the Hub, such as agkphysics/AudioSet, or a directory of its parquet files, or such a
   file, through `datasets`.
 """
@@ -47,14 +47,17 @@ Source: TypeAlias = DatasetDict | IterableDatasetDict
 
 
 def read_source(arguments: DataArguments) -> LocalData | Source:
-    """The data set with all its splits; a folder or table of ours with what it leaves out.
+    """The data set with all its splits; for a folder or a table also what was left out.
 
     Raises:
-        OSError, ValueError: It is nowhere to be found, a file of another kind, or damaged.
+        OSError, ValueError: The data does not exist, is a file of another kind, or is damaged.
     """
     path = Path(str(arguments.data))
     if arguments.audio_root is not None and not Path(arguments.audio_root).is_dir():
-        raise ValueError(f"--audio-root is {arguments.audio_root!r}, which is no folder here")
+        raise ValueError(
+            f"--audio-root is {arguments.audio_root!r}, which is not a folder on this machine; "
+            f"give the folder of the audio files"
+        )
     if path.is_file():
         return read_file(path, arguments)
     if path.is_dir():
@@ -63,8 +66,8 @@ def read_source(arguments: DataArguments) -> LocalData | Source:
         return with_datasets(arguments, arguments.data_config)
     except OSError as error:
         raise OSError(
-            f"{arguments.data!r} is no file or directory here, and as a data set of the Hub it "
-            f"cannot be loaded ({one_line(error)}); give another --data"
+            f"{arguments.data!r} is not a file or directory on this machine, and cannot be loaded "
+            f"as a data set of the Hub ({one_line(error)}); give another --data"
         ) from error
 
 
@@ -75,7 +78,7 @@ def read_file(path: Path, arguments: DataArguments) -> LocalData | Source:
         return read_tables(tables, arguments)
     if suffix_of(path.name) != ".parquet":
         raise ValueError(
-            f"{path} is no data set; give one of *{', *'.join(TABLE_SUFFIXES)}, *.parquet"
+            f"{path} is not a data set; give one of *{', *'.join(TABLE_SUFFIXES)}, *.parquet"
         )
     files = {arguments.train_split: str(path)}
     return with_datasets(arguments, None, "parquet", data_files=files, cache_dir=cache_of(path))
@@ -119,14 +122,14 @@ def split_tables(folder: Path) -> dict[str, Path]:
         return tables
     for suffix in TABLE_SUFFIXES:
         path = folder / f"metadata{suffix}"
-        # Any other table of that name is a stray one.
+        # A table of this name without that column does not describe the data set.
         if path.is_file() and {"file_name"} < set(read_columns(path)):
             return {"train": path}
     return {}
 
 
 def is_stored_data(folder: Path, listing: Listing) -> bool:
-    """Whether only `datasets` reads a directory: it has its files and no folders of audio."""
+    """Whether only `datasets` can read a directory: it has its files and no folders of audio."""
     if any("/" in name for name in listing.files):
         return False
     card = folder / "README.md"
@@ -157,13 +160,13 @@ def read_tables(tables: dict[str, tuple[Path, Path]], arguments: DataArguments) 
 def with_datasets(
     arguments: DataArguments, config: str | None, kind: str | None = None, **options: Any
 ) -> Source:
-    """What `datasets` loads.
+    """Loads a data set with `datasets`.
 
     Args:
-        config: Of the data set.
-        kind: Of files; by default the data set itself is named.
+        config: Configuration of the data set.
+        kind: Format of the files; by default DATA is the name of a data set.
     Raises:
-        ValueError: It is damaged, or of no kind that `datasets` knows.
+        ValueError: The data set is damaged, or of a kind that `datasets` does not know.
     """
     try:
         return load_dataset(
@@ -175,10 +178,10 @@ def with_datasets(
 
 
 def cache_of(source: Path) -> str:
-    """A cache for the directory or file as it is now.
+    """A cache directory for the present content of a directory or file.
 
-    The one of `datasets` goes by the directory's last name alone: another `data/`, or this one
-    written anew, would silently give the old clips.
+    The cache of `datasets` depends only on the directory's last name: another `data/`, or the same
+    one with new content, would silently give the old clips.
     """
     files = sorted(source.rglob("*")) if source.is_dir() else [source]
     states = [

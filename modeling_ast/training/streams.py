@@ -1,11 +1,11 @@
 """A stream of clips as a training set: shuffled anew in each epoch, with a length if it is known.
 
-`datasets.IterableDataset` could be given to Trainer itself. But without a length there are no
-epochs, and so no schedule or average by epochs; and where several processes train, accelerate would
-deal its shards out, of which some end before others, so that the run would wait for ever. This one
-gives all processes the same order, of which accelerate gives each its own batches: no clip is seen
-twice and all end together, for the price that each process reads the whole stream (only its own
-clips are decoded).
+Trainer could also take a `datasets.IterableDataset` itself. But without a length there are no
+epochs, and so no schedule or average by epochs. With several processes, accelerate would give each
+of them some shards, and the run would wait for ever when one process ends before the others. Here
+all processes read the same order, and accelerate gives each of them its own batches: no clip is
+used twice and all processes end together. The price is that each process reads the whole stream,
+but decodes only its own clips.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from torch.utils.data import IterableDataset
 class TrainingStream(IterableDataset):
     """Rows of a `datasets` stream, for Trainer.
 
-    With several processes give TrainingArguments(accelerator_config={"dispatch_batches": False}):
-    batches of different length cannot be dealt out by one of them.
+    With several processes give TrainingArguments(accelerator_config={"dispatch_batches": False}),
+    because one process cannot send batches of different lengths to the others.
 
     Args:
         stream: Rows with undecoded audio, see `undecoded`.
-        num_clips: Of an epoch; None if it is not known: then train by `max_steps`.
-        shuffle_buffer: Rows held, of which each next one is drawn; 1 keeps the order.
-        seed: Of the order, together with the epoch.
+        num_clips: Number of clips in an epoch; None if it is unknown: then train by `max_steps`.
+        shuffle_buffer: Number of rows in memory, from which the next one is drawn; 1 keeps the
+            order.
+        seed: Decides the order, together with the epoch.
     Raises:
         ValueError: A number is less than 1.
     """
@@ -55,7 +56,7 @@ class TrainingStream(IterableDataset):
         return iter(self._stream)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch (from 0) whose order the next iteration gives."""
+        """Sets the epoch (from 0) whose order the next iteration gives."""
         self._stream.set_epoch(epoch)
 
 

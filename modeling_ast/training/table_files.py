@@ -1,8 +1,8 @@
-"""Where the file is that a row of a table names.
+"""Finds the audio file that a row of a table names.
 
-Names may lack their folder, if it is the only file of that name, and their suffix (FSD50K). Clips
-of AudioSet are named after their video as people's downloaders do it: `YTID.wav`, `YYTID.wav`, and
-with the segment behind it in seconds or milliseconds: `YTID_30000.flac`, `YTID_30.000_40.000.wav`.
+A name may lack its folder, if only one file has this name, and its suffix (FSD50K). Clips of
+AudioSet are named after their video, as by common download tools: `YTID.wav`, `YYTID.wav`, and with
+the segment in seconds or milliseconds: `YTID_30000.flac`, `YTID_30.000_40.000.wav`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import NamedTuple
 from ..audio_files import AUDIO_SUFFIXES, audio_files, suffix_of
 
 YTID_LENGTH = 11
-# What stands behind the YTID in a file's name: the segment's start and maybe its end.
+# The part of a file's name after the YTID: the segment's start and maybe its end.
 SEGMENT_NAME = re.compile(r"[ _.-]+(\d+(?:\.\d+)?)(?:[ _-]+\d+(?:\.\d+)?)?")
 MILLISECONDS = 1000
 
 
 class FoundFile(NamedTuple):
-    """A file, and which seconds of it are meant if it turns out to be the whole video."""
+    """A file, and the wanted seconds of it in case it is the whole video."""
 
-    path: str  # from the root
+    path: str  # relative to the root
     start: float | None = None
     end: float | None = None
 
@@ -33,8 +33,8 @@ class FileFinder:
     """Finds the files of a table.
 
     Args:
-        root: The folder they are in; it is listed when a name is not found as it stands.
-        prefix: Of the paths that are given; without it they start from the root.
+        root: The folder of the files; it is listed only if a name is not the path of a file in it.
+        prefix: Put before the paths that are returned; without it they are relative to the root.
     """
 
     def __init__(self, root: Path, prefix: str = ""):
@@ -43,7 +43,7 @@ class FileFinder:
         self.reason = ""  # why the last name was not found
 
     def find(self, name: str, span: tuple[float, float] | None = None) -> FoundFile | None:
-        """The file of a name.
+        """The file of a name, or None; `reason` then says why.
 
         Args:
             span: (start, end) of the row's segment, in seconds, if it has one.
@@ -99,7 +99,7 @@ class FileFinder:
 
     @cached_property
     def _paths(self) -> dict[str, str]:
-        """Path without suffix -> path, from the root."""
+        """Path without suffix -> path, relative to the root."""
         return {os.path.splitext(path)[0]: path for path in reversed(self._files)}
 
     @cached_property

@@ -1,9 +1,9 @@
 """A table of files and labels -> clips with labels: CSV, TSV, JSON, JSON lines.
 
-The tables that data sets are released with are read as they are: ESC-50's esc50.csv, FSD50K's
-dev.csv (names without a suffix, several labels in a cell, a column `split`), UrbanSound8K's,
-AudioSet's `*_segments.csv`, and the JSON files of the AST's authors. The columns are found by their
-names. Each row whose file is not there is counted.
+Tables of released data sets can be read unchanged: ESC-50's esc50.csv, FSD50K's dev.csv (names
+without a suffix, several labels in a cell, a column `split`), UrbanSound8K's, AudioSet's
+`*_segments.csv`, and the JSON files of the AST's authors. The columns are found by their names.
+Rows without an existing file are counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .table_files import FileFinder
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 # AudioSet's tables without their comment lines have no header.
 SEGMENT_COLUMNS = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
-# What a column `split` may hold, and the name of the split that is meant.
+# Value in a column `split` -> the name of the split.
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -51,17 +51,17 @@ def read_table(
     """The clips of a table.
 
     Args:
-        path: Of the table.
+        path: Path of the table.
         root: The folder of its files.
-        arguments: Name the columns; rows without a split are in its `train_split`.
+        arguments: They name the columns; rows without a split are in `train_split`.
         known_labels: Names and MIDs of the class list, if there is one; a cell that is one of
-            them is one label, whatever it has in it.
+            them is one label, even if it contains a separator.
     Returns:
-        Rows with the table's columns. The column of audio has paths that start from
-        `arguments.root`, or segments {"path", "start", "end"}, see `ClipReader`. Columns of audio
-        and labels that were found, not named, have the names that other sources use.
+        Rows with the table's columns. The audio column has paths that are relative to
+        `arguments.root`, or segments {"path", "start", "end"}, see `ClipReader`. If the audio or
+        the label column was not given but found, it gets the name that other sources use.
     Raises:
-        OSError, ValueError: It cannot be read, a column is missing, or no file is there.
+        OSError, ValueError: The table cannot be read, a column is missing, or no file exists.
     """
     columns = read_columns(path)
     audio = audio_column(columns, arguments.audio_column, path)
@@ -72,7 +72,7 @@ def read_table(
     columns = renamed(columns, audio, arguments.audio_column)
     audio = arguments.audio_column
     labels = arguments.label_column if arguments.label_column in columns else None
-    # A column that was named but is not there is refused where those of all other sources are.
+    # A given column that does not exist is refused later, as for all other sources.
     if arguments.label_column is None and (found := usual_column(columns, LABEL_COLUMNS)):
         labels = found.lower()
         columns = renamed(columns, found, labels)
@@ -80,7 +80,7 @@ def read_table(
     if labels is not None and not arguments.label_separator:
         columns[labels] = separated_cells(columns[labels], labels, known_labels, warnings)
     if audio not in columns or not all(isinstance(cell, str | int) for cell in columns[audio]):
-        # So is this one.
+        # A missing or unusable audio column is refused later, too.
         kinds = {name: kind_of(name, cells, path) for name, cells in columns.items()}
         rows = rows_of(columns, range(len(columns[next(iter(columns))])), Features(kinds))
         return LocalData({arguments.train_split: rows}, [], [], warnings)
@@ -101,7 +101,7 @@ def located(
     arguments: DataArguments,
     warnings: list[str],
 ) -> LocalData:
-    """The rows whose files are there, by their split; the others are counted."""
+    """The rows with existing files, by their split; the others are counted."""
     finder = FileFinder(root, prefix="" if root == arguments.root else os.path.abspath(root))
     files = [str(cell) for cell in columns[audio]]
     spans = spans_of(columns, path)
@@ -141,7 +141,7 @@ def located(
 
 
 def read_columns(path: Path) -> dict[str, list]:
-    """The columns of a table as its file has them: texts of a CSV file, anything of JSON.
+    """The columns of a table as its file has them: strings of a CSV file, any values of JSON.
 
     Raises:
         OSError, ValueError: It cannot be read.
@@ -204,36 +204,36 @@ def read_json_lines(path: Path, text: str) -> list[Any]:
                 rows.append(json.loads(line))
             except (ValueError, RecursionError) as error:
                 raise ValueError(
-                    f"{path} cannot be read as JSON (line {number}: {one_line(error)}); mend it"
+                    f"{path} cannot be read as JSON (line {number}: {one_line(error)}); correct it"
                 ) from error
     return rows
 
 
 def audio_column(columns: dict[str, list], named: str, path: Path) -> str:
-    """The column of audio files: the one that was named, or the first usual one.
+    """The column of audio files: the given one, or the first with a usual name.
 
     Raises:
-        ValueError: None was named, and none is usual.
+        ValueError: No column was given, and none has a usual name.
     """
     if named in columns or named != DataArguments.audio_column:
         return named
     found = usual_column(columns, AUDIO_COLUMNS)
     if found is None:
         raise ValueError(
-            f"{path} has the columns {list(columns)}, none of which is known to name audio files; "
-            f"give --audio-column one of them"
+            f"{path} has the columns {list(columns)}, but none with a usual name for audio files; "
+            f"give one of them as --audio-column"
         )
     return found
 
 
 def usual_column(columns: dict[str, list], usual: Sequence[str]) -> str | None:
-    """The first usual column that is there, in any case of its letters."""
+    """The first of the usual names that is a column, in upper or lower case."""
     lower = {name.lower(): name for name in reversed(columns)}
     return next((lower[name.lower()] for name in usual if name.lower() in lower), None)
 
 
 def typed(cells: list) -> list:
-    """The texts of a column as numbers, where all of them are."""
+    """The strings of a column as numbers, if all of them are numbers."""
     if not all(isinstance(cell, str) for cell in cells):
         return cells
     if all(WHOLE.fullmatch(cell) for cell in cells):
@@ -242,7 +242,7 @@ def typed(cells: list) -> list:
 
 
 def is_decimal(cells: list) -> bool:
-    """Whether a column holds numbers with a decimal point, which name no files."""
+    """Whether a column holds numbers with a decimal point, which cannot be names of files."""
     if any(isinstance(cell, float) for cell in cells):
         return True
     texts = all(isinstance(cell, str) and DECIMAL.fullmatch(cell) for cell in cells)
@@ -250,10 +250,10 @@ def is_decimal(cells: list) -> bool:
 
 
 def separated_cells(cells: list, name: str, known: set[str], warnings: list[str]) -> list:
-    """Cells of several labels become lists, for all rows if it is so for one.
+    """Turns cells of several labels into lists; if one row has several, all rows become lists.
 
-    That is so for texts such as "['a', 'b']", and where the column's name is a plural and a cell
-    has a separator in it (but is no label of the class list).
+    A cell has several labels if it is a text such as "['a', 'b']", or if the column's name is a
+    plural and the cell contains a separator (but is not a label of the class list).
     """
     if not all(isinstance(cell, str) for cell in cells):
         return cells
@@ -266,7 +266,7 @@ def separated_cells(cells: list, name: str, known: set[str], warnings: list[str]
     separator = next(s for s in SEPARATORS if any(s in cell for cell in joined))
     if name.lower() not in PLURAL_COLUMNS:
         warnings.append(
-            f"cells of the column {name!r} such as {joined[0]!r} are taken for one label each; if "
+            f"cells of the column {name!r} such as {joined[0]!r} are read as one label each; if "
             f"they hold several, give --label-separator {separator!r}"
         )
         return cells
@@ -295,12 +295,12 @@ def listed(cell: str) -> list[str] | None:
 
 
 def is_list(cells: list) -> bool:
-    """Whether a column holds lists: then a clip may be without a label."""
+    """Whether a column holds lists; if it does, a clip may have no label."""
     return any(isinstance(cell, list) for cell in cells)
 
 
 def spans_of(columns: dict[str, list], path: Path) -> list[tuple[float, float]] | None:
-    """(start, end) of each row in seconds; None where the table has no segments."""
+    """(start, end) of each row in seconds; None if the table has no segments."""
     starts, ends = columns.get("start_seconds"), columns.get("end_seconds")
     if starts is None or ends is None:
         return None
@@ -314,7 +314,7 @@ def spans_of(columns: dict[str, list], path: Path) -> list[tuple[float, float]] 
 def split_rows(
     columns: dict[str, list], rows: list[int], arguments: DataArguments
 ) -> dict[str, list[int]]:
-    """Split -> its rows; all are to train on where no column `split` says otherwise."""
+    """Split -> its rows; without a usable column `split` all rows are to train on."""
     given = columns.get("split")
     if given is None or not all(str(cell).lower() in SPLIT_NAMES for cell in given):
         return {arguments.train_split: rows}
@@ -325,7 +325,7 @@ def split_rows(
 
 
 def repeated(files: list[str], names_of: list[list[str]], rows: list[int]) -> list[str]:
-    """A warning if a file is in several rows, as it says, with the same labels or with others."""
+    """A warning if files are in several rows, which says whether their labels differ."""
     counts = Counter(files[index] for index in rows)
     doubled = {file for file, count in counts.items() if count > 1}
     if not doubled:
@@ -352,7 +352,7 @@ def kind_of(name: str, cells: list, path: Path) -> Any:
     """The type of a column, for all splits.
 
     Raises:
-        ValueError: It mixes kinds of values.
+        ValueError: The column has values of several types.
     """
     if all(isinstance(cell, str) for cell in cells):
         return Value("string")
@@ -360,8 +360,8 @@ def kind_of(name: str, cells: list, path: Path) -> Any:
         return Dataset.from_dict({name: cells}).features[name]
     except (pyarrow.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(
-            f"{path} has values of several kinds in the column {name!r} ({one_line(error)}); give "
-            f"it one kind, such as texts"
+            f"{path} has values of several types in the column {name!r} ({one_line(error)}); use "
+            f"one type, such as strings"
         ) from error
 
 

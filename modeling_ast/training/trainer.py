@@ -1,7 +1,7 @@
-"""ASTTrainer: transformers' Trainer with places for what this folder holds.
+"""ASTTrainer: transformers' Trainer with the parts of this folder.
 
-Nothing here trains: it only hands Trainer a second collator, a sampler, an optimiser, a schedule,
-and features computed on the training device. Each is optional.
+The training loop is Trainer's. This class only adds a second collator, a sampler, an optimiser, a
+schedule, and features computed on the training device. Each is optional.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ASTTrainer(Trainer):
     """Trainer for audio; all arguments of Trainer, and these:
 
     Args:
-        validation_dataset: Clips of the training set that are not trained on and choose between
-            weights; see `kept_weights.py`.
+        validation_dataset: Clips set aside from the training set, to choose between weights; see
+            `kept_weights.py`.
         eval_collator: Collates evaluation batches; by default `data_collator` does, with its
             augmentation.
         train_sampler: Chooses the training clips, e.g. `BalancedSampler`.
@@ -49,12 +49,12 @@ class ASTTrainer(Trainer):
             Unlike Trainer's `optimizers` it works with FSDP, which replaces the parameters first.
         epoch_decay: The schedule; by default that of TrainingArguments.
         extractor: Computes the features of batches that hold waveforms, on the training device.
-        augmentation: What is then done to training features; see `add_features`.
+        augmentation: Applied to these features in training; see `add_features`.
     Raises:
-        ValueError: TrainingArguments ask for FSDP where accelerate would silently not shard.
+        ValueError: TrainingArguments switch FSDP on, but accelerate would silently not shard.
     """
 
-    # Trainer declares that it may be missing.
+    # For mypy: Trainer declares that the model may be None.
     model: ASTForAudioClassification
 
     def __init__(
@@ -85,21 +85,21 @@ class ASTTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         if self.args.fsdp:
-            # By itself accelerate shards the embeddings, and then the patch projection in them
-            # again, which torch refuses.
+            # By default accelerate shards the embeddings, and then again the patch projection
+            # inside them, which torch refuses.
             self.args.fsdp_plugin_args.setdefault("transformer_cls_names_to_wrap", "ASTLayer")
         super().create_accelerator_and_postprocess()
         if self.args.fsdp and not self.is_fsdp_enabled:
             raise ValueError(
-                f"fsdp is asked for, but accelerate shards over several GPUs only and this run has "
-                f"{self.args.world_size} process(es) on {self.args.device}; start it with torchrun "
-                f"or accelerate launch on GPUs, or without fsdp"
+                f"fsdp is switched on, but accelerate shards only over several GPUs and this run "
+                f"has {self.args.world_size} process(es) on {self.args.device}; start it with "
+                f"torchrun or accelerate launch on GPUs, or without fsdp"
             )
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        # A DataLoader draws its seed from torch's global generator. The training that follows must
-        # draw as if there had been no evaluation: a run that resumes from the checkpoint before it
-        # has none.
+        # A DataLoader draws its seed from torch's global generator. An evaluation must not change
+        # the draws of the training after it, because a run that resumes from a checkpoint does not
+        # repeat the evaluation.
         with torch.random.fork_rng(devices=()):
             return super().evaluate(*args, **kwargs)
 
@@ -138,7 +138,7 @@ class ASTTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """As in Trainer, unless there is a card: every push would write Trainer's over it."""
+        """As in Trainer, but keeps an existing card, which every push would overwrite."""
         if not (output_folder(self.args) / "README.md").exists():
             super().create_model_card(*args, **kwargs)
 
@@ -152,7 +152,7 @@ class ASTTrainer(Trainer):
         """As in Trainer; a clip that comes in parts gets the logits of their mean scores.
 
         The loss is the mean over the parts. The parts of a batch are computed a few at a time,
-        for a long clip has many.
+        because a long clip has many.
         """
         inputs = dict(inputs)
         if (num_parts := inputs.pop("num_parts", None)) is None:
@@ -182,11 +182,11 @@ class ASTTrainer(Trainer):
         return loss, logits, labels[first_parts.to(labels.device)]
 
     def _must_step_together(self) -> bool:
-        """Whether all processes must compute equally often: each of them holds a shard."""
+        """Whether all processes must run the model equally often, as each holds a shard of it."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        """On the device, and as features."""
+        """Moves a batch to the device, and computes the features of waveforms there."""
         inputs = super()._prepare_inputs(inputs)
         if "waveforms" not in inputs:
             return inputs

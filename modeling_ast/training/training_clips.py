@@ -32,10 +32,10 @@ REPLACES = {
 
 
 def data_of_run(model: str | Path) -> dict[str, Any]:
-    """The `DataArguments` of the fine-tuning that wrote a model's folder; none if none did.
+    """The `DataArguments` of the fine-tuning that wrote a model's folder; empty without run.json.
 
     Raises:
-        ValueError: Its run.json is something else.
+        ValueError: Its run.json does not hold the arguments of a run.
     """
     file = Path(model) / RUN_FILE
     if not file.is_file():
@@ -53,10 +53,10 @@ def data_of_run(model: str | Path) -> dict[str, Any]:
 def defaults_of_run(
     model: str | Path, data: str | None, given: Collection[str] = ()
 ) -> dict[str, Any]:
-    """What to take for data arguments that are not given, so that its held-out clips are meant.
+    """Defaults for the data arguments that are not given, which lead to the run's held-out clips.
 
     Args:
-        data: Given by the user. Of other data than the run's nothing is known.
+        data: The data that the user gave; if it is not the run's, there are no defaults.
         given: The names of all flags that the user gave.
     """
     # Held-out clips are never streamed.
@@ -71,14 +71,14 @@ def defaults_of_run(
 
 
 def count_training_clips(model: str, held_out: HeldOut) -> int:
-    """How many clips the model was trained on, as far as its run.json says which these are.
+    """How many of the held-out clips the model was trained on, as far as its run.json says.
 
-    That is so of a folder that finetune wrote and whose data is still there. Clips are the same
-    where their paths are, or the name and length of what a data set holds.
+    It says so if finetune wrote the folder and its data still exists. Two clips are the same if
+    they have the same path or, stored inside a data set, the same name and length.
     """
     run = data_of_run(model)
     if not run:
-        logger.info(f"{model} has no {RUN_FILE}: its training clips are not known")
+        logger.info(f"{model} has no {RUN_FILE}: its training clips are unknown")
         return 0
     arguments = DataArguments(**run)
     if arguments.streaming or arguments.root is None:
@@ -108,13 +108,13 @@ def refuse_training_clips(model: str, held_out: HeldOut) -> None:
         arguments = DataArguments(**data_of_run(model))
         raise ValueError(
             f"{again} of the {len(held_out.clips)} clips are among those that {model} was trained "
-            f"on ({RUN_FILE}): its scores are too sure there; give others, such as --eval-split "
-            f"{arguments.eval_split}"
+            f"on ({RUN_FILE}), where its scores are too confident; give other clips, such as "
+            f"--eval-split {arguments.eval_split}"
         )
 
 
 def identities(clips: Dataset, reader: ClipReader) -> Iterator[tuple[str, int]]:
-    """What tells one clip from another, without decoding it."""
+    """A key for each clip that tells it from others, without decoding it."""
     for row in undecoded(clips, reader.audio_column).select_columns(reader.audio_column):
         clip = reader.clip(row)
         if isinstance(clip, str | os.PathLike):
@@ -127,7 +127,7 @@ def identities(clips: Dataset, reader: ClipReader) -> Iterator[tuple[str, int]]:
 
 
 def fingerprint(held_out: HeldOut) -> str:
-    """Of the clips and their labels, in their order."""
+    """A hash of the clips and their labels, in their order."""
     digest = hashlib.blake2b(digest_size=8)
     for identity, target in zip(identities(held_out.clips, held_out.reader), held_out.targets):
         digest.update(repr((identity, np.flatnonzero(target).tolist())).encode())

@@ -1,4 +1,4 @@
-"""The clips that a model is most wrong about: a table, and a page to listen to them."""
+"""The clips with a model's worst mistakes: a table, and a page to listen to them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .answers import FALSE_POSITIVE, MISSED, Answers, Mistake, summary_lines
 from .clip_page import Page, PageClip, PageSection, write_page
 from .held_out import HeldOut
 
-# Rows of the table; what a person reads is the beginning.
+# Largest number of rows of the table.
 MOST_ROWS = 1000
 
 
 def write_table(answers: Answers, path: Path) -> None:
-    """Writes a CSV file with a row for each mistake, those that the model is surest of first.
+    """Writes a CSV file with a row for each mistake, those with the highest confidence first.
 
-    The columns are file, true, predicted, score (of the predicted label; of the missed one),
-    mistake ("confused", or "false positive" and "missed" where a clip may have several labels).
-    Several labels in one cell are separated by "; ".
+    The columns are file, true, predicted, score (of the predicted or the missed label) and mistake
+    ("confused", or "false positive" and "missed" if a clip may have several labels). Several labels
+    in one cell are separated by "; ".
     """
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
@@ -42,23 +42,23 @@ def worst_page(
     num_clips: int,
     model: str,
 ) -> Page:
-    """The page of the clips whose mistakes the model is surest of.
+    """The page of the clips with the most confident mistakes.
 
     Args:
-        answers: Of the model; clip i is row i of `held_out`.
-        held_out: Where the clips are read from.
-        extractor: Of the model.
-        num_clips: How many clips it has at most; where a clip may have several labels, half of them
-            have labels that are not there, and half lack some that are.
-        model: Its name.
+        answers: The scores of the model; clip i is row i of `held_out`.
+        held_out: The clips are read from it.
+        extractor: The extractor of the model.
+        num_clips: Largest number of clips. If clips may have several labels, half of them were
+            given wrong labels, and half have labels that were missed.
+        model: Name of the model.
     """
     kinds = {"": answers.mistakes}
     if not answers.exclusive:
         kinds = {
             heading: [row for row in answers.mistakes if row.kind == kind]
             for heading, kind in (
-                ("Found, but not there", FALSE_POSITIVE),
-                ("There, but missed", MISSED),
+                ("Labels that were found but are wrong", FALSE_POSITIVE),
+                ("Labels that were missed", MISSED),
             )
         }
     share = -(-num_clips // len(kinds))
@@ -71,11 +71,11 @@ def worst_page(
     seconds = extractor.max_samples / extractor.sampling_rate
     notes = [
         *summary_lines(answers),
-        f"{wrong} of {len(answers.files)} held-out clips have a wrong answer. This page has those "
-        f"of which the model is surest, the surest first. The number behind a label is its score. "
-        f"The sound is what the model hears: one channel at {extractor.sampling_rate / 1000:g} "
-        f"kHz. Of a clip longer than {seconds:.2f} s only the beginning is here, but its score is "
-        f"of the whole clip.",
+        f"{wrong} of {len(answers.files)} held-out clips have a wrong answer. This page shows "
+        f"those with the highest confidence first. The number after a label is its score. The "
+        f"sound is the model's input: one channel at {extractor.sampling_rate / 1000:g} kHz. Of a "
+        f"clip longer than {seconds:.2f} s only the beginning is played, but its score is that of "
+        f"the whole clip.",
     ]
     return write_page(f"The worst mistakes of '{model}'", notes, sections, extractor)
 
@@ -87,12 +87,12 @@ def _page_clips(
     extractor: ASTFeatureExtractor,
     count: int,
 ) -> Iterator[PageClip]:
-    """The clips of the first mistakes, each once, read when they are asked for."""
+    """The clips of the first mistakes, each once; each is read when the page needs it."""
     for clip in list(dict.fromkeys(row.clip for row in mistakes))[:count]:
         there, found = answers.there[clip], answers.found[clip]
         facts = [("label", there), ("answer", found)]
         if not answers.exclusive:
-            facts = [("labels", there), ("found, not there", found & ~there)]
+            facts = [("labels", there), ("found but wrong", found & ~there)]
             facts.append(("missed", there & ~found))
         waveform, error = _read(held_out, clip, answers.files[clip], extractor)
         yield PageClip(
@@ -108,7 +108,7 @@ def _page_clips(
 
 
 def _listed(answers: Answers, clip: int, labels: np.ndarray) -> str:
-    """Labels (C,), bool, with their scores."""
+    """The labels (C,), bool, as text, with their scores."""
     indices = np.flatnonzero(labels).tolist()
     texts = [f"{answers.names[i]} ({answers.scores[clip, i]:.2f})" for i in indices]
     return "; ".join(texts) or "none"

@@ -1,9 +1,9 @@
-"""What a calibration is worth on clips that it was not fitted to, with three seeds.
+"""The gain of a calibration on clips that it was not fitted to, with three seeds.
 
     python -m tests.benchmarks.calibration MODEL [--clips 400] [--scenes 40]
 
 MODEL is one of the embedded sounds, such as that of examples/quickstart.py. For each seed there are
-new clips, half to fit to and half to judge. With --scenes also how well detect does with each
+new clips: half for fitting, half for evaluation. --scenes also evaluates detect with each
 calibration. Prints Markdown.
 """
 
@@ -22,9 +22,9 @@ from modeling_ast.training.metrics import threshold_metrics
 from tests.benchmarks import scenes
 from tests.benchmarks.events import judge, score
 
-# Not 1 to 5, with which the averaging of thresholds over draws was chosen.
+# Not 1 to 5, because averaging thresholds over draws was chosen with these.
 SEEDS = (11, 12, 13)
-# Not those that judge the defaults of detect.
+# Not the seeds that are used to evaluate the defaults of detect.
 FIRST_SCENE = 1000
 
 
@@ -43,7 +43,7 @@ def scored_clips(tagger: AudioTagger, seed: int, count: int) -> tuple[np.ndarray
 
 def judge_detection(model: str, fits: dict[str, Calibration], num_scenes: int) -> None:
     """Segment and event F1 of scenes with each calibration, in three ways."""
-    # Not the tagger of the clips, which pads each window to the model's length.
+    # A new tagger, because the tagger of the clips pads each window to the model's length.
     tagger = EventDetector.from_pretrained(model, calibration=False).tagger
     print("\n| calibration | thresholds of windows | overlapping | segment F1 | event F1 |")
     print("| --- | --- | --- | --: | --: |")

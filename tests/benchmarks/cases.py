@@ -1,4 +1,4 @@
-"""What run.py measures: ours and the peer's call of each case."""
+"""The cases that run.py measures, each with a call of ours and one of the peer's."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def mixed(shortest: float, longest: float, count: int) -> list[np.ndarray]:
-    """Clips whose lengths are log-uniform, evenly over the range, in mixed order."""
+    """Clips with lengths spread evenly in the logarithm over a range, in random order."""
     share = (np.random.default_rng(1).permutation(count) + 0.5) / count
     return [noise(seconds) for seconds in shortest * (longest / shortest) ** share]
 
 
 def feature_cases(options: argparse.Namespace) -> Iterator[Case]:
-    """Extractor against extractor, and bare filterbank against torchaudio's."""
+    """Our extractor against transformers', and our bare filterbank against torchaudio's."""
     ours = modeling_ast.ASTFeatureExtractor()
     peer = transformers.ASTFeatureExtractor()
     for seconds, count in ((10, 8), (1, 32)) if is_cpu(options) else ((10, 64), (1, 512)):
@@ -57,7 +57,7 @@ def feature_cases(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def extractor_calls(options: argparse.Namespace, ours, peer, clips: list[np.ndarray]):
-    """Both from arrays; on a GPU the peer computes on all threads and then copies."""
+    """Both start from arrays; on a GPU the peer computes on all CPU threads and then copies."""
     settings = {"sampling_rate": RATE, "return_tensors": "pt"}
     if is_cpu(options):
         return partial(ours, clips, **settings), partial(peer, clips, **settings)
@@ -68,7 +68,7 @@ def extractor_calls(options: argparse.Namespace, ours, peer, clips: list[np.ndar
 
 
 def fbank_calls(options: argparse.Namespace, clips: list[np.ndarray]):
-    """Both on tensors that are on the device; on a GPU ours takes all in one pass."""
+    """Both start from tensors on the device; on a GPU ours processes all clips in one pass."""
     waveforms = [torch.from_numpy(clip).to(options.device) for clip in clips]
     batch = torch.stack(waveforms)
     settings = {"window_type": "hanning", "num_mel_bins": 128}
@@ -87,7 +87,7 @@ def fbank_calls(options: argparse.Namespace, clips: list[np.ndarray]):
 
 
 def models(options: argparse.Namespace, dtype: torch.dtype):
-    """Ours and the peer's, with the same weights, at the same place: that alone makes 3 %."""
+    """Our model and the peer's, which share the memory of weights (its place alone changes 3 %)."""
     layers = 4 if options.quick else 12
     torch.manual_seed(0)
     given = {"num_labels": BASE_LABELS, "num_hidden_layers": layers}
@@ -98,7 +98,7 @@ def models(options: argparse.Namespace, dtype: torch.dtype):
 
 
 def model_cases(options: argparse.Namespace) -> Iterator[Case]:
-    """The forward alone, and from waveforms to scores."""
+    """The forward pass alone, and the way from waveforms to scores."""
     dtypes = [torch.float32] if is_cpu(options) else [torch.float16, torch.bfloat16]
     for dtype in dtypes:
         ours, peer = models(options, dtype)
@@ -111,7 +111,7 @@ def model_cases(options: argparse.Namespace) -> Iterator[Case]:
 def forward_case(
     options: argparse.Namespace, title: str, model, other, batch: int, other_batch: int
 ) -> Case:
-    """Two models on random frames, in batches of their own."""
+    """Two models on random frames, each with its own batch size."""
     values = [
         torch.randn(count, 1024, 128, device=model.device, dtype=model.dtype)
         for count in (batch, other_batch)
@@ -134,7 +134,7 @@ def forward_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
 
 
 def variant_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
-    """Ours beside ours, in batches and in 8-bit integers, and both compiled."""
+    """Our model against itself, in batches and in 8-bit integers, and both models compiled."""
     if is_cpu(options):
         yield forward_case(options, "batch 4 (peer: ours, batch 1)", ours, ours, 4, 1)
         small = modeling_ast.quantize_int8(ours)
@@ -146,7 +146,7 @@ def variant_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
 
 
 def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
-    """From waveforms in memory to scores, beside the peer's best ways to that."""
+    """The way from waveforms in memory to scores, against the peer's fastest ways."""
     extractors = modeling_ast.ASTFeatureExtractor(), transformers.ASTFeatureExtractor()
     taggers = {
         padding: modeling_ast.AudioTagger(ours, extractors[0], num_workers=0, padding=padding)
@@ -154,7 +154,7 @@ def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
     }
     few = (12, 1) if options.quick else (24, 3)
     count, peer_count = few if is_cpu(options) else (2048, 256)
-    # A clip costs the peer the same whatever its length, so that a part of the clips will do.
+    # Each clip costs the peer the same, whatever its length, so that some of the clips are enough.
     heard = [noise(10.0, seed) for seed in range(peer_count)]
     corpora = {
         "1 s clips": [noise(1.0, seed) for seed in range(count)],
@@ -165,7 +165,7 @@ def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
     if is_cpu(options):
         peers = {"": (partial(classify, peer, extractors[1], heard, 1), heard, list(corpora))}
     else:
-        # More clips for workers, or most of the time would be that in which they begin.
+        # More clips for workers, because otherwise most of the time would be their start.
         many, two = heard * 4, ["10 s clips", "mixed 0.5-10 s"]
         alone = fastest_pipeline(peer, extractors[1], heard, 0)
         peers = {
@@ -177,7 +177,7 @@ def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
             ),
         }
     for peer_name, (call, peer_clips, names) in peers.items():
-        # The default padding, which costs each clip the same: of one corpus only.
+        # The default padding costs the same for each clip, so it is measured on one corpus only.
         default = [("max_length", "1 s clips")] if "1 s clips" in names else []
         for padding, name in [*(("longest", name) for name in names), *default]:
             clips, tagger = corpora[name], taggers[padding]
@@ -206,7 +206,7 @@ def corpus_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
 
 
 def frames_heard(tagger, clips: list[np.ndarray]) -> Iterator[int]:
-    """Frames of each part of each clip, padding included."""
+    """The number of frames of each part of each clip, with padding."""
     extractor = tagger.extractor
     for clip in clips:
         for start, stop in equal_parts(len(clip), extractor.max_samples):
@@ -216,7 +216,7 @@ def frames_heard(tagger, clips: list[np.ndarray]) -> Iterator[int]:
 def fastest_pipeline(
     model, extractor, clips: list[np.ndarray], workers: int
 ) -> Callable[[], object]:
-    """transformers' pipeline with the batch size that suits this machine best."""
+    """transformers' pipeline with the batch size that is fastest on this machine."""
     classify = transformers.pipeline(
         "audio-classification", model=model, feature_extractor=extractor, device=model.device
     )
@@ -240,7 +240,7 @@ def tag(tagger, clips: list[np.ndarray]) -> list:
 
 @torch.inference_mode()
 def classify(model, extractor, clips: list[np.ndarray], batch: int) -> list:
-    """The peer at its best on a CPU, where its batches are slower per clip."""
+    """The peer with a batch of 1, which is its fastest way on a CPU."""
     scores = []
     for start in range(0, len(clips), batch):
         part = clips[start : start + batch]
@@ -251,8 +251,11 @@ def classify(model, extractor, clips: list[np.ndarray], batch: int) -> list:
 
 
 def multiply_adds(config, frames: int) -> float:
-    """Of one clip, as ours computes them: the last layer has keys and values of all tokens, and all
-    else of the two that the classifier reads."""
+    """Multiply-adds of one clip in our model.
+
+    The last layer computes keys and values for all tokens, but everything else only for the two
+    tokens that the classifier reads.
+    """
     patches = config.num_patches(frames)
     tokens, width = patches + 2, config.hidden_size
     keys_and_values = 2 * width**2
@@ -263,7 +266,7 @@ def multiply_adds(config, frames: int) -> float:
 
 
 def import_case() -> Case:
-    """Fresh processes; each prints what its import takes after that of torch and transformers."""
+    """The import in new processes, each of which prints its time after torch and transformers."""
     start = "import time, torch, transformers; t = time.perf_counter(); "
     end = "; print('took', time.perf_counter() - t)"
     peer = "from transformers import ASTFeatureExtractor, ASTForAudioClassification, ASTConfig"

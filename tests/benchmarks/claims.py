@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.claims [CLAIM ...] [--folder claims] [--seeds 3]
 
-CLAIM is augmentation, averaging, ensembles, stride or patches; by default all. Each prints a table
-in Markdown, a row when it is known. The model has 0.8 M parameters and starts from random weights;
-it learns 400 scenes of one second for 16 epochs and is judged on 400 others by the mean average
-precision (mAP). Results are kept in the folder: a study that was cut goes on, and claims share
-their runs.
+CLAIM is augmentation, averaging, ensembles, stride or patches; by default all. Each claim prints a
+table in Markdown, row by row. The model has 0.8 M parameters and starts from random weights. It
+is trained on 400 scenes of one second for 16 epochs and evaluated on 400 others by the mean average
+precision (mAP). Results are kept in the folder, so that an interrupted study resumes, and claims
+share their runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BASE = {
     "warmup_steps": 50,
     "weight_decay": 0.1,
 }
-# Half of the paper's share of the mel bins and of the frames.
+# Masks of half the paper's share of the mel bins and of the frames.
 MASKS = {"frequency_mask": 12, "time_mask": 10}
 MIXUP = {"mixup_rate": 0.5}
 NOISE = {"max_noise": 0.1, "max_roll": 10}
@@ -67,7 +67,7 @@ SHOWN = {
     "none": "without all three",
 }
 NAMES = {**SHOWN, "stride_10": "16 x 16 every 10", "patches_32": "32 x 32 every 32"}
-# The members of an ensemble of settings: they differ most in their patches, as the paper's do.
+# The members of an ensemble of settings, which differ mainly in their patches, as in the paper.
 ENSEMBLE = ("all", "no_masks", "stride_10", "patches_32")
 
 
@@ -76,8 +76,8 @@ class Study:
 
     Args:
         folder: See `Experiments`.
-        seeds: How many, from 0 on.
-        quick: Whether to try the code out: few clips.
+        seeds: Number of seeds, from 0 on.
+        quick: Whether to only test the code, with few clips.
     """
 
     def __init__(self, folder: str | Path, seeds: int, quick: bool = False):
@@ -92,7 +92,7 @@ class Study:
         )
 
     def scores(self, setting: str, key: str = "average_mAP") -> list[float]:
-        """One score for each seed; runs what has not been run."""
+        """A score for each seed; runs that are not done yet are run."""
         found = []
         for seed in self.seeds:
             flags = {**BASE, **SETTINGS[setting], "seed": seed}
@@ -128,14 +128,14 @@ class Study:
 
 
 def augmentation(study: Study) -> Iterator[str]:
-    """Masks, mixup and noise, each left out once, and all."""
+    """All augmentations together, and each of masks, mixup and noise left out once."""
     yield from ("| augmentation | mAP | seeds |", "| --- | --: | --- |")
     for name, shown in SHOWN.items():
         yield f"| {shown} | {spread(study.scores(name))} |"
 
 
 def averaging(study: Study) -> Iterator[str]:
-    """The last epoch's weights against the mean of the last five epochs'."""
+    """The weights of the last epoch against the mean of the last five epochs' weights."""
     yield from ("| augmentation | weights | mAP | seeds |", "| --- | --- | --: | --- |")
     for name, shown in SHOWN.items():
         yield f"| {shown} | last epoch | {spread(study.scores(name, 'eval_mAP'))} |"
@@ -143,7 +143,7 @@ def averaging(study: Study) -> Iterator[str]:
 
 
 def ensembles(study: Study) -> Iterator[str]:
-    """One model, several seeds of one setting, several settings of one seed, all of these."""
+    """One model, several seeds of one setting, several settings of one seed, and all of these."""
     yield from ("| models | mAP | seeds |", "| --- | --: | --- |")
     for name in ENSEMBLE:
         yield f"| one, {NAMES[name]} | {spread(study.scores(name, 'eval_mAP'))} |"
@@ -160,7 +160,7 @@ def ensembles(study: Study) -> Iterator[str]:
 
 
 def grid(study: Study, settings: dict[str, str]) -> Iterator[str]:
-    """The mAP and the price of settings that differ in their patches."""
+    """The mAP and the cost of settings with different patches."""
     yield "| patches | tokens | CPU ms a clip | mAP | seeds |"
     yield "| --- | --: | --: | --: | --- |"
     for name, shown in settings.items():

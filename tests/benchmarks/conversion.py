@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.conversion
 
-The target is under 10 s and under 1.5 GB on 2 cores. Weights are random; each run is a process of
-its own, imports included. Needs about 5 GB on the disk of the temporary folder.
+The target is less than 10 s and 1.5 GB on 2 cores. Weights are random; each run is a new process,
+and its imports count. About 5 GB of disk are needed in the temporary folder.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ SECONDS, GIGABYTES = 10, 1.5
 
 
 def make_sources(folder: Path) -> None:
-    """deit.pth, deit.safetensors and the authors' ast.pth, as large as the real ones."""
+    """Writes deit.pth, deit.safetensors and the authors' ast.pth, as large as the real ones."""
     import timm
     import torch
     from safetensors.torch import save_file
@@ -39,7 +39,7 @@ def make_sources(folder: Path) -> None:
 
 
 def measure(*command: str | Path) -> tuple[float, float, float]:
-    """Seconds, seconds of CPU and peak gigabytes of `python command...`."""
+    """Seconds, CPU seconds and peak gigabytes of `python command...`."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -56,7 +56,7 @@ def measure(*command: str | Path) -> tuple[float, float, float]:
 
 
 def list_runs(folder: Path) -> dict[str, list[str | Path]]:
-    """Title -> what follows `python`; the last averages what the one before wrote."""
+    """Title -> the arguments of `python`; the last run averages the result of the one before it."""
     deit, authors = CONVERSION / "deit_to_ast.py", CONVERSION / "original_to_ast.py"
     average = CONVERSION / "average_checkpoints.py"
     return {
@@ -71,7 +71,7 @@ def list_runs(folder: Path) -> dict[str, list[str | Path]]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # In a process of its own: Linux starts a child's peak at its parent's size.
+        # In a new process, because Linux counts a child's peak from its parent's size.
         maker = multiprocessing.get_context("spawn").Process(target=make_sources, args=(folder,))
         maker.start()
         maker.join()
@@ -80,7 +80,7 @@ def main() -> None:
         for title, command in list_runs(folder).items():
             seconds, cpu, gigabytes = measure(*command)
             kept = "ok" if seconds < SECONDS and gigabytes < GIGABYTES else "MISSED"
-            # The target is for one conversion; the others show what it is made of.
+            # The target is for one conversion; the other rows show the parts of its cost.
             kept = kept if "_to_ast" in title else ""
             print(f"{title:28} {seconds:8.1f} {cpu:8.1f} {gigabytes:8.2f}   {kept}", flush=True)
 

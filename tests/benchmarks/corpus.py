@@ -1,4 +1,4 @@
-"""What a corpus on Ray costs: the rates of its stages, and the memory of each process of a run.
+"""The cost of tagging a corpus on Ray: the rates of its stages, and the memory of each process.
 
     python -m tests.benchmarks.corpus rates
     python -m tests.benchmarks.corpus run [--clips 100000] [--every 10]
@@ -41,7 +41,7 @@ from tests.benchmarks.memory import TINY, files
 
 RATE = 16000
 SECONDS = 10
-# The system counts CPU time in hundredths of a second.
+# The operating system counts CPU time in hundredths of a second.
 LEAST_SECONDS = 0.5
 KINDS = {
     "TagActor": "model",
@@ -55,7 +55,7 @@ KINDS = {
 
 
 def cpu_seconds() -> float:
-    """Of this process and its children that ended."""
+    """CPU seconds of this process and its finished children."""
     both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
@@ -72,7 +72,7 @@ def measured(title: str, count: int, work: Callable[[], object]) -> None:
 
 
 def flac(rate: int, channels: int, seed: int = 0) -> bytes:
-    """Noise that falls with frequency, as music does: 10 s."""
+    """10 s of noise whose power falls with frequency, like music."""
     rng = np.random.default_rng(seed)
     samples = np.cumsum(rng.standard_normal((SECONDS * rate, channels)), 0)
     samples -= np.linspace(samples[0], samples[-1], len(samples))
@@ -87,7 +87,7 @@ def shard_of(path: Path) -> pa.Table:
 
 
 def rates(folder: Path, count: int = 40) -> None:
-    """Prints the cost of each stage but the model, whose cost README.md has."""
+    """Prints the cost of each stage except the model, whose cost is in README.md."""
     print("| stage | CPU ms/clip | clips/s of a core |\n| --- | --: | --: |")
     none = [KeySet()]
     for name, rate, channels in (("48 kHz stereo", 48000, 2), ("16 kHz mono", RATE, 1)):
@@ -137,7 +137,7 @@ def rows_of_tags(count: int, embeddings: str) -> pa.Table:
 
 
 def private_mb(driver: int) -> dict[str, list[float]]:
-    """Kind of process -> memory of each, without what it shares, of a driver and all under it."""
+    """Kind of process -> private memory of each process, for a driver and all its descendants."""
     found = defaultdict(list)
     for process in (psutil.Process(driver), *psutil.Process(driver).children(recursive=True)):
         with suppress(psutil.Error):
@@ -149,14 +149,14 @@ def private_mb(driver: int) -> dict[str, list[float]]:
 
 
 def run(folder: Path, count: int, every: float) -> Iterator[tuple[int, dict[str, list[float]]]]:
-    """(clips done, memory) every so many seconds of a run of the command."""
+    """Yields (clips done, memory) at regular times during a run of the command."""
     config = ASTConfig(**TINY)
     ASTForAudioClassification(config).save_pretrained(folder / "model")
     extractor = ASTFeatureExtractor.from_config(config, padding="longest")
     extractor.save_pretrained(folder / "model")
     (folder / "clips").mkdir()
     for _ in files(count, folder / "clips"):
-        pass  # it writes them as they are asked for
+        pass  # the writer does its work while it is iterated
     command = [sys.executable, "-m", "modeling_ast", "tag", folder / "model", folder / "clips"]
     command += ["--engine", "ray", "--output", folder / "out"]
     manifest = folder / "out" / "manifest.jsonl"
@@ -164,14 +164,14 @@ def run(folder: Path, count: int, every: float) -> Iterator[tuple[int, dict[str,
     while process.poll() is None:
         time.sleep(every)
         done = 1024 * manifest.read_bytes().count(b"\n") if manifest.exists() else 0
-        with suppress(psutil.NoSuchProcess):  # it has just ended
+        with suppress(psutil.NoSuchProcess):  # the process has just ended
             yield min(done, count), private_mb(process.pid)
     if process.returncode:
         raise SystemExit(f"the run ended with {process.returncode}")
 
 
 def main() -> None:
-    """Runs what was asked for."""
+    """Runs the chosen benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("rates", "run"))
     parser.add_argument("--clips", type=int, default=100_000)

@@ -1,4 +1,4 @@
-"""How well found events match the true ones: the measures of DCASE, in short.
+"""Metrics of found events against the true ones: a short version of the DCASE metrics.
 
 Segments: Mesaros, Heittola, Virtanen, "Metrics for polyphonic sound event detection", 2016, which
 sed_eval computes; PSDS: Ebbers, Haeb-Umbach, Serizel, "Threshold independent evaluation of sound
@@ -20,7 +20,7 @@ ONSET_COLLAR, OFFSET_COLLAR, OFFSET_SHARE = 0.2, 0.2, 0.2
 
 
 class Counts(NamedTuple):
-    """Found and right, found and wrong, missed."""
+    """Counts of true positives, false positives and false negatives."""
 
     hits: int
     false_alarms: int
@@ -36,7 +36,7 @@ def total(counts: Sequence[Counts]) -> Counts:
 
 
 def segment_counts(found: Sequence[Event], true: Sequence[Event], seconds: float) -> Counts:
-    """Segments of 1 s of each label: active where an event reaches into them."""
+    """Counts over segments of 1 s of each label; a segment is active if an event overlaps it."""
     labels = sorted({event.label for event in [*found, *true]})
     active = np.zeros((2, len(labels), math.ceil(seconds)), bool)
     for side, events in enumerate((found, true)):
@@ -52,7 +52,7 @@ def segment_counts(found: Sequence[Event], true: Sequence[Event], seconds: float
 
 
 def event_counts(found: Sequence[Event], true: Sequence[Event]) -> Counts:
-    """Events of the same label whose onsets and offsets agree within the collars, one to one."""
+    """Counts of events, matched one to one by label, and by onset and offset within the collars."""
     fits = np.array([[_fits(mine, theirs) for theirs in true] for mine in found], bool)
     if not fits.size:
         return Counts(0, len(found), len(true))
@@ -71,7 +71,7 @@ def _fits(found: Event, true: Event) -> bool:
 
 
 def onset_errors(found: Sequence[Event], true: Sequence[Event]) -> list[float]:
-    """Of each true event that an event of its label overlaps: seconds to the nearest onset."""
+    """Seconds from each true onset to the nearest found one, for events that were found at all."""
     errors = []
     for event in true:
         onsets = [

@@ -1,4 +1,4 @@
-"""How well and how fast sounds are found: scenes, needles, long files.
+"""Quality and speed of detection: scenes, needles (one short sound in a long file), long files.
 
     python -m tests.benchmarks.events MODEL [--scenes 200] [--only scenes needles long]
 
@@ -77,10 +77,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Scored(NamedTuple):
-    """The scores of all scenes, and how long they took."""
+    """The scores of all scenes, and the time to compute them."""
 
     blocks: list[list[ScoreBlock]]
-    seconds: float  # a scene
+    seconds: float  # per scene
 
 
 def score(detector: EventDetector, scenes: Sequence[Scene]) -> Scored:
@@ -128,7 +128,7 @@ def psds(detector: EventDetector, scored: Scored, scenes: Sequence[Scene]) -> tu
 
 
 def judge_scenes(model: str, num_scenes: int, with_psds: bool, ways: Sequence[Way] = WAYS) -> None:
-    """A table for each kind of scenes, a row for each way."""
+    """Prints a table for each kind of scenes, with a row for each way."""
     tagger = EventDetector.from_pretrained(model).tagger
     heads = ["windows and rules", "segment F1", "event F1", "onset error, s", "s a scene"]
     heads += ["PSDS1", "PSDS2"] if with_psds else []
@@ -144,14 +144,14 @@ def judge_scenes(model: str, num_scenes: int, with_psds: bool, ways: Sequence[Wa
             if windows not in scored:
                 scored[windows] = score(detector, scenes)
             values = [*judge(detector, scored[windows], scenes), scored[windows].seconds]
-            # PSDS goes over all thresholds: rules of post-processing do not change it.
+            # PSDS uses all thresholds, so the rules after the thresholds do not change it.
             if with_psds and way in WAYS[:2]:
                 values += psds(detector, scored[windows], scenes[:PSDS_SCENES])
             print(f"| {way.name} |" + "".join(f" {value:.3f} |" for value in values), flush=True)
 
 
 def judge_needles(model: str, num_needles: int) -> None:
-    """One sound of a second at ten depths of recordings of 10 s to an hour."""
+    """Searches a sound of one second at ten places in recordings of 10 s to an hour."""
     detector = EventDetector.from_pretrained(model)
     print(
         "\n| recording | found at its place | largest error of onset, s | from what can be heard "
@@ -179,7 +179,7 @@ def judge_needles(model: str, num_needles: int) -> None:
 
 
 def judge_long(model: str, lengths: Sequence[int]) -> None:
-    """Time and peak memory of recordings of so many minutes, each in a process of its own."""
+    """Measures time and peak memory for long recordings, each in a new process."""
     print("\n| file | minutes | CPU s | CPU s a minute | peak MB |")
     print("| --- | --: | --: | --: | --: |")
     with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +198,7 @@ def judge_long(model: str, lengths: Sequence[int]) -> None:
 
 
 def write_long(path: Path, minutes: int, channels: int, rate: int = 44_100) -> None:
-    """A soft rumble of any length, a minute at a time."""
+    """Writes a soft rumble of any length, minute by minute."""
     minute = np.interp(
         np.arange(60 * rate) / rate, np.arange(60 * RATE) / RATE, floor_of_a_minute()
     )
@@ -213,7 +213,7 @@ def floor_of_a_minute() -> np.ndarray:
 
 
 def run_alone(model: str, path: Path) -> tuple[float, float]:
-    """CPU seconds and peak MB of a process that finds the events of one file."""
+    """CPU seconds and peak MB of a new process that finds the events of one file."""
     command = [sys.executable, "-m", __spec__.name, model, "--one-file", str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, peak_mb = map(float, run.stdout.split())
@@ -221,7 +221,7 @@ def run_alone(model: str, path: Path) -> tuple[float, float]:
 
 
 def one_file(model: str, path: str) -> None:
-    """In that process: CPU seconds after a first short clip, and the peak of all memory."""
+    """Runs in that process: CPU seconds after a first short clip, and the peak memory."""
     detector = EventDetector.from_pretrained(model)
     detector(np.zeros(RATE))
     begin = time.process_time()

@@ -1,9 +1,9 @@
-"""A fine-tuning in the way of transformers' own example script, with transformers' own AST.
+"""A fine-tuning as in transformers' own example script, with transformers' own AST.
 
 Follows https://github.com/huggingface/transformers, examples/pytorch/audio-classification,
 run_audio_classification.py of 5.8: the extractor's features of each clip, cut at random to
 `SECONDS`, a Trainer with AdamW and no augmentation, and the accuracy of the last weights. The clips
-are decoded and resampled as ours are, so that the two ways differ in nothing but the training.
+are decoded and resampled as ours are, so that the two ways differ only in the training.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from transformers import set_seed as set_seeds
 
 from modeling_ast import read_audio
 
-# The example's own: --max_length_seconds, and what its README trains with.
+# The example's values: --max_length_seconds, and those of the command in its README.
 SECONDS = 20.0
 LEARNING_RATE, WARMUP_SHARE = 3e-5, 0.1
 
 
 class Clips(torch.utils.data.Dataset):
-    """The clips of `folder`/LABEL/, features made when they are read."""
+    """The clips of `folder`/LABEL/; features are computed when a clip is read."""
 
     def __init__(self, folder: Path, extractor: ASTFeatureExtractor, cut: bool):
         self.labels = sorted(path.name for path in folder.iterdir())
@@ -47,7 +47,7 @@ class Clips(torch.utils.data.Dataset):
 
 
 def accuracy(prediction) -> dict[str, float]:
-    """The share of clips whose greatest logit is their label's."""
+    """The share of clips with the largest logit at their label."""
     found = np.argmax(prediction.predictions, axis=1)
     return {"accuracy": float(np.mean(found == prediction.label_ids))}
 
@@ -65,7 +65,7 @@ def finetune(
     """The accuracy on `data`/test of transformers' AST, trained on `data`/train.
 
     Args:
-        start: A checkpoint whose input has the length wanted: transformers refits no positions.
+        start: A checkpoint with the wanted input length, as transformers cannot refit positions.
         output: A folder for the Trainer's files.
     """
     set_seeds(seed)

@@ -1,4 +1,4 @@
-"""Fine-tunings whose results are kept, so that a study can be cut at any time and goes on later."""
+"""Fine-tunings with stored results, so that a study can be interrupted and resumed at any time."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from typing import Any
 from modeling_ast import ASTConfig, ASTFeatureExtractor
 from modeling_ast.commands import main as modeling_ast
 
-# What every run of a study has, so that only its own flags differ.
+# Flags of every run of a study; runs differ only in their other flags.
 QUIET = {
     "report_to": "none",
     "disable_tqdm": True,
     "dataloader_num_workers": 0,
     "length_clips": 0,
 }
-# Runs without a recipe; a recipe may keep the weights of its best epoch.
+# Only for runs without a recipe, because a recipe may keep the weights of its best epoch.
 UNSAVED = {"save_strategy": "no", "logging_steps": 1000}
-# Of a run that tries the code out.
+# Flags of a run that only tests the code.
 QUICK = {"max_steps": 2, "per_device_eval_batch_size": 14}
-# The quickstart's size: 0.8 M parameters, patches of 16 x 16.
+# The model size of the quickstart: 0.8 M parameters, patches of 16 x 16.
 SMALL = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
@@ -39,11 +39,11 @@ SMALL = {
 
 
 class Experiments:
-    """A folder of runs; what is done is read from its file in `results/`.
+    """A folder of runs; finished runs have a file in `results/` and are not run again.
 
     Args:
-        folder: Created where it is missing.
-        quick: Whether every fine-tuning takes two steps only.
+        folder: Created if it does not exist.
+        quick: Whether every fine-tuning has only two steps.
     """
 
     def __init__(self, folder: str | Path, quick: bool = False):
@@ -51,21 +51,21 @@ class Experiments:
         (self.folder / "results").mkdir(parents=True, exist_ok=True)
 
     def once(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `run` gave, now or at an earlier time, with its seconds and its day."""
+        """The result of `run`, from now or from an earlier time, with its seconds and its date."""
         file = self.folder / "results" / f"{name}.json"
         if file.is_file():
             return json.loads(file.read_text())
         begin = time.perf_counter()
         result = {**run(), "day": str(date.today())}
         result["seconds"] = round(time.perf_counter() - begin, 1)
-        # Under its own name only when it is whole.
+        # The folder gets its name only when it is complete.
         new = file.with_suffix(".new")
         new.write_text(json.dumps(result, indent=1) + "\n")
         os.replace(new, file)
         return result
 
     def make(self, name: str, write: Callable[[Path], object]) -> Path:
-        """A folder, such as that of a data set, that `write` fills once."""
+        """A folder, such as that of a data set, which `write` fills only once."""
         folder = self.folder / name
         if not folder.exists():
             new = folder.with_name(f"{folder.name}.new")
@@ -75,10 +75,10 @@ class Experiments:
         return folder
 
     def command(self, name: str, *words: object) -> str:
-        """What a command of the package prints; what else it says goes to logs/NAME.txt.
+        """The output of a command of the package; its messages go to logs/NAME.txt.
 
         Raises:
-            RuntimeError: It failed.
+            RuntimeError: The command failed.
         """
         log, output = self.folder / "logs" / f"{name}.txt", self.folder / "logs" / f"{name}.out"
         log.parent.mkdir(exist_ok=True)
@@ -95,11 +95,11 @@ class Experiments:
         return output.read_text()
 
     def model(self, name: str) -> Path:
-        """Where the model of a fine-tuning is."""
+        """The folder of a fine-tuned model."""
         return self.folder / "models" / name
 
     def finetune(self, name: str, flags: Mapping[str, object]) -> dict[str, Any]:
-        """The metrics of `modeling-ast finetune` with these flags, and the command."""
+        """The metrics of `modeling-ast finetune` with these flags, and its command line."""
 
         def run() -> dict[str, Any]:
             words: list[object] = ["finetune", "--output-dir", self.model(name)]
@@ -115,7 +115,7 @@ class Experiments:
         return self.once(name, run)
 
     def evaluate(self, name: str, models: Sequence[str], data: Path) -> float:
-        """The main metric of an ensemble of fine-tuned models; of one model, its own."""
+        """The main metric of an ensemble of fine-tuned models, or of a single model."""
 
         def run() -> dict[str, Any]:
             folders = [self.model(model) for model in models]
@@ -128,14 +128,14 @@ class Experiments:
 
 
 def write_small_ast(folder: Path, **changes: Any) -> None:
-    """Config and extractor of a small AST for `--from-scratch`."""
+    """Writes config and extractor of a small AST for `--from-scratch`."""
     config = ASTConfig(**{**SMALL, **changes})
     config.save_pretrained(folder)
     ASTFeatureExtractor.from_config(config).save_pretrained(folder)
 
 
 def spread(scores: Sequence[float]) -> str:
-    """Mean, standard deviation and each score, for a cell of a table."""
+    """The mean, the standard deviation and all scores, for a cell of a table."""
     each = ", ".join(f"{score:.3f}" for score in scores)
     if len(scores) < 2:
         return f"{each} |"

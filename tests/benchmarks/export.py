@@ -1,4 +1,4 @@
-"""Sizes, milliseconds per clip and errors of a model in torch, onnxruntime and OpenVINO, in turns.
+"""Size, milliseconds per clip and error of a model in torch, onnxruntime and OpenVINO.
 
     python tests/benchmarks/export.py [MODEL]
 
@@ -38,12 +38,12 @@ Run = Callable[[Tensor], np.ndarray]
 
 
 def in_torch(model: ASTForAudioClassification) -> Run:
-    """A model of any type of weights."""
+    """A model with any type of weights."""
     return lambda values: model(values).logits.float().numpy()
 
 
 def torchao_int8(model: ASTForAudioClassification) -> ASTForAudioClassification:
-    """The same quantization as `quantize_int8`, by torchao."""
+    """The quantization of `quantize_int8`, done by torchao."""
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     model = copy.deepcopy(model)
@@ -52,7 +52,7 @@ def torchao_int8(model: ASTForAudioClassification) -> ASTForAudioClassification:
 
 
 def runs_of(tagger: AudioTagger, folder: Path) -> dict[str, tuple[float, Run]]:
-    """Megabytes and a call, by name."""
+    """Name -> megabytes and a function to call."""
     model = tagger.model
     size = sum(weight.nbytes for weight in model.parameters()) / 1e6
     half = copy.deepcopy(model).bfloat16()

@@ -1,4 +1,4 @@
-"""What run.py measures from files: reading them, and tagging them by their paths."""
+"""The cases of run.py that start from files: reading them, and tagging them by their paths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMATS = ("flac", "mp3", "ogg", "wav")
 
 
 def music(seed: int) -> np.ndarray:
-    """(S, 2) at 48 kHz: a few falling tones over a little noise, about as hard to code as music."""
+    """(S, 2) at 48 kHz: a few falling tones in noise, about as hard to encode as music."""
     generator = np.random.default_rng(seed)
     place = np.arange(SECONDS * STORED_RATE)[:, None] / STORED_RATE
     pitches = generator.uniform(80, 4000, (6, 2))
@@ -41,7 +41,7 @@ def written(folder: Path, suffix: str, count: int) -> list[str]:
 
 
 def by_soundfile(path: str) -> torch.Tensor:
-    """The plain way: soundfile, numpy's mean, torchaudio."""
+    """The plain way to read a clip: soundfile, numpy's mean, torchaudio's resampling."""
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = torch.from_numpy(samples.mean(axis=1))
     return torchaudio.functional.resample(mono, rate, RATE)
@@ -77,17 +77,17 @@ def read_all(read: Callable[[str], object], paths: list[str]) -> None:
 
 
 def works(read: Callable[[str], object], path: str) -> bool:
-    """Whether a reader is installed, loads here and knows the format."""
+    """Whether a reader is installed, can be loaded and knows the format."""
     try:
         read(path)
-    # Four foreign libraries, each with errors of its own; one that is missing has no row.
+    # Four foreign libraries, each with its own errors; a library that fails has no row.
     except Exception:
         return False
     return True
 
 
 def reading_cases(options: argparse.Namespace) -> Iterator[Case]:
-    """Ours beside each other reader, in one thread."""
+    """Our reader against each other reader, in one thread."""
     count = 4 if options.quick else 16
     for suffix in FORMATS:
         with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def reading_cases(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def tagging_cases(options: argparse.Namespace, ours, peer) -> Iterator[Case]:
-    """Paths to scores: AudioTagger and both pipelines, which read paths with ffmpeg."""
+    """From paths to scores: AudioTagger against pipelines, which read files with ffmpeg."""
     count = 4 if options.quick else 16 if options.device == "cpu" else 512
     tagger = modeling_ast.AudioTagger(ours, modeling_ast.ASTFeatureExtractor())
     device = {"device": peer.device}

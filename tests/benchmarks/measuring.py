@@ -1,4 +1,4 @@
-"""How two ways to do the same are timed in turns, and what the machine can do."""
+"""Times two ways to do the same in turns, and measures the speed of the machine."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ import transformers
 
 import modeling_ast
 
-# What takes less than the seconds is repeated so many times as often.
+# Fast calls are repeated more often, up to this factor.
 OFTEN = ((0.05, 15), (0.5, 3))
 
 
 @dataclass
 class Case:
-    """Two ways to do the same; each counts the clips that it does in one call."""
+    """Two ways to do the same, each with the number of clips of a call."""
 
     name: str
     ours: Callable[[], object]
@@ -40,7 +40,7 @@ class Case:
 
 @dataclass
 class Row:
-    """What came out; milliseconds are per clip."""
+    """The results of a case; milliseconds are per clip."""
 
     case: str
     ours_ms: float
@@ -58,12 +58,12 @@ def seconds_of(call: Callable[[], object], device: str) -> float:
     result = call()
     if device != "cpu":
         torch.cuda.synchronize()
-    # What measures itself, as the import in another process does, returns its seconds.
+    # A call that measures itself, such as an import in another process, returns its seconds.
     return result if isinstance(result, float) else time.perf_counter() - begin
 
 
 def warm_up(call: Callable[[], object], device: str) -> tuple[float, float]:
-    """Megabytes that a first call takes on top of what was there, and its seconds."""
+    """Additional peak megabytes of a first call, and its seconds."""
     gc.collect()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -73,9 +73,9 @@ def warm_up(call: Callable[[], object], device: str) -> tuple[float, float]:
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return float("nan"), seconds_of(call, device)
-    # What earlier cases left free in the heap would hide what this one takes.
+    # Free heap memory of earlier cases would hide the memory that this one needs.
     ctypes.CDLL(None).malloc_trim(0)
-    reset.write_text("5")  # Linux: the peak starts anew
+    reset.write_text("5")  # resets the peak (Linux)
     before = resident_kilobytes("VmRSS")
     seconds = seconds_of(call, device)
     return max(0, resident_kilobytes("VmHWM") - before) / 1e3, seconds
@@ -114,7 +114,7 @@ def measure(case: Case, repetitions: int, device: str, peak_flops: float) -> Row
 
 
 def matrix_peak(options: argparse.Namespace) -> float:
-    """Operations per second of a large matrix product, at its best of several."""
+    """Operations per second of a large matrix product, the best of several tries."""
     torch.set_num_threads(options.threads)
     side = 2048 if options.device == "cpu" else 8192
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
@@ -125,7 +125,7 @@ def matrix_peak(options: argparse.Namespace) -> float:
 
 
 def machine(options: argparse.Namespace, peak_flops: float) -> dict[str, object]:
-    """Where the numbers come from."""
+    """A line on the machine and the versions."""
     device = options.device
     chip = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")

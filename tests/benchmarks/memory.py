@@ -1,8 +1,8 @@
-"""Does memory stay flat? 100,000 short clips through AudioTagger, then 100,000 files of a folder.
+"""Checks that memory does not grow: 100,000 short clips, then 100,000 files, in AudioTagger.
 
     python -m tests.benchmarks.memory [--clips 100000] [--every 5000]
 
-The model is tiny, so that it takes minutes; what could grow (queues, window, results, journal) is
+The model is tiny, so that it takes minutes. What could grow (queues, window, results, journal) is
 the same with any model. The files are links to twenty WAVs of different lengths. Prints Markdown:
 resident memory of this process and of its worker processes together, after every 5,000 clips.
 """
@@ -37,7 +37,7 @@ TINY = {
 
 
 def noises() -> list[np.ndarray]:
-    """Twenty clips, log-uniform from 0.1 to 1 s."""
+    """Twenty clips with log-uniform lengths from 0.1 to 1 s."""
     random = np.random.default_rng(0)
     seconds = np.exp(random.uniform(np.log(0.1), np.log(1.0), 20))
     return [(0.1 * random.standard_normal(int(RATE * s))).astype(np.float32) for s in seconds]
@@ -50,7 +50,7 @@ def arrays(count: int) -> Iterator[np.ndarray]:
 
 
 def files(count: int, folder: Path) -> Iterator[Path]:
-    """Links, a thousand to a folder; a file system takes only so many to one file."""
+    """Makes links, a thousand per folder, as file systems limit the number of links to one file."""
     for number, clip in enumerate(noises()):
         soundfile.write(folder / f"{number}.wav", clip, RATE)
     for number in range(count):
@@ -67,7 +67,7 @@ def resident_mb(process: int | str = "self") -> float:
 
 
 def watch(title: str, tagger: AudioTagger, clips: Iterable, every: int) -> None:
-    """Prints a row for each `every` clips, and how much memory grew after the first."""
+    """Prints a row after every `every` clips, and the growth of memory since the first row."""
     print(f"\n| {title} | this process, MB | workers, MB | clips/s |\n| --: | --: | --: | --: |")
     begin, sizes = time.perf_counter(), []
     for number, tags in enumerate(tagger(clips), 1):
@@ -78,7 +78,7 @@ def watch(title: str, tagger: AudioTagger, clips: Iterable, every: int) -> None:
             sizes.append((resident_mb(), workers))
             speed = number / (time.perf_counter() - begin)
             print(f"| {number:,} | {sizes[-1][0]:.1f} | {workers:.1f} | {speed:.0f} |", flush=True)
-    # When the last results come, the workers have ended.
+    # The workers have ended when the last results arrive.
     grown, workers = (last - first for first, last in zip(sizes[0], sizes[-2]))
     print(f"\nFrom the first row to the last but one: {grown:+.1f} MB, workers {workers:+.1f} MB.")
 

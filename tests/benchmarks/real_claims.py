@@ -1,10 +1,10 @@
-"""Fine-tuning on recorded sounds: drum hits of other kits, letters said by other speakers.
+"""Fine-tuning on recorded sounds, tested on drum kits and speakers that are not trained on.
 
     python examples/quickstart.py
     python -m tests.benchmarks.real_claims [STUDY ...] [--start quickstart/model] [--folder claims]
 
-STUDY is recipe, drums, letters, syllables or few; by default all. Each prints a table in Markdown,
-a row when it is known. The sounds come from Debian packages, see tests/real_sounds.py. Drum hits
+STUDY is recipe, drums, letters, syllables or few; by default all. Each study prints a table in
+Markdown, row by row. The sounds come from Debian packages, see tests/real_sounds.py. Drum hits
 start from the quickstart's model, the others from the same network after ten words of espeak-ng, a
 synthesiser, see tests/spoken_words.py. Every speaker is tested once: each seed has its own third of
 them. Results are kept in the folder: if a study is interrupted, run the same command again.
@@ -27,7 +27,7 @@ from tests.benchmarks.experiments import Experiments, spread, write_small_ast
 
 SEEDS = 3
 FRAMES = 200
-# Chosen once and not tuned.
+# Chosen once, not tuned.
 BY_HAND = {
     "max_length": FRAMES,
     "per_device_train_batch_size": 16,
@@ -62,7 +62,7 @@ WORDS = {
     "warmup_steps": 150,
     "weight_decay": 0.05,
 }
-# The learning rates that transformers' example is tried with.
+# Learning rates for transformers' example.
 EXAMPLE_RATES = {
     "example_rate": (example_way.LEARNING_RATE, "its learning rate"),
     "our_rate": (1e-3, "ours"),
@@ -77,7 +77,7 @@ class Study:
     Args:
         folder: See `Experiments`.
         start: A model that the quickstart made.
-        quick: Whether to try the code out: few words, one seed, two steps a run.
+        quick: Whether to only test the code: few words, one seed, two steps per run.
     """
 
     def __init__(self, folder: str | Path, start: str | Path, quick: bool = False):
@@ -85,7 +85,7 @@ class Study:
         self.seeds = range(1 if quick else SEEDS)
 
     def data(self, kind: str, seed: int = 0, examples: int | None = None) -> Path:
-        """A data set of real sounds; where it is spoken, each seed has its own speakers."""
+        """A data set of real sounds; for speech, each seed holds out other speakers."""
         fold = 0 if kind == "drums" else seed
         name = f"{kind}_{fold}" + (f"_{examples}" if examples else "")
         write = partial(real_sounds.write_data_set, kind, fold=fold, examples=examples, seed=fold)
@@ -102,7 +102,7 @@ class Study:
         return self.start
 
     def words(self) -> Path:
-        """A model that learned the words of espeak-ng, refitted to clips of two seconds."""
+        """A model trained on words of espeak-ng, with positions fitted to clips of two seconds."""
         voices = {"takes": 1, "train_voices": "m1", "test_voices": "f1"}
         write = partial(
             spoken_words.write_data_set,
@@ -130,7 +130,7 @@ class Study:
     def scores(
         self, name: str, flags: dict[str, object], data: Callable[[int], Path], key: str
     ) -> list[float]:
-        """A score for each seed."""
+        """The score of each seed."""
         return [
             self.experiments.finetune(
                 f"{name}_{seed}", {**flags, "data": data(seed), "seed": seed}
@@ -141,7 +141,11 @@ class Study:
     def example(
         self, kind: str, ours: str, name: str, learning_rate: float, start: Path
     ) -> list[float]:
-        """transformers' own way, with the batches and at least the steps of our runs `ours`."""
+        """The score of transformers' own way, with our batch size and at least as many steps.
+
+        Args:
+            ours: The name of our runs on `kind`, which the batch size and the steps come from.
+        """
 
         def run(seed: int) -> dict[str, float]:
             folder = self.experiments.model(f"{ours}_{seed}")
@@ -173,7 +177,7 @@ HEAD = ("| start | numbers | accuracy | seeds |", "| --- | --- | --: | --- |")
 
 
 def drums(study: Study) -> Iterator[str]:
-    """Pretraining against none, at the same budget."""
+    """Pretraining against random weights, with equally many steps."""
     model = study.quickstart()
     yield from HEAD
     for start, more in (("quickstart", {}), ("scratch", SCRATCH)):
@@ -185,7 +189,7 @@ def drums(study: Study) -> Iterator[str]:
 
 
 def against_example(study: Study, kind: str) -> Iterator[str]:
-    """The recipe for small data against transformers' example, from the same start."""
+    """The recipe for small data against transformers' example, from the same checkpoint."""
     start = study.quickstart() if kind == "drums" else study.words()
     name = "recipe" if kind == "drums" else kind  # "drums" are runs of the study of this name
     yield from ("| way | accuracy | seeds |", "| --- | --: | --- |")
@@ -203,7 +207,7 @@ def against_example(study: Study, kind: str) -> Iterator[str]:
 
 
 def few(study: Study) -> Iterator[str]:
-    """1, 5 and 10 examples of each vowel: all weights, LoRA, the head alone."""
+    """1, 5 and 10 examples of each vowel, training all weights, LoRA, or only the head."""
     start = study.words()
     yield from ("| examples | trained | accuracy | seeds |", "| --: | --- | --: | --- |")
     for examples in EXAMPLES:

@@ -3,12 +3,12 @@
     python -m tests.benchmarks.run [--device cuda] [--quick] [--only forward]
 
 Both sides run in this process on the same inputs, one after the other in each repetition; the ratio
-is the median of the repetitions' ratios, with the least and the greatest. The model has the base
-size and random weights, float32 on a CPU, bfloat16 and float16 on a GPU; the peer has the same
-weights, sdpa, inference_mode and the batch that is its best. Standard output is a block of Markdown
+is the median of the repetitions' ratios, with the smallest and the largest. The model has the base
+size and random weights: float32 on a CPU, bfloat16 and float16 on a GPU. The peer has the same
+weights, sdpa, inference_mode and its fastest batch size. Standard output is a block of Markdown
 for README.md beside this file; the numbers go to run_<device>.json, unless --only leaves some out.
---quick takes 4 of the 12 layers and fewer clips, and does not compile. What ours saves in the last
-layer then counts three times as much.
+--quick uses 4 of the 12 layers and fewer clips, and does not compile. The time that ours saves in
+the last layer then counts three times as much.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def line(row: Row) -> str:
 
 
 def long_clips(options: argparse.Namespace) -> dict[int, float]:
-    """Seconds of one clip, heard in one piece -> peak megabytes of the forward.
+    """Seconds of one clip, processed in one piece -> peak megabytes of the forward pass.
 
-    One layer: memory does not depend on how many there are, and time does.
+    With one layer, because more layers need more time but not more memory.
     """
     config = modeling_ast.ASTConfig(num_labels=BASE_LABELS, num_hidden_layers=1)
     model = modeling_ast.ASTForAudioClassification(config).to(options.device).eval()
@@ -76,7 +76,7 @@ def long_clips(options: argparse.Namespace) -> dict[int, float]:
 def repetitions(options: argparse.Namespace, case: Case) -> int:
     if options.repeat is not None:
         return options.repeat
-    # A repetition of the import takes seconds, of which it is a fraction.
+    # Repeating the import takes seconds, because each time a new process imports torch, too.
     return 1 if options.quick and "import" in case.name else 3 if options.quick else 5
 
 

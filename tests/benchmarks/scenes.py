@@ -1,7 +1,7 @@
-"""Scenes with sounds at known times: what detection is judged with.
+"""Scenes with sounds at known times, for the evaluation of detection.
 
 A scene is a minute of a soft rumble with 5 to 15 of the embedded sounds, one after the other, or
-placed anywhere so that they may overlap. One class never overlaps itself: its events would be one.
+at random places, so that they may overlap. Sounds of one class never overlap: they would be one.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ RATE = 16_000
 SCENE_SECONDS = 60.0
 NUM_SOUNDS = (5, 15)
 SOUND_SECONDS = (1.0, 3.0)
-# Between sounds that do not overlap, and between two of one class, which would else be one event.
+# Gap between sounds that do not overlap, and between two of one class, to keep them apart.
 LEAST_GAP_SECONDS = 0.5
-# Of its peak: a sound is heard from there on.
+# A sound starts where it reaches this share of its peak.
 HEARD = 0.01
 
 
 class Scene(NamedTuple):
-    """A recording and what is in it."""
+    """A recording and its events."""
 
     waveform: np.ndarray  # (S,), float32, at `RATE`
     events: list[Event]  # by onset; the score is 1
 
 
 def rumble(rng: Generator, num_samples: int) -> np.ndarray:
-    """A soft floor, of a slope that is no class of its own, as in the embedded clips."""
+    """A soft rumble, which is not one of the classes, as in the embedded clips."""
     size = 1 << (num_samples - 1).bit_length()
     spectrum = np.fft.rfft(rng.standard_normal(size))
     slope = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 20.0) ** (-rng.uniform(1.5, 2.0) / 2)
@@ -48,7 +48,7 @@ def rumble(rng: Generator, num_samples: int) -> np.ndarray:
 
 
 def make_scene(seed: int, overlapping: bool = False, seconds: float = SCENE_SECONDS) -> Scene:
-    """A scene, the same for the same arguments."""
+    """A scene; the same arguments give the same scene."""
     rng = np.random.default_rng([seed, overlapping])
     scene = rumble(rng, round(seconds * RATE))
     num_sounds = int(rng.integers(NUM_SOUNDS[0], NUM_SOUNDS[1] + 1))
@@ -68,11 +68,11 @@ def make_scene(seed: int, overlapping: bool = False, seconds: float = SCENE_SECO
 
 
 def needle(seed: int, seconds: float, onset: float, noisy: bool) -> tuple[Scene, float]:
-    """One sound of a second, in silence or in a rumble, at a known time.
+    """A sound of one second, in silence or in a rumble, at a known time.
 
     Returns:
-        The scene, and when the sound is first heard: a clock's first tick comes up to 0.1 s after
-        its second has begun.
+        The scene, and the audible start of the sound: a clock's first tick comes up to 0.1 s after
+        the start of its second.
     """
     rng = np.random.default_rng([seed, round(seconds), noisy])
     num_samples, start = round(seconds * RATE), round(onset * RATE)
@@ -88,7 +88,7 @@ def needle(seed: int, seconds: float, onset: float, noisy: bool) -> tuple[Scene,
 def _one_after_the_other(
     rng: Generator, lengths: np.ndarray, classes: np.ndarray, seconds: float
 ) -> np.ndarray:
-    """Onsets, with random gaps of at least `LEAST_GAP_SECONDS` before, between and behind."""
+    """Onsets with random gaps of at least `LEAST_GAP_SECONDS` before, between and after sounds."""
     spare = seconds - lengths.sum() - LEAST_GAP_SECONDS * (len(lengths) + 1)
     gaps = LEAST_GAP_SECONDS + spare * rng.dirichlet(np.ones(len(lengths) + 1))[:-1]
     return np.cumsum(gaps) + np.cumsum(lengths) - lengths
@@ -97,7 +97,7 @@ def _one_after_the_other(
 def _anywhere(
     rng: Generator, lengths: np.ndarray, classes: np.ndarray, seconds: float
 ) -> np.ndarray:
-    """Onsets drawn freely, but never nearer than `LEAST_GAP_SECONDS` to one of the same class."""
+    """Random onsets, but at least `LEAST_GAP_SECONDS` away from sounds of the same class."""
     onsets = np.zeros(len(lengths))
     for number, length in enumerate(lengths):
         same = np.flatnonzero(classes[:number] == classes[number])

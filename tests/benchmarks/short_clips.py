@@ -1,10 +1,10 @@
-"""Short clips: the quickstart's model trained with and without --min-length, judged at each length.
+"""Short clips: the quickstart's model with and without --min-length, evaluated at each length.
 
     python -m tests.benchmarks.short_clips OUT --model AST [--seeds 0 1 2] [--ways whole short]
 
-AST is the untrained model of examples/quickstart.py, quickstart/ast. Trains with the recipe `demo`
-on the embedded data at 2 s; minutes a run. Each finished run is a row of OUT/runs.json and is not
-run again; then it prints Markdown.
+AST is the untrained model of examples/quickstart.py, quickstart/ast. It is trained with the recipe
+`demo` on the embedded data at 2 s; a run takes minutes. Each finished run is a row of OUT/runs.json
+and is not run again. At the end a table in Markdown is printed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from modeling_ast.training.data_arguments import DataArguments
 from modeling_ast.training.held_out import HeldOut, columns_of, judge, read_held_out
 from modeling_ast.training.random_lengths import loudest_part
 
-# The arguments of a run beside the recipe's.
+# The arguments of a run in addition to the recipe's.
 WAYS = {"whole": [], "short": ["--min-length", "50"]}
 SECONDS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0)
-# The recipe's model is that of the last epoch; `average` has the mean of the last six.
+# The recipe's model is that of the last epoch; `average` is the mean of the last six epochs.
 MODELS = {"last": ".", "average": "average"}
 
 
@@ -67,16 +67,16 @@ def judge_cut(folder: Path, held_out: HeldOut) -> dict[str, list[float]]:
 
 
 def train(way: str, seed: int, model: Path, data: Path, folder: Path) -> None:
-    """One run of the command; if it was interrupted, it goes on."""
+    """Runs the command once; an interrupted run resumes."""
     command = [sys.executable, "-m", "modeling_ast", "finetune", "--recipe", "demo"]
     command += ["--model", model, "--data", data, "--output-dir", folder, "--seed", seed]
-    # Only the last epoch and the average are judged, and no worker shares the cores.
+    # Only the last epoch and the average are evaluated, and no worker processes use the cores.
     command += ["--eval-strategy", "no", "--length-clips", 0, "--dataloader-num-workers", 0]
     subprocess.run([*map(str, command), *WAYS[way]], check=True, stdout=subprocess.DEVNULL)
 
 
 def table(runs: dict[str, dict[str, dict[str, list[float]]]]) -> str:
-    """Mean mAP of the seeds, a row for each way, model, place and padding."""
+    """A table of the seeds' mean mAP, with a row for each way, model, place and padding."""
     heads = " | ".join(f"{seconds:g} s" for seconds in SECONDS)
     lines = [f"| trained on | model | cut | padding | {heads} |"]
     lines.append("| --- | --- | --- | --- |" + " ---: |" * len(SECONDS))

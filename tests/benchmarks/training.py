@@ -5,10 +5,10 @@
 A step is forward, binary cross-entropy of 527 classes, backward and Adam, for the base size and
 clips of 1024 frames. The sides are transformers' AST, ours, ours without half of its tokens
 (`patchout_time` 51 of the 101 columns: 602 of 1214 tokens are left), and ours compiled. They take
-turns in this process, on the same inputs; a ratio is the median of the turns' ratios, with the
-least and the greatest. On a CPU: float32, batch 2, and with --quick 2 of the 12 layers and nothing
+turns in this process, on the same inputs; a ratio is the median of the ratios of the turns, with
+the smallest and the largest. On a CPU: float32, batch 2; --quick has 2 of the 12 layers and nothing
 compiled. On a GPU: bfloat16 autocast, batch 12 as in recipes/audioset_full.yaml, then for each side
-the largest batch that fits. The sides' batches then leave gaps in the memory: set
+the largest batch that fits. Different batch sizes fragment the memory: set
 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True in the environment. The table goes to standard
 output, the numbers to training_<device>.json beside this file.
 """
@@ -37,15 +37,15 @@ from tests.benchmarks.measuring import machine, matrix_peak, seconds_of, warm_up
 FRAMES, MEL_BINS = 1024, 128
 DROPPED_COLUMNS = 51
 SIDES = ("peer", "ours", "patchout", "compiled")
-# The search for the largest batch ends where it is known within this share.
+# The search for the largest batch ends when its relative error is at most this.
 BATCH_PRECISION = 1 / 16
-# Left free by the largest batch: the sides' inputs, and what a memory in pieces cannot give.
+# Memory that the largest batch leaves free, for the inputs and because of fragmentation.
 RESERVED_BYTES = 8 * 2**30
 
 
 @dataclass
 class Side:
-    """One way to train; those of ours share a model and its Adam, and set its patchout."""
+    """One way to train; our ways share a model and its Adam, and differ in the patchout."""
 
     name: str
     model: Callable
@@ -55,21 +55,21 @@ class Side:
 
     @property
     def tokens(self) -> int:
-        """Of a clip of `FRAMES` frames, while training."""
+        """The number of tokens of a clip of `FRAMES` frames in training."""
         rows, columns = modeling_ast.ASTConfig().patch_grid(FRAMES)
         return rows * (columns - self.patchout_time) + 2
 
     @property
     def multiply_adds(self) -> float:
-        """Of a clip's forward and backward, which is twice a forward."""
+        """Multiply-adds of a clip's forward and backward pass; the latter has twice as many."""
         config = modeling_ast.ASTConfig(num_hidden_layers=self.config.num_hidden_layers)
-        # As many frames as the columns that are left would need.
+        # The number of frames for the columns that patchout leaves.
         return 3 * multiply_adds(config, FRAMES - self.patchout_time * config.time_stride)
 
 
 @dataclass
 class Row:
-    """What came out; ratios are of clips per second: median, least, greatest."""
+    """The result of a side; ratios are of clips per second: median, smallest, largest."""
 
     side: str
     tokens: int
@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build_sides(options: argparse.Namespace) -> list[Side]:
-    """The sides that were asked for; peer and ours have the same weights."""
+    """The chosen sides; the peer and ours have the same weights."""
     torch.manual_seed(0)
     given = {
         "num_labels": BASE_LABELS,
@@ -122,7 +122,7 @@ def build_sides(options: argparse.Namespace) -> list[Side]:
 
 
 def started_adam(model: torch.nn.Module) -> torch.optim.Adam:
-    """The recipes' Adam with its state, which no side's memory shall count."""
+    """The recipes' Adam with its state, which should not count in the memory of a side."""
     adam = torch.optim.Adam(model.parameters(), 1e-5, (0.95, 0.999), weight_decay=5e-7)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -132,7 +132,7 @@ def started_adam(model: torch.nn.Module) -> torch.optim.Adam:
 
 
 def clips(batch: int, device: str) -> tuple[Tensor, Tensor]:
-    """Inputs (B, T, F) and labels (B, C), two or three to a clip."""
+    """Inputs (B, T, F) and labels (B, C), two or three labels per clip."""
     generator = torch.Generator().manual_seed(0)
     values = 0.5 * torch.randn(batch, FRAMES, MEL_BINS, generator=generator)
     labels = (torch.rand(batch, BASE_LABELS, generator=generator) < 0.005).float()
@@ -140,7 +140,7 @@ def clips(batch: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def step(side: Side, values: Tensor, labels: Tensor) -> None:
-    """Forward, loss, backward, Adam."""
+    """One training step: forward, loss, backward, Adam."""
     side.config.patchout_time = side.patchout_time
     device = values.device.type
     with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
@@ -151,7 +151,7 @@ def step(side: Side, values: Tensor, labels: Tensor) -> None:
 
 
 def largest_batch(side: Side, start: int, device: str) -> int:
-    """The largest batch that fits, found by doubling and then halving the gap."""
+    """The largest batch that fits, found by doubling and then by bisection."""
     reserved = torch.empty(RESERVED_BYTES, dtype=torch.uint8, device=device)
     fits, fails = 0, None
     batch = start
@@ -173,7 +173,7 @@ def is_possible(side: Side, batch: int, device: str) -> bool:
         fits = True
     except torch.cuda.OutOfMemoryError:
         fits = False
-    # Only now: the exception holds the tensors of the step that failed.
+    # Outside of `except`, because the exception keeps the tensors of the failed step.
     side.optimizer.zero_grad()
     torch.cuda.empty_cache()
     return fits
@@ -182,7 +182,7 @@ def is_possible(side: Side, batch: int, device: str) -> bool:
 def measure(
     sides: list[Side], batches: list[int], options: argparse.Namespace, peak_flops: float
 ) -> list[Row]:
-    """Warms each side up, then times them in turns, each with a batch of its own size."""
+    """Warms each side up, then times them in turns, each with its own batch size."""
     torch.set_num_threads(options.threads)
     calls = [
         partial(step, side, *clips(batch, options.device)) for side, batch in zip(sides, batches)
@@ -212,15 +212,15 @@ def measure(
 
 
 def peak_megabytes(call: Callable[[], object], device: str) -> float:
-    """Of a first step, on top of what was there."""
+    """Additional peak megabytes of a first step."""
     if device == "cpu" and sys.platform == "linux":
-        # glibc keeps what was freed, and the step would seem to need nothing.
+        # glibc keeps freed memory, so that the step would seem to need none.
         ctypes.CDLL(None).malloc_trim(0)
     return warm_up(call, device)[0]
 
 
 def ratio(others: list[float] | None, own: list[float]) -> tuple[float, float, float] | None:
-    """How many times as fast as the other, turn by turn: median, least, greatest."""
+    """Ratios of the speeds of two sides in each turn: median, smallest, largest."""
     if others is None:
         return None
     ratios = [theirs / mine for theirs, mine in zip(others, own)]

@@ -1,11 +1,11 @@
-"""Hostile files, checkpoints and kills, by the thousand; prints what was lost.
+"""Tries thousands of hostile files, damaged checkpoints and kills; prints what was lost.
 
     python -m tests.robustness --files 5000 --kills 40
 
 Makes odd, damaged and hostile audio files (audio_files.py), tags them under a memory limit, kills
-taggings, trainings and conversions at every stage and lets them go on, and gives every command
-folders of models that lie (checkpoints.py). Exit status 0 if nothing was lost, doubled or hung and
-nobody saw a traceback. Linux only: memory is read from /proc.
+runs of tag, finetune and convert-deit at every stage and resumes them, and gives every command
+damaged model folders (checkpoints.py). The exit status is 0 if no clip was lost or doubled, no
+command hung and none printed a traceback. Linux only: memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_BYTES = 2 * 2**30
 
 
 def main() -> int:
-    """Runs all and prints the table."""
+    """Runs all cases and prints the table."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.robustness", description=__doc__.splitlines()[0]
     )

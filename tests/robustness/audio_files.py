@@ -1,7 +1,7 @@
-"""Hostile, damaged and odd audio files, made from a seed: each kind with what must come of it.
+"""Hostile, damaged and odd audio files, made from a seed, with the expected result of each kind.
 
 A kind is a function of a random generator that returns `Made`: the content of a file, the suffix of
-its name, and the expectation: how many seconds are heard, or that the file is bad, or either.
+its name, and the expected result: a number of decoded seconds, or BAD, or EITHER.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Made:
 
     content: bytes
     suffix: str
-    # Seconds that are heard, or one of the two words above.
+    # Number of decoded seconds, or one of the two words above.
     expected: float | str
 
 
@@ -36,7 +36,7 @@ def sound(rng: np.random.Generator, seconds: float, rate: int, channels: int = 1
 
 
 def encoded(samples: np.ndarray, rate: int, kind: str, subtype: str | None = None) -> bytes:
-    """A file's content, by libsndfile."""
+    """The content of a file that libsndfile writes."""
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=kind, subtype=subtype)
     return file.getvalue()
@@ -128,7 +128,7 @@ def absurd_samples(rng) -> Made:
 
 
 def integers_as_float(rng) -> Made:
-    """Integers of 32 bits behind a header that says float."""
+    """32-bit integers with a header that says float."""
     content = bytearray(encoded(np.zeros((8000, 1)), 16000, "WAV", "FLOAT"))
     values = (sound(rng, 0.5, 16000)[:, 0] * 2**31).astype("<i4").tobytes()
     content[-len(values) :] = values
@@ -136,7 +136,7 @@ def integers_as_float(rng) -> Made:
 
 
 def wrong_data_size(rng) -> Made:
-    """What a recorder leaves that died: a size of 0, or too large."""
+    """A file of a killed recorder: its header has a size of 0, or one that is too large."""
     content = bytearray(encoded(sound(rng, 1.0, 16000), 16000, "WAV", "PCM_16"))
     place = content.index(b"data") + 4
     struct.pack_into("<I", content, place, int(rng.choice([0, 2**31, 2**32 - 1])))
@@ -144,7 +144,7 @@ def wrong_data_size(rng) -> Made:
 
 
 def unknown_length(rng) -> Made:
-    """FLAC as a pipe writes it: 0 samples in STREAMINFO means unknown."""
+    """FLAC as written to a pipe: 0 samples in STREAMINFO, which means unknown."""
     content = bytearray(encoded(sound(rng, 1.0, 16000), 16000, "FLAC"))
     content[21] &= 0xF0
     content[22:26] = bytes(4)
@@ -152,14 +152,14 @@ def unknown_length(rng) -> Made:
 
 
 def joined(rng) -> Made:
-    """Two files in one, as `cat` makes it: chained OGG, joined MP3."""
+    """Two files joined as by `cat`: chained OGG, joined MP3."""
     kind, subtype, suffix = FORMATS[rng.choice([4, 5, 6])]
     parts = [encoded(sound(rng, 1.0, 48000), 48000, kind, subtype) for _ in range(2)]
     return Made(b"".join(parts), suffix, 2.0)
 
 
 def expands(rng) -> Made:
-    """Silence of minutes in some kilobytes."""
+    """Minutes of silence in a few kilobytes."""
     return Made(encoded(np.zeros((16000 * 120, 1), np.int16), 16000, "FLAC"), ".flac", 120.0)
 
 
@@ -185,7 +185,7 @@ KINDS: dict[str, Callable[[np.random.Generator], Made]] = {
     "very short": very_short,
     "expands": expands,
 }
-# Names that a shell, a table or a decoder may stumble over.
+# Names that may be a problem for a shell, a table or a decoder.
 STRANGE_NAMES = (
     b"-0RWZT-miFs",
     b"with space and 'quote'",

@@ -1,4 +1,4 @@
-"""What is tried, and how it is counted: files, kills, checkpoints, labels of a stranger."""
+"""The cases and how their faults are counted: files, kills, checkpoints, labels from a stranger."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from tests.robustness import audio_files, checkpoints
 from tests.robustness.running import Run, run
 
 COLUMNS = ("cases", "lost", "doubled", "wrong", "tracebacks", "hangs")
-# How far the seconds that are heard may be from those that were written: MP3 and Opus pad.
+# Allowed difference between decoded and written seconds, because MP3 and Opus add padding.
 SECONDS_TOLERANCE = 0.15
 
 
 @dataclass
 class Tally:
-    """Counts by kind, and what is worth reading of each fault."""
+    """Counts of cases and faults by kind, with a note on each fault."""
 
     counts: dict[str, Counter] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, note: str = "", **faults: int) -> None:
-        """Counts a case, or with `cases=0` only faults."""
+        """Counts a case and its faults; with `cases=0` only the faults."""
         self.counts.setdefault(kind, Counter()).update({"cases": 1, **faults})
         if note:
             self.notes.append(f"{kind}: {note}")
 
     def see(self, kind: str, outcome: Run, statuses: tuple[int, ...]) -> None:
-        """Counts what is wrong with how a command ended."""
+        """Counts the faults in the way a command ended."""
         self.peaks[kind] = max(self.peaks.get(kind, 0), outcome.peak_bytes)
         if outcome.hung:
             self.add(kind, "hung", cases=0, hangs=1)
@@ -61,12 +61,12 @@ class Tally:
         self.notes.extend(other.notes)
 
     def is_clean(self, most_bytes: int) -> bool:
-        """Whether there is no fault and no more memory than this was taken."""
+        """Whether there was no fault, and the peak memory was not above this limit."""
         faults = (counts[name] for counts in self.counts.values() for name in COLUMNS[1:])
         return not any(faults) and all(peak < most_bytes for peak in self.peaks.values())
 
     def table(self) -> str:
-        """Markdown, then the notes."""
+        """The table in Markdown, then the notes."""
         lines = [f"| kind | {' | '.join(COLUMNS)} | peak, MB |", "| --- |" + " --: |" * 7]
         for kind, counts in self.counts.items():
             peak = f"{self.peaks[kind] / 2**20:.0f}" if kind in self.peaks else ""
@@ -93,7 +93,7 @@ def run_cases(cases: Sequence[Callable[[Tally], None]], jobs: int, tally: Tally)
 
 
 def write_files(folder: Path, count: int, seed: int) -> dict[bytes, tuple[str, float | str]]:
-    """Files of all kinds in turns; name -> (kind, what must come of it)."""
+    """Writes files of all kinds in turns; name -> (kind, expected result)."""
     folder.mkdir()
     written = {}
     kinds = list(audio_files.KINDS.items())
@@ -110,7 +110,7 @@ def write_files(folder: Path, count: int, seed: int) -> dict[bytes, tuple[str, f
 
 
 def write_unlisted(folder: Path) -> None:
-    """What has a name like audio and is none: it must not stop or stall the others."""
+    """Makes entries that are named like audio but are not: they must not stop or delay others."""
     (folder / "._0.wav").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(50))
     (folder / ".hidden.wav").write_bytes(b"RIFF")
     (folder / "dangling.wav").symlink_to(folder / "nowhere")
@@ -126,7 +126,7 @@ def rows_of(path: Path) -> list[dict]:
 def compare_rows(
     rows: list[dict], written: dict[bytes, tuple[str, float | str]], tally: Tally
 ) -> None:
-    """Counts files that are lost, doubled, or not what they should be."""
+    """Counts files that are lost or doubled, or have an unexpected result."""
     seen = Counter(row["file"] for row in rows)
     by_name = {row["file"]: row for row in rows}
     for name, (kind, expected) in written.items():
@@ -149,7 +149,7 @@ def compare_rows(
 
 
 def check_files(place: Path, count: int, seed: int, jobs: int, tally: Tally) -> None:
-    """Tags all kinds of files at once, and a few through `classify`."""
+    """Tags files of all kinds in one run, and classifies a few of them."""
     model, folder = place / "model", place / "files"
     checkpoints.whole_model(model)
     written = write_files(folder, count, seed)
@@ -174,7 +174,7 @@ def check_files(place: Path, count: int, seed: int, jobs: int, tally: Tally) -> 
 
 
 def check_kills(place: Path, count: int, seed: int, jobs: int, tally: Tally) -> None:
-    """Kills taggings, trainings and conversions at all stages; the same command goes on."""
+    """Kills runs of tag, finetune and average at all stages, and resumes them."""
     checkpoints.whole_model(place / "model")
     files, sounds = place / "files", place / "sounds"
     written = {
@@ -199,7 +199,7 @@ def check_kills(place: Path, count: int, seed: int, jobs: int, tally: Tally) -> 
 
 
 def write_sounds(folder: Path, labels=checkpoints.LABELS, count: int = 8) -> None:
-    """A folder for each label."""
+    """Writes a folder of clips for each label."""
     rng = np.random.default_rng(0)
     for label in labels:
         (folder / label).mkdir(parents=True)
@@ -209,7 +209,7 @@ def write_sounds(folder: Path, labels=checkpoints.LABELS, count: int = 8) -> Non
 
 
 def kill_tag(place: Path, out: Path, share: float, written: dict, tally: Tally) -> None:
-    """Killed after a share of the rows; at the last share, while the Parquet file is written."""
+    """Kills a tagging after a share of the rows, and finally while it writes the Parquet file."""
     command = ["tag", place / "model", place / "files", "--output", out / "tags.parquet"]
     journal, partial = out / "tags.jsonl", out / "tags.parquet.partial"
     wanted = max(1, round(share * len(written)))
@@ -229,7 +229,7 @@ def kill_tag(place: Path, out: Path, share: float, written: dict, tally: Tally) 
 
 
 def kill_finetune(place: Path, out: Path, share: float, tally: Tally) -> None:
-    """Killed at the start, in the middle, or as soon as a checkpoint's folder appears."""
+    """Kills a training at the start, in the middle, or when a checkpoint's folder appears."""
     target = out / "run"
     command = [
         *("finetune", "--model", place / "model", "--data", place / "sounds"),
@@ -256,7 +256,7 @@ def kill_finetune(place: Path, out: Path, share: float, tally: Tally) -> None:
 
 
 def kill_conversion(place: Path, out: Path, share: float, tally: Tally) -> None:
-    """Killed before, while and after the folder is written."""
+    """Kills a conversion before, during and after the writing of its folder."""
     model = place / "model"
     command = ["average", model, model, "--output-dir", out / "mean"]
     begin = time.monotonic()
@@ -275,7 +275,7 @@ def kill_conversion(place: Path, out: Path, share: float, tally: Tally) -> None:
     tally.add("average, killed", str(left) if left else "", wrong=len(left), lost=int(lost))
 
 
-# Commands that read a checkpoint, as they are given one.
+# The commands that read a checkpoint, with their arguments.
 def commands_on(model: Path, place: Path) -> dict[str, list]:
     sounds, clip = place / "sounds", place / "sounds" / "bark" / "0.wav"
     return {
@@ -291,7 +291,7 @@ def commands_on(model: Path, place: Path) -> dict[str, list]:
     }
 
 
-# What a damage does not touch, and a command may do all the same.
+# Pairs of damage and command that may succeed, because the command does not read that part.
 NOT_READ = {
     "stats": "weights|head|tensors|NaN|dtype|problem|hidden|layers|label|config",
     "finetune": "head missing|id2label|num_labels|problem",
@@ -303,7 +303,7 @@ NOT_READ = {
 
 
 def check_checkpoints(place: Path, _count: int, seed: int, jobs: int, tally: Tally) -> None:
-    """Each damage to each command: one sentence, status 1, no code of a pickle run."""
+    """Gives each damage to each command, which must fail with one sentence and status 1."""
     write_sounds(place / "sounds")
     checkpoints.whole_model(place / "model")
 
@@ -332,7 +332,7 @@ def check_checkpoints(place: Path, _count: int, seed: int, jobs: int, tally: Tal
 
 
 def check_labels(place: Path, _count: int, seed: int, jobs: int, tally: Tally) -> None:
-    """Labels that are a stranger's text, through the commands that print, draw and write them."""
+    """Runs the commands that print, draw or write labels with labels from a stranger."""
     out = place / "case"
     out.mkdir()
     checkpoints.with_strange_labels(out / "model")

@@ -1,4 +1,4 @@
-"""Folders of models that lie: each kind is one damage to a small, whole model."""
+"""Damaged model folders: each kind is one damage to a small, undamaged model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def whole_model(folder: Path) -> None:
 
 
 def with_json(name: str, **fields) -> Callable[[Path], None]:
-    """A damage: these fields of a JSON file have other values."""
+    """A damage that changes fields of a JSON file."""
 
     def damage(folder: Path) -> None:
         path = folder / name
@@ -46,7 +46,7 @@ def with_json(name: str, **fields) -> Callable[[Path], None]:
 
 
 def with_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    """A damage: the content of a file is another."""
+    """A damage that replaces the content of a file."""
 
     def damage(folder: Path) -> None:
         path = folder / name
@@ -56,7 +56,7 @@ def with_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], 
 
 
 def without_tensors(*parts: str) -> Callable[[Path], None]:
-    """A damage: tensors whose names hold one of these parts are missing."""
+    """A damage that removes the tensors whose names contain one of these parts."""
 
     def damage(folder: Path) -> None:
         path = folder / "model.safetensors"
@@ -89,7 +89,7 @@ def with_pickle(folder: Path) -> None:
 
 
 def without(name: str) -> Callable[[Path], None]:
-    """A damage: this file is missing."""
+    """A damage that removes a file."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink()
@@ -139,7 +139,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "padding unknown": with_json(EXTRACTOR, padding="sideways"),
     "a file": as_file,
 }
-# Labels are text from a stranger.
+# Labels are texts from unknown sources.
 STRANGE_LABELS = (
     "\x1b[31mred\x1b[0m\x07",
     "two\nlines\r\tand tabs",

@@ -1,4 +1,4 @@
-"""Runs a command as a process of its own, watches its memory, ends it if it hangs or when told."""
+"""Runs a command in a process group, measures its memory, and kills it if it hangs or if told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of one process, so that a command that asks for too much gets an error, not the machine.
+# Memory limit of one process, so that a command that needs too much fails, and not the machine.
 MEMORY_LIMIT = 6 * 2**30
 LOOK_SECONDS = 0.05
 # Summing the memory of all processes costs some 10 ms of CPU.
@@ -21,12 +21,12 @@ MEMORY_SECONDS = 0.5
 
 @dataclass
 class Run:
-    """What became of a command."""
+    """How a command ended."""
 
     status: int
     output: str
     errors: str
-    peak_bytes: int  # of all its processes together, as far as they do not share it
+    peak_bytes: int  # of all its processes together; shared memory counts once
     hung: bool = False
 
     @property
@@ -35,7 +35,7 @@ class Run:
 
 
 def memory_of(group: int) -> int:
-    """Bytes that the processes of a group have in memory, shared ones by their share."""
+    """Memory of the processes of a group in bytes; shared memory counts once (PSS)."""
     total = 0
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -45,7 +45,7 @@ def memory_of(group: int) -> int:
                 for line in (folder / "smaps_rollup").read_text().splitlines():
                     if line.startswith("Pss:"):
                         total += int(line.split()[1]) * 1024
-            except (OSError, ValueError):  # it has ended meanwhile
+            except (OSError, ValueError):  # the process has ended
                 continue
     return total
 
@@ -59,7 +59,7 @@ def run(
     """Runs `modeling-ast` with these arguments in `folder`.
 
     Args:
-        kill_when: Asked again and again; once it says yes, all processes are killed at once.
+        kill_when: Called repeatedly; when it returns true, all processes are killed at once.
     """
     outputs = [folder / "stdout.txt", folder / "stderr.txt"]
     with outputs[0].open("wb") as out, outputs[1].open("wb") as err:

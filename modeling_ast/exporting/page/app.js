@@ -1,16 +1,16 @@
-// The page: a recording in, its spectrogram, scores and timeline out.
+// The page: it shows the spectrogram, the scores and the timeline of a recording.
 import { decode, spectrogram } from "./audio.js";
 import { equalParts, findEvents, meanScores } from "./rules.js";
 
-const NUM_SHOWN = 10;
-const QUIETEST_DB = -60;
+const NUM_SHOWN = 10; // rows in the table of scores
+const QUIETEST_DB = -60; // relative to the loudest value; everything below is black
 const HEIGHT = 200;
 const AXIS = 36; // pixels for the axes
 
 const element = (id) => document.getElementById(id);
 const settings = await (await fetch("settings.json")).json();
 const worker = new Worker("worker.js", { type: "module" });
-let result = null; // of the recording that is shown
+let result = null; // the result of the recording that is shown
 let url = null;
 
 function say(text, progress = null) {
@@ -24,7 +24,7 @@ function fail(text) {
   element("error").hidden = false;
 }
 
-// The worker's answer to a message; it reports progress before.
+// The worker's answer to a message; before the answer, the worker may report its progress.
 function ask(message, onProgress = () => {}) {
   return new Promise((resolve, reject) => {
     worker.onmessage = ({ data }) => {
@@ -32,7 +32,7 @@ function ask(message, onProgress = () => {}) {
       else if (data.error) reject(new Error(data.error));
       else resolve(data);
     };
-    worker.onerror = () => reject(new Error("the worker cannot start; use a recent browser"));
+    worker.onerror = () => reject(new Error("the worker cannot start; use a newer browser"));
     worker.postMessage(message);
   });
 }
@@ -46,7 +46,7 @@ const ready = ask({}, (share) => say(`Loading the model: ${Math.round(100 * shar
   });
 ready.catch(() => {});
 
-// One recording after the other: each waits for those before it.
+// Recordings are classified one after the other: each waits for those before it.
 let queue = ready;
 function classify(file) {
   queue = queue.then(() => classifyNow(file));
@@ -60,13 +60,15 @@ async function classifyNow(file) {
     const samples = await decode(file, settings.sampling_rate);
     if (samples.length < settings.min_samples) {
       const shortest = (1000 * settings.min_samples) / settings.sampling_rate;
-      throw new Error(`${file.name} is too short: at least ${shortest} ms of sound are needed.`);
+      throw new Error(
+        `${file.name} is too short: at least ${shortest} ms are needed. Choose a longer recording.`,
+      );
     }
     const parts = equalParts(samples.length, settings.max_samples);
     const partScores = [];
     const partLogits = [];
     for (const [start, stop] of parts) {
-      say(`Listening to ${file.name} …`, partScores.length / parts.length);
+      say(`Classifying ${file.name} …`, partScores.length / parts.length);
       const { logits, scores } = await ask({ waveform: samples.slice(start, stop) });
       partLogits.push(logits);
       partScores.push(scores);
@@ -107,7 +109,7 @@ function show() {
   );
 }
 
-// Rows of text into the body of a table; the last column is a score with a bar.
+// Writes rows of text into the body of a table; the last column is a score with a bar.
 function fill(id, rows) {
   const body = element(id).tBodies[0];
   body.replaceChildren(

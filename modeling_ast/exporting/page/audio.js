@@ -1,8 +1,9 @@
-// A file -> mono samples at the model's rate; samples -> a spectrogram.
+// File -> mono samples at the model's rate; samples -> spectrogram.
 
 const FORMATS = { 1: "integers", 3: "floats" };
 
-// Samples of a plain WAV file at the model's rate, exactly as Python reads them; otherwise null.
+// The samples of a plain WAV file at the model's rate, exactly as Python reads them; null for any
+// other file.
 function readWav(buffer, rate) {
   const view = new DataView(buffer);
   const word = (at) => String.fromCharCode(...new Uint8Array(buffer, at, 4));
@@ -48,18 +49,18 @@ function readSamples(view, start, numBytes, { kind, channels, rate, bits }, want
   return samples;
 }
 
-// Mono samples at `rate`; throws an Error whose message a user understands.
+// The mono samples of a file at `rate`; throws an Error with a message for the user.
 export async function decode(file, rate) {
   const buffer = await file.arrayBuffer();
   let samples = readWav(buffer, rate);
   if (!samples) {
     let decoded;
     try {
-      // Decodes any format that the browser plays, and resamples it.
+      // The browser decodes any format that it can play, and resamples it.
       decoded = await new OfflineAudioContext(1, 1, rate).decodeAudioData(buffer);
     } catch {
       throw new Error(
-        `${file.name} cannot be decoded: it is damaged, or no sound that this browser can play. ` +
+        `${file.name} cannot be decoded: it is damaged, or this browser cannot play its format. ` +
           "Try WAV, MP3, OGG or FLAC.",
       );
     }
@@ -72,14 +73,14 @@ export async function decode(file, rate) {
     });
   }
   if (!samples.every(Number.isFinite)) {
-    throw new Error(`${file.name} holds NaN or infinity, which is no sound.`);
+    throw new Error(`${file.name} has samples that are NaN or infinity. Choose another file.`);
   }
   return samples;
 }
 
 const FFT_SIZE = 512;
 
-// Power spectrum of FFT_SIZE samples, in place: radix 2, real and imaginary parts.
+// FFT in place, radix 2: `real` and `imaginary` hold the samples and then the spectrum.
 function fft(real, imaginary) {
   const size = real.length;
   for (let i = 1, j = 0; i < size; i++) {
@@ -104,7 +105,8 @@ function fft(real, imaginary) {
   }
 }
 
-// Decibels, one array of FFT_SIZE / 2 bins for each of at most `numColumns` columns of time.
+// The spectrogram in decibels: an array of FFT_SIZE / 2 bins for each column of time. There are
+// about `numColumns` columns, or fewer for a short recording.
 export function spectrogram(samples, numColumns) {
   const columns = [];
   const step = Math.max(160, (samples.length - FFT_SIZE) / numColumns);

@@ -1,6 +1,7 @@
-// The package's rules that the page needs: cutting long recordings, and events from the parts.
+// The rules of the Python package that the page needs: cutting long recordings, averaging the
+// scores of their parts, and finding events.
 
-// Python's round: halves go to the even number.
+// Rounds as Python does: halves go to the even number.
 function round(value) {
   const low = Math.floor(value);
   const rest = value - low;
@@ -8,7 +9,7 @@ function round(value) {
   return low % 2 === 0 ? low : low + 1;
 }
 
-// Where a recording is cut: equal parts of at most `longest` samples, as [start, stop].
+// Cuts a recording into equal parts of at most `longest` samples, each as [start, stop].
 export function equalParts(numSamples, longest) {
   const count = Math.max(1, Math.ceil(numSamples / longest));
   const bounds = Array.from({ length: count + 1 }, (_, n) => round((n * numSamples) / count));
@@ -24,7 +25,7 @@ function softmax(logits) {
   return powers.map((power) => power / sum);
 }
 
-// The scores of a whole recording from the logits of its parts: their mean, then the calibration.
+// The scores of a whole recording: the mean of the scores of its parts, then the calibration.
 export function meanScores(partLogits, { activation, slopes, intercepts }) {
   const several = activation === "sigmoid";
   const rows = partLogits.map((logits) =>
@@ -36,7 +37,7 @@ export function meanScores(partLogits, { activation, slopes, intercepts }) {
   return mean.map((p, n) => sigmoid(slopes[n] * Math.log(p / (1 - p)) + intercepts[n]));
 }
 
-// Stretches of consecutive parts in which a label reaches the threshold, by time.
+// Events: consecutive parts in which a label reaches the threshold, in the order of their start.
 export function findEvents(parts, partScores, labels, threshold) {
   const events = [];
   labels.forEach((label, index) => {

@@ -1,12 +1,12 @@
-// Loads the model and runs it beside the page, which stays responsive.
+// Loads and runs the model in a thread of its own, so that the page stays responsive.
 import * as ort from "./vendor/ort.wasm.min.mjs";
 
 let session = null;
 
-// The bytes of a file; says which share of it has arrived.
+// The bytes of a file; calls `onProgress` with the share that has arrived.
 async function download(url, onProgress) {
   const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url}: the server answers ${response.status}`);
+  if (!response.ok) throw new Error(`${url}: the server answered with status ${response.status}`);
   const total = Number(response.headers.get("content-length")) || 0;
   const chunks = [];
   let size = 0;
@@ -22,7 +22,7 @@ async function download(url, onProgress) {
 
 async function load() {
   ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
-  // Threads need the headers that a Space sends and a plain server does not.
+  // Several threads need HTTP headers that a Space sends, but a plain server does not.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
   const report = (progress) => self.postMessage({ progress });
   const model = await download("waveform_quantized.onnx", report);
