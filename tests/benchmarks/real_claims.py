@@ -3,11 +3,12 @@
     python examples/quickstart.py
     python -m tests.benchmarks.real_claims [STUDY ...] [--start quickstart/model] [--folder claims]
 
-STUDY is recipe, drums, letters, syllables or few; by default all. Each study prints a table in
-Markdown, row by row. The sounds come from Debian packages, see tests/real_sounds.py. Drum hits
-start from the quickstart's model, the others from the same network after ten words of espeak-ng, a
-synthesiser, see tests/spoken_words.py. Every speaker is tested once: each seed has its own third of
-them. Results are kept in the folder: if a study is interrupted, run the same command again.
+STUDY is recipe, drums, letters, syllables, few_drums or few_syllables; by default all. Each study
+prints a table in Markdown, row by row. The sounds come from Debian packages, see
+tests/real_sounds.py. Drum hits start from the quickstart's model, the others from the same network
+after ten words of espeak-ng, a synthesiser, see tests/spoken_words.py. Every speaker is tested
+once: each seed has its own third of them. Results are kept in the folder: if a study is
+interrupted, run the same command again.
 """
 
 from __future__ import annotations
@@ -85,10 +86,10 @@ class Study:
         self.seeds = range(1 if quick else SEEDS)
 
     def data(self, kind: str, seed: int = 0, examples: int | None = None) -> Path:
-        """A data set of real sounds; for speech, each seed holds out other speakers."""
+        """A data set of real sounds; each seed has its own speakers, or its own few examples."""
         fold = 0 if kind == "drums" else seed
-        name = f"{kind}_{fold}" + (f"_{examples}" if examples else "")
-        write = partial(real_sounds.write_data_set, kind, fold=fold, examples=examples, seed=fold)
+        name = f"{kind}_{fold}" + (f"_{examples}_{seed}" if examples else "")
+        write = partial(real_sounds.write_data_set, kind, fold=fold, examples=examples, seed=seed)
         return self.experiments.make(name, write)
 
     def quickstart(self) -> Path:
@@ -206,15 +207,15 @@ def against_example(study: Study, kind: str) -> Iterator[str]:
         yield f"| the recipe small_data from random weights | {spread(scores)} |"
 
 
-def few(study: Study) -> Iterator[str]:
-    """1, 5 and 10 examples of each vowel, training all weights, LoRA, or only the head."""
-    start = study.words()
+def few(study: Study, kind: str) -> Iterator[str]:
+    """1, 5 and 10 examples of each class: all weights, LoRA, or only the head."""
+    start = study.quickstart() if kind == "drums" else study.words()
     yield from ("| examples | trained | accuracy | seeds |", "| --: | --- | --: | --- |")
     for examples in EXAMPLES:
         for way, more in WAYS.items():
-            data = partial(study.data, "syllables", examples=examples)
+            data = partial(study.data, kind, examples=examples)
             flags = {**FEW, **more, "model": start}
-            scores = study.scores(f"few_{examples}_{way}", flags, data, "eval_accuracy")
+            scores = study.scores(f"few_{kind}_{examples}_{way}", flags, data, "eval_accuracy")
             yield f"| {examples} | {way} | {spread(scores)} |"
 
 
@@ -223,7 +224,8 @@ STUDIES: dict[str, Callable[[Study], Iterator[str]]] = {
     "drums": drums,
     "letters": partial(against_example, kind="letters"),
     "syllables": partial(against_example, kind="syllables"),
-    "few": few,
+    "few_drums": partial(few, kind="drums"),
+    "few_syllables": partial(few, kind="syllables"),
 }
 
 
