@@ -1,7 +1,7 @@
 """Pictures of spectrograms and labels; matplotlib is imported when one is drawn.
 
 A recording of any length becomes a picture of the same width: `PeakColumns` keeps the highest value
-of each column, so that a short sound is seen in an hour too, and the audio is read block by block.
+of each column, so that a short sound is visible in an hour too. The audio is read block by block.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MINUTES_FROM = 180.0
 
 
 class PeakColumns:
-    """Rows, as they come -> a bounded number of columns, each the highest of equally many rows."""
+    """Rows of any number -> a bounded number of columns, each the maximum of equally many rows."""
 
     def __init__(self):
         self.rows_per_column = 1
@@ -55,7 +55,7 @@ class PeakColumns:
         self._left = rows
 
     def columns(self) -> np.ndarray:
-        """(N, D), from all rows so far; the last column may be of fewer."""
+        """(N, D), from all rows so far; the last column may be made from fewer rows."""
         if self._columns is None or self._left is None:
             return np.empty((0, 0))
         last = [self._left.max(0, keepdims=True)] if len(self._left) else []
@@ -63,10 +63,10 @@ class PeakColumns:
 
 
 def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str | Path) -> None:
-    """Draws a row for each file: its spectrogram, whole, and its labels.
+    """Draws a row for each file: the spectrogram of the whole file, and its labels.
 
     Args:
-        results: Of files, which are read again; none of them bad.
+        results: Of files that could be used; the files are read again.
         path: Of the picture; its suffix says the format.
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -98,7 +98,7 @@ def draw_spectrogram(axis: Any, source: str | Path, extractor: ASTFeatureExtract
     Args:
         axis: Of matplotlib.
     Raises:
-        OSError, ValueError: Nothing of the file can be decoded.
+        OSError, ValueError: No part of the file can be decoded.
     """
     recording = Recording(open_clip(source), extractor.sampling_rate)
     draw_blocks(axis, recording.blocks(), extractor)
@@ -107,10 +107,11 @@ def draw_spectrogram(axis: Any, source: str | Path, extractor: ASTFeatureExtract
 def draw_blocks(
     axis: Any, blocks: Iterable[np.ndarray], extractor: ASTFeatureExtractor, begin: float = 0.0
 ) -> None:
-    """The same for samples that come block by block, (S,) each.
+    """Draws the spectrogram of samples that come block by block, (S,) each.
 
     Args:
-        begin: Of the first of them, in seconds.
+        axis: Of matplotlib.
+        begin: Time of the first sample, in seconds.
     """
     rate, hop, window = extractor.sampling_rate, extractor.hop_samples, extractor.window_samples
     peaks, waiting, num_samples = PeakColumns(), np.empty(0, np.float32), 0
@@ -127,7 +128,7 @@ def draw_blocks(
         stop = begin + image.shape[1] * peaks.rows_per_column * hop / rate
         extent = (begin, stop, 0, len(image))
         axis.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="magma")
-    # The last samples are less than a window: no bright edge there.
+    # The last samples may be too few for a frame; black there avoids a bright edge.
     axis.set(xlim=(begin, end), ylabel="kHz", facecolor="black")
     ticks = [khz for khz in TICKS_KHZ if khz <= rate / 2000]
     axis.set_yticks(
@@ -145,7 +146,7 @@ def mel_bin(hz: float, extractor: ASTFeatureExtractor) -> float:
 
 
 def time_axis(axis: Any, seconds: float) -> None:
-    """Labels an axis of time that ends at so many seconds: seconds, or minutes:seconds."""
+    """Labels an axis of time that ends at `seconds`, in seconds or in minutes:seconds."""
     if seconds < MINUTES_FROM:
         axis.set_xlabel("seconds")
         return
@@ -173,13 +174,13 @@ def check_picture(path: str | Path) -> None:
 
 
 def plain_text(text: str) -> str:
-    """A text as matplotlib draws it: no formula, no line break."""
+    """A text that matplotlib draws as it is: no formula, no line break."""
     # A pair of dollar signs would enclose a formula.
     return printable(text).replace("$", r"\$")
 
 
 def load_pyplot() -> Any:
-    """matplotlib.pyplot, drawing to files.
+    """matplotlib.pyplot, set up to draw to files.
 
     Raises:
         MissingExtra: matplotlib is not installed.

@@ -292,7 +292,7 @@ def test_a_run_says_what_was_held_out(sounds, models, tmp_path, run):
     assert printed.out.startswith("18 clips\n")
     assert (
         f"WARNING: 12 of 18 clips are among those that {models[0]} was trained on; the scores "
-        f"flatter\n"
+        f"are too good\n"
     ) in printed.err
     assert printed.err.count("WARNING") == 1
     # A model without run.json: its training clips are not known.

@@ -85,7 +85,7 @@ DAMAGES = {
         "run `git lfs pull`",
     ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model"),
-    "pickle": (pickled, "its pickle of weights was refused, for it would run posix.system"),
+    "pickle": (pickled, "its pickle of weights was refused, because it would run posix.system"),
     "cut pickle": (cut_pickle, "one of its files is damaged (RuntimeError"),
     "shard": (shard_missing, "model-00001-of-00001.safetensors"),
     "three weights": (weights(without_three), "it lacks 3 of the weights that its config.json"),

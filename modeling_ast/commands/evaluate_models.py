@@ -2,8 +2,8 @@
 
     modeling-ast evaluate MODEL... --data DATA [--eval-split test] [--output-dir OUT] [--json]
 
-Where finetune wrote the folder of the first model, its run.json says the data, the split and the
-columns, unless flags say otherwise. A warning counts the clips that a model was trained on.
+If finetune wrote the folder of the first model, its run.json gives the data, the split and the
+columns for which there is no flag. A warning counts the clips that a model was trained on.
 
 The work is in `training/evaluation.py`.
 """
@@ -36,9 +36,9 @@ from .output import fail, print_json, print_report, quiet_libraries
 
 DESCRIPTION = """
 Judge a model, or an ensemble of several models, on the held-out clips of DATA: a data set on the
-Hub, a directory with one folder of audio files per label, or a CSV, JSON lines or parquet file. Of
-a model that finetune wrote, its run.json says the data, the split and the columns where no flag
-does.
+Hub, a directory with one folder of audio files per label, or a CSV, JSON lines or parquet file. If
+finetune wrote the first model, its run.json gives the data, the split and the columns for which
+there is no flag.
 """
 
 
@@ -96,7 +96,7 @@ def training_clip_warnings(models: Sequence[str], clips: HeldOut) -> Iterator[st
         if again := count_training_clips(model, clips):
             yield (
                 f"WARNING: {again} of {len(clips.clips)} clips are among those that {model} was "
-                f"trained on; the scores flatter"
+                f"trained on; the scores are too good"
             )
 
 
@@ -104,7 +104,7 @@ def output_directory(name: str) -> Path:
     """The directory for the files of the evaluation.
 
     Raises:
-        ValueError: It is that of a model, whose card would be replaced, or cannot be made.
+        ValueError: It holds a model, whose card would be replaced, or it cannot be made.
     """
     folder = Path(name)
     if (folder / "config.json").exists():
@@ -139,10 +139,12 @@ def parse_arguments(
         usage="modeling-ast evaluate MODEL... [--data DATA] [flags]",
         description=DESCRIPTION,
     )
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="on the Hub, or a directory")
-    parser.add_argument("--per-class", metavar="CSV", help="file to write a row for each class to")
     parser.add_argument(
-        "--length-plot", metavar="PNG", help="picture of the scores at several lengths to write"
+        "models", metavar="MODEL", nargs="+", help="name on the Hub, or a directory"
+    )
+    parser.add_argument("--per-class", metavar="CSV", help="file for a row of each class")
+    parser.add_argument(
+        "--length-plot", metavar="PNG", help="picture of the scores at several lengths"
     )
     parser.add_argument(
         "--output-dir",
@@ -151,7 +153,7 @@ def parse_arguments(
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options, data, lengths, results, rest = parser.read(arguments)
-    # Flags that are given win over these.
+    # Flags on the command line win over these.
     names = parser.given_names(arguments)
     parser.set_defaults(**defaults_of_run(rest.models[0], data.data, names))
     options, data, lengths, results, rest = parser.read(arguments)
