@@ -17,6 +17,7 @@ from .audio import open_clip
 from .events import Detection, EventDetector, ScoreBlock
 from .feature_extraction_ast import ASTFeatureExtractor
 from .plotting import (
+    LONGEST_LABEL,
     PeakColumns,
     draw_blocks,
     draw_spectrogram,
@@ -28,6 +29,8 @@ from .recordings import Recording
 
 MOST_BARS, MOST_CURVES = 20, 5
 PAGE_SECONDS = 60.0
+# The most characters of a title.
+LONGEST_TITLE = 110
 PAGED = ".pdf"
 
 
@@ -147,7 +150,7 @@ def draw_events(
     figure, axes = _sheet(pyplot, len(bars))
     draw_spectrogram(axes[0], detection.name, extractor)
     _fill(axes, detection, bars, scores.curves(), scores.caption)
-    axes[0].set(title=plain_text(Path(detection.name).name), xlabel="")
+    axes[0].set(title=plain_text(Path(detection.name).name, LONGEST_TITLE), xlabel="")
     time_axis(axes[2], detection.seconds or 0.0)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -174,8 +177,8 @@ def _draw_pages(
             figure, axes = _sheet(pyplot, len(bars))
             draw_blocks(axes[0], [samples], extractor, begin)
             _fill(axes, detection, bars, curves, scores.caption)
-            title = f"{plain_text(Path(detection.name).name)}, page {number + 1} of {len(pages)}"
-            axes[0].set(title=title, xlabel="")
+            name = plain_text(Path(detection.name).name, LONGEST_TITLE)
+            axes[0].set(title=f"{name}, page {number + 1} of {len(pages)}", xlabel="")
             axes[2].set_xlim(begin, end)
             time_axis(axes[2], detection.seconds or 0.0)
             file.savefig(figure, dpi=120)
@@ -230,14 +233,16 @@ def _fill(
     names = list(bars)
     for row, name in enumerate(names):
         middle.broken_barh(bars[name], (row - 0.4, 0.8), color=f"C{row % 10}")
-    middle.set_yticks(range(len(names)), [plain_text(name) for name in names])
+    middle.set_yticks(range(len(names)), [plain_text(name, LONGEST_LABEL) for name in names])
     middle.set(ylim=(max(len(names), 1) - 0.5, -0.5), ylabel="events")
     is_shared = len(set(curves.thresholds)) == 1
     for index, label in enumerate(curves.labels):
         # A label without an event has a grey of its own.
         color = f"C{names.index(label) % 10}" if label in names else f"{0.3 + 0.1 * index:.1f}"
         scores = curves.scores[:, index]
-        bottom.plot(curves.seconds, scores, label=plain_text(label), color=color, linewidth=1)
+        bottom.plot(
+            curves.seconds, scores, label=plain_text(label, LONGEST_LABEL), color=color, linewidth=1
+        )
         if index == 0 or not is_shared:
             line_color = "0.3" if is_shared else color
             level = curves.thresholds[index]

@@ -59,6 +59,7 @@ class Journal:
         self.done: set[str] = set()
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file; give another --output")
+        self._is_new = not path.exists()
         # Unbuffered: what a full disk refused must not be written later, after other lines.
         self.file = path.open("ab", buffering=0)
         self._lock()
@@ -101,6 +102,13 @@ class Journal:
             self.count(row)
             end += len(line)
         return end
+
+    def remove_if_unused(self) -> None:
+        """Closes the journal of a run that was refused; removes its file if it is new and empty."""
+        self.file.close()
+        self.lines.close()
+        if self._is_new and not self.done:
+            self.path.unlink(missing_ok=True)
 
     def use(self, **settings: Any) -> None:
         """Sets the settings of the next rows.

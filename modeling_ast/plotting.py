@@ -6,6 +6,7 @@ of each column, so that a short sound is visible in an hour too. The audio is re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ COLUMNS = 1000
 TICKS_KHZ = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16)
 # From this length the axis of time shows minutes.
 MINUTES_FROM = 180.0
+# The most characters of a label, and of a file's name above a spectrogram.
+LONGEST_LABEL, LONGEST_NAME = 32, 50
 
 
 class PeakColumns:
@@ -83,10 +86,11 @@ def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str
     )
     for (left, right), result in zip(axes, results):
         draw_spectrogram(left, result.name, extractor)
-        left.set(title=plain_text(Path(result.name).name))
+        left.set_title(plain_text(Path(result.name).name, LONGEST_NAME), fontsize="medium")
         labels, scores = zip(*reversed(result.labels.items()))
         right.barh(range(len(labels)), scores, color="tab:orange")
-        right.set_yticks(range(len(labels)), list(map(plain_text, labels)))
+        names = [plain_text(label, LONGEST_LABEL) for label in labels]
+        right.set_yticks(range(len(labels)), names)
         right.set(xlim=(0, 1), xlabel="score")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -125,10 +129,12 @@ def draw_blocks(
     end = begin + num_samples / rate
     image = peaks.columns().T  # (F, N)
     if image.size:
-        stop = begin + image.shape[1] * peaks.rows_per_column * hop / rate
-        extent = (begin, stop, 0, len(image))
+        column_seconds = peaks.rows_per_column * hop / rate
+        # The last samples are too few for a frame: the last one, which overlaps them, is repeated.
+        missing = max(0, math.ceil((end - begin) / column_seconds) - image.shape[1])
+        image = np.pad(image, ((0, 0), (0, missing)), mode="edge")
+        extent = (begin, begin + image.shape[1] * column_seconds, 0, len(image))
         axis.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="magma")
-    # The last samples may be too few for a frame; black there avoids a bright edge.
     axis.set(xlim=(begin, end), ylabel="kHz", facecolor="black")
     ticks = [khz for khz in TICKS_KHZ if khz <= rate / 2000]
     axis.set_yticks(
@@ -173,10 +179,18 @@ def check_picture(path: str | Path) -> None:
     check_output_file(path)
 
 
-def plain_text(text: str) -> str:
-    """A text that matplotlib draws as it is: no formula, no line break."""
+def plain_text(text: str, longest: int | None = None) -> str:
+    """A text that matplotlib draws as it is: no formula, no line break.
+
+    Args:
+        longest: The most characters; a longer text loses some in its middle. None for no limit.
+    """
+    text = printable(text)
+    if longest is not None and len(text) > longest:
+        end = (longest - 1) // 2
+        text = f"{text[: longest - 1 - end]}…{text[-end:]}"
     # A pair of dollar signs would enclose a formula.
-    return printable(text).replace("$", r"\$")
+    return text.replace("$", r"\$")
 
 
 def load_pyplot() -> Any:
@@ -192,6 +206,8 @@ def load_pyplot() -> Any:
 
 
 __all__ = [
+    "LONGEST_LABEL",
+    "LONGEST_NAME",
     "PeakColumns",
     "check_picture",
     "draw_blocks",

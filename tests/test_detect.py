@@ -202,6 +202,12 @@ def test_one_sentence(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
         status, out, err = run(capsys, *arguments)
         assert status == 1 and message in err and not out
         assert len(err.strip().splitlines()) == 1
+    # A refused run leaves neither an empty file nor an empty folder.
+    before = set(tmp_path.rglob("*"))
+    for output in (("e.csv",), ("labels", "--format", "audacity")):
+        words = ("--output", tmp_path / output[0], *output[1:])
+        assert run(capsys, tmp_path / "no model", sounds, *words)[0] == 1
+        assert set(tmp_path.rglob("*")) == before
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     status, _, err = run(capsys, tiny_folder, sounds, "--output", tmp_path / "e.parquet")
     assert status == 1 and "needs pyarrow" in err

@@ -260,6 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         detector = load_detector(options)
     except (OSError, ValueError, RuntimeError) as error:
+        if journal is not None:
+            discard(journal, options)
         return fail(error)
     print_report(hints(detector))
     try:
@@ -269,11 +271,11 @@ def main(arguments: list[str] | None = None) -> int:
         found = detect_missing(options, detector, journal)
         write_results(options, found, detector)
     except KeyboardInterrupt:
-        said = "" if journal is None else "; the same command goes on from here"
-        sys.stderr.write(f"stopped{said}\n")
+        resume = "" if journal is None else "; run the same command again to resume"
+        sys.stderr.write(f"stopped{resume}\n")
         return 1
     except torch.OutOfMemoryError as error:
-        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
+        return fail(f"{one_line(error)}; run it again with a smaller --batch-frames")
     # Usually a full disk, or settings that differ from those of the earlier rows.
     except (OSError, ValueError, RuntimeError) as error:
         return fail(error)
@@ -290,9 +292,17 @@ def journal_path(options: argparse.Namespace) -> Path:
 
 def open_journal(options: argparse.Namespace) -> Journal:
     """The journal of this output, which may belong to an earlier run."""
+    options.folder_is_new = options.output_is_folder and not options.output.exists()
     if options.output_is_folder:
         options.output.mkdir(exist_ok=True)
     return Journal(journal_path(options), options.model, ROW_FIELDS, SETTINGS, EARLIER)
+
+
+def discard(journal: Journal, options: argparse.Namespace) -> None:
+    """Removes what `open_journal` has made for a run that was refused."""
+    journal.remove_if_unused()
+    if options.folder_is_new:
+        options.output.rmdir()
 
 
 def load_detector(options: argparse.Namespace) -> EventDetector:

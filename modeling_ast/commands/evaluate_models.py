@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..labels import printable
-from ..outputs import check_output_file
+from ..outputs import check_output_file, leaving_no_empty_folder
 from ..training.answers import summary_lines
 from ..training.arguments import RUN_FILE, LengthArguments, ResultArguments
 from ..training.bad_clip_search import listing_all_bad_clips
@@ -55,16 +56,16 @@ def main(arguments: list[str]) -> int:
         options, data, lengths, results, rest = parse_arguments(arguments)
         for file in filter(None, (rest.per_class, rest.length_plot)):
             check_output_file(file)
-        folder = None if rest.output_dir is None else output_directory(rest.output_dir)
-        with listing_all_bad_clips(data, options.bad_clips, rest.models[0], train=False):
-            result = evaluate_models(rest.models, options, data, lengths.length_clips)
-        if rest.per_class:
-            write_table(result.answers.classes, Path(rest.per_class))
-        if rest.length_plot and result.lengths:
-            draw_lengths(result.lengths, result.metric, Path(rest.length_plot))
-        if folder is not None:
-            save_evaluation(folder, rest.models, str(data.data), result, results.worst_clips)
-        result.data.save_missing(options.missing_clips)
+        with output_directory(rest.output_dir) as folder:
+            with listing_all_bad_clips(data, options.bad_clips, rest.models[0], train=False):
+                result = evaluate_models(rest.models, options, data, lengths.length_clips)
+            if rest.per_class:
+                write_table(result.answers.classes, Path(rest.per_class))
+            if rest.length_plot and result.lengths:
+                draw_lengths(result.lengths, result.metric, Path(rest.length_plot))
+            if folder is not None:
+                save_evaluation(folder, rest.models, str(data.data), result, results.worst_clips)
+            result.data.save_missing(options.missing_clips)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
     print_report(result.data.lines(listed_in=options.missing_clips))
@@ -100,26 +101,33 @@ def training_clip_warnings(models: Sequence[str], clips: HeldOut) -> Iterator[st
             )
 
 
-def output_directory(name: str) -> Path:
-    """The directory for the files of the evaluation.
+@contextmanager
+def output_directory(name: str | None) -> Iterator[Path | None]:
+    """Makes the directory for the files of the evaluation, and removes it again if it stays empty.
 
+    Args:
+        name: Its path; None if no directory is wanted.
     Raises:
         ValueError: It holds a model, whose card would be replaced, or it cannot be made.
     """
+    if name is None:
+        yield None
+        return
     folder = Path(name)
     if (folder / "config.json").exists():
         raise ValueError(
             f"--output-dir {name} holds a model, whose card and figures would be replaced; give "
             f"another directory"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot make the directory {name} ({error.strerror}); give another --output-dir"
-        ) from error
-    check_output_file(folder / "README.md")
-    return folder
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(leaving_no_empty_folder(folder))
+        except OSError as error:
+            raise ValueError(
+                f"cannot make the directory {name} ({error.strerror}); give another --output-dir"
+            ) from error
+        check_output_file(folder / "README.md")
+        yield folder
 
 
 def parse_arguments(

@@ -71,14 +71,14 @@ USUAL = {
     "warmup_steps": "steps in which the learning rate rises from 0; below 1, a share of the run",
     "weight_decay": "pulls the weights towards 0, by this share of the learning rate at each step",
     "bf16": "compute with bfloat16 where this is safe: faster on recent GPUs",
-    "gradient_checkpointing": "compute activations twice instead of keeping them: takes less memory "
-    "and more time",
+    "gradient_checkpointing": "compute activations twice instead of keeping them: takes less "
+    "memory and more time",
     "logging_steps": "steps from one line of the log to the next; below 1, a share of the run",
     "report_to": "where the log goes: tensorboard, wandb, none, ...",
     "eval_strategy": "when held-out clips are judged: at --eval-steps, each epoch, never",
     "eval_steps": "steps from one evaluation to the next; below 1, a share of the run",
     "per_device_eval_batch_size": "clips of a batch of an evaluation, on each GPU",
-    "save_strategy": "when a checkpoint is saved: at --save-steps, each epoch, after the best "
+    "save_strategy": "when a checkpoint is saved: after --save-steps, each epoch, or the best "
     "evaluation so far, or never",
     "save_steps": "steps from one checkpoint to the next; below 1, a share of the run",
     "save_total_limit": "checkpoints that are kept; older ones are deleted (default: all)",

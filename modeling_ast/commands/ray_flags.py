@@ -122,10 +122,10 @@ def run_on_ray(
     except MissingExtra as error:
         return fail(error)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from the last shard\n")
+        sys.stderr.write("stopped; run the same command again to resume from the last shard\n")
         return 1
     except torch.OutOfMemoryError as error:
-        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
+        return fail(f"{one_line(error)}; run it again with a smaller --batch-frames to resume")
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         return fail(error)
     _report(options, found, manifest)

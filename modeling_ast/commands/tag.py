@@ -126,23 +126,27 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(f"{error}; or give an --output that ends in .jsonl")
     except (OSError, ValueError) as error:
         return fail(f"cannot go on with {path}: {one_line(error)}")
+    if journal.done:
+        num_done = len(journal.done.intersection(files))
+        print_report([f"resuming {path}: {num_done} of {len(files)} clips are done"])
     try:
         if not journal.done.issuperset(files):
             status = _tag_missing(options, files, journal)
             if status:
+                journal.remove_if_unused()
                 return status
         if options.output.suffix == ".parquet":
             write_parquet(journal, options.output)
     except KeyboardInterrupt:
         sys.stderr.write(
-            f"stopped after {len(journal.done)} files; the same command goes on from here\n"
+            f"stopped after {len(journal.done)} files; run the same command again to resume\n"
         )
         return 1
     except torch.OutOfMemoryError as error:
-        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
+        return fail(f"{one_line(error)}; run it again with a smaller --batch-frames to resume")
     # Usually a full disk.
     except (OSError, RuntimeError) as error:
-        return fail(f"{one_line(error)}; the same command goes on from here")
+        return fail(f"{one_line(error)}; run the same command again to resume")
     _report(options, journal, skipped)
     return 1 if journal.num_bad or unlisted else 0
 
