@@ -3,9 +3,9 @@
 Importing this package makes AutoConfig, AutoFeatureExtractor, AutoModel,
 AutoModelForAudioClassification and pipelines give the classes here for every AST checkpoint.
 
-The models and what uses them are imported when they are first asked for: they need
-`transformers.modeling_utils`, whose import takes seconds. Reading and decoding audio does not, and
-processes that do nothing else should not wait for it.
+The models and the classes that use them are imported at first use, because they need
+`transformers.modeling_utils`, whose import takes seconds. Processes that only read and decode audio
+do not need it and should not wait for it.
 """
 
 from importlib import import_module
@@ -52,7 +52,7 @@ __all__ = [
     "stream_audio",
     "write_events",
 ]
-# Public name -> the file that is imported when it is asked for.
+# Public name -> the file that is imported at its first use.
 _LATER = {
     "Event": "events",
     "EventDetector": "events",

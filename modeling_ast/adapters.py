@@ -1,8 +1,8 @@
 """The folder of an adapter (LoRA and its like, trained with peft) and its base model -> one model.
 
 An adapter holds what was learned on top of a base model: a few small matrices for each layer, and
-the head. Its folder names the base model. Here the two become one model of plain weights, which is
-as fast as the base model and which every tool takes (extra `lora`).
+the head. Its folder names the base model. This file merges the two into one model of plain weights,
+which is as fast as the base model and which every tool accepts (extra `lora`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from transformers.utils import (
 
 from .errors import need_extra, one_line
 
-# What a model on the Hub is called.
+# The form of a model's name on the Hub.
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_ARGUMENTS = (
     "cache_dir",
@@ -47,7 +47,7 @@ HUB_ARGUMENTS = (
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 ADAPTER_FILES = (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
 HEAD = "classifier."
-# In front of the names of an adapter's weights.
+# The beginning of the names of an adapter's weights.
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -66,7 +66,7 @@ def find_adapter(source: str | Path | None, **hub) -> Adapter | None:
         source: A folder, or a name on the Hub.
         hub: Arguments of `from_pretrained` about the Hub, such as `revision`.
     Returns:
-        None where there is none, and where the weights of a whole model are beside it.
+        None if there is no adapter, or if the weights of a whole model are in the same place.
     Raises:
         ValueError: adapter_config.json is damaged, or its base model is not there.
     """
@@ -86,7 +86,7 @@ def find_adapter(source: str | Path | None, **hub) -> Adapter | None:
 
 
 def _existing_base(source: str | Path, base: Any) -> str:
-    """The base model's folder, as named or seen from the adapter's, or its name on the Hub."""
+    """The base model's folder, as named or relative to the adapter's, or its name on the Hub."""
     mend = f"correct base_model_name_or_path in its {ADAPTER_CONFIG_NAME}"
     if not isinstance(base, str) or not base:
         raise ValueError(f"it is an adapter whose base model is {base!r}; {mend}")
@@ -103,7 +103,7 @@ def _existing_base(source: str | Path, base: Any) -> str:
 
 
 def file_of(source: str | Path, name: str, **hub) -> Path | None:
-    """A file of a folder or of a model on the Hub; None where it has none or cannot be reached."""
+    """A file of a folder or of a model on the Hub; None if it is missing or cannot be reached."""
     folder = Path(source)
     if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(str(source))):
         return None
@@ -119,7 +119,7 @@ def file_of(source: str | Path, name: str, **hub) -> Path | None:
 
 
 def holder_of(source: str | Path, name: str) -> str | Path:
-    """Who holds a file of a model: an adapter takes those that it lacks from its base model.
+    """Where a file of a model is: an adapter takes the files that it lacks from its base model.
 
     Args:
         source: A folder, or a name on the Hub.
@@ -138,8 +138,8 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter, **hub) -> PreTrained
     """The model with the adapter's weights added to its own.
 
     Args:
-        model: The base model, in float32, with a head of the adapter's size. A model without a head
-            takes all but the head.
+        model: The base model, in float32, with a head of the adapter's size. If it has no head, the
+            adapter's head is left out.
         adapter: From `find_adapter`.
         hub: As there.
     Returns:
@@ -176,7 +176,7 @@ def _settings_of(adapter: Adapter, peft: ModuleType, has_head: bool) -> Any:
     try:
         with quiet_peft():
             settings = peft.PeftConfig.from_peft_type(**adapter.settings)
-    # Whatever the file holds is handed to peft as it is.
+    # peft gets the content of the file unchecked, and may raise anything.
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise ValueError(f"its {ADAPTER_CONFIG_NAME} is damaged ({reason})") from error
@@ -196,7 +196,7 @@ def _is_of_head(name: str) -> bool:
 
 
 def _of_the_body(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """For a model without a head: its part of the weights, by its own names."""
+    """The weights for a model without a head, with the names that they have in it."""
     start = f"{_PEFT_PREFIX}{prefix}."
     return {
         _PEFT_PREFIX + name.removeprefix(start): tensor
@@ -208,7 +208,7 @@ def _of_the_body(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 def _check_weights(
     weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], adapter: Adapter
 ) -> None:
-    """Every weight must arrive, in its shape: peft only warns, or names hundreds."""
+    """Refuses missing or unexpected weights and shapes: peft only warns, or lists hundreds."""
     for name in sorted(weights.keys() | expected.keys()):
         found = {
             "the adapter": weights[name].shape if name in weights else None,
@@ -239,11 +239,11 @@ def need_peft(purpose: str) -> ModuleType:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Without the warnings about other libraries that peft gives, also while it is imported."""
+    """Hides peft's warnings about other libraries, also those during its import."""
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # It imports torchao where that is installed, at which torch logs a deprecation.
+        # peft imports torchao if that is installed, and torch then logs a deprecation.
         logging.disable(logging.WARNING)
         try:
             yield

@@ -1,8 +1,8 @@
-"""Whatever a user calls a clip -> a checked mono waveform at the wanted rate, or the reason.
+"""A clip in any form -> a checked mono waveform at the wanted rate, or the reason why not.
 
-The one rule of the package: the extractor, `AudioTagger`, every command, training and its
-evaluations read a clip here. `open_clip` finds out what was given, without decoding anything, so
-that it can be sent to another process; `decode_clip` makes the waveform; `read_clip` does both.
+The extractor, `AudioTagger`, every command, training and its evaluations read clips with this file
+alone. `open_clip` finds out what was given without decoding it, so that it can be sent to another
+process; `decode_clip` makes the waveform; `read_clip` does both.
 
 Files are decoded by `decoding.py`, whole (`read_audio`) or in blocks (`stream_audio`), and
 `resampling.py` brings samples to the wanted rate.
@@ -32,7 +32,7 @@ from .resampling import (
 )
 from .samples import as_tensor, check_samples, mixed_down, scale_samples
 
-# An array (S, channels) with more channels than these counts as a batch of short clips.
+# An array (S, channels) with more channels than this counts as a batch of short clips.
 MOST_CHANNELS_OF_AN_ARRAY = 8
 # The most bytes of samples that `read_audio` returns: 4.6 hours at 16 kHz.
 MOST_BYTES = 2**30
@@ -50,12 +50,12 @@ class ClipSource:
 
     @property
     def file(self) -> str | Path | bytes | None:
-        """The path or the content of a file; None of samples."""
+        """The path or the content of a file; None for samples."""
         return self.content if isinstance(self.content, str | Path | bytes) else None
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a path or the content of a file, and no samples."""
+        """Whether it is a path or the content of a file, and not samples."""
         return self.file is not None
 
 
@@ -92,11 +92,12 @@ def read_clip(
         min_samples: Samples that one frame needs, `extractor.window_samples`; by default those of
             25 ms. A shorter clip is refused.
     Returns:
-        (S,), float32, mono (the mean of the channels), at least `min_samples` long. On a CPU it is
-        known to be finite and within a million. A tensor keeps its device and its gradient.
+        (S,), float32, mono (the mean of the channels), at least `min_samples` long. On a CPU all
+        samples are finite and within a million; on a GPU this is not checked. A tensor keeps its
+        device and its gradient.
     Raises:
-        TypeError: It is nothing of the above.
-        OSError, ValueError: It is, but cannot be used; one sentence says why.
+        TypeError: It is none of the above.
+        OSError, ValueError: It is one of them but cannot be used; one sentence says why.
         ImportError: It is a tensor with a gradient or on a GPU, must be resampled, and torchaudio
             cannot be loaded.
     """
@@ -107,7 +108,7 @@ def open_clip(clip: Any, name: str = "the clip") -> ClipSource:
     """Finds out what was given, as in `read_clip`; no file is opened.
 
     Raises:
-        TypeError, ValueError: It is no clip, or cannot be used.
+        TypeError, ValueError: It is not a clip, or cannot be used.
     """
     if isinstance(clip, Mapping) and clip.get("audio") is not None:
         clip = clip["audio"]
@@ -151,7 +152,7 @@ def decode_clip(
         x = _waveform(source, sampling_rate, copy, max_bytes)
     except (OSError, ValueError, TypeError, ImportError):
         raise
-    # Whatever a decoder or a resampler raises, or too little memory, is this clip's reason.
+    # Any other error of a decoder or a resampler, and a lack of memory, becomes the clip's reason.
     except Exception as error:
         raise ValueError(f"{source.name} cannot be read ({one_line(error)}); drop it") from error
     if min_samples is None:
@@ -210,8 +211,8 @@ def read_audio(
     Args:
         source: Path of the file, or its content.
         sampling_rate: Wanted rate, in Hz.
-        max_bytes: The samples may take this many at most, 4 each; None for any number. A file may
-            hold 1400 times its own size. By default 1 GB, 4.6 hours at 16 kHz.
+        max_bytes: The most bytes that the samples may take, 4 each; None for no limit. A file can
+            decode to 1400 times its own size. By default 1 GB, 4.6 hours at 16 kHz.
     Returns:
         (S,), float32, in [-1, 1], at `sampling_rate`.
     Raises:
@@ -241,21 +242,21 @@ def stream_audio(
     sampling_rate: int = ASTConfig.sampling_rate,
     block_seconds: float = 10.0,
 ) -> Iterator[np.ndarray]:
-    """Decodes an audio file of any length in blocks, as `read_audio` does it whole.
+    """Decodes an audio file of any length in blocks; `read_audio` decodes it as a whole.
 
-    Only one block and what the decoder holds are in memory. Samples are given as the file has them:
-    a float file may hold NaN or infinity.
+    Only one block and the decoder's own data are in memory. Samples are not checked: a file of
+    floats may hold NaN or infinity.
 
     Args:
         source: Path of the file, or its content.
         sampling_rate: Wanted rate, in Hz.
         block_seconds: Length of a block, at least one sample.
     Returns:
-        (S,) each, float32, at `sampling_rate`: round(block_seconds * sampling_rate) samples, in the
-        last block whatever is left. Joined, they are what `read_audio` gives.
+        (S,) each, float32, at `sampling_rate`: round(block_seconds * sampling_rate) samples, fewer
+        in the last block. Joined, they equal the result of `read_audio`.
     Raises:
         OSError, ValueError, TypeError: As `read_audio`, at the call or while blocks are
-            asked for. `DecodingError`, which is a ValueError, comes after the blocks that could be
+            requested. `DecodingError`, which is a ValueError, comes after the blocks that could be
             decoded; its `seconds` say how much of the file that was.
     """
     block_samples = round(block_seconds * checked_rate(sampling_rate))
@@ -318,7 +319,7 @@ def check_size(num_samples: int, sampling_rate: int, max_bytes: int | None, name
 
 
 def _rate_place(pair: Any) -> int | None:
-    """Where the rate is in (samples, rate) or (rate, samples); None if it is no such pair."""
+    """Where the rate is in (samples, rate) or (rate, samples); None if it is not such a pair."""
     if not isinstance(pair, tuple) or len(pair) != 2:
         return None
     first, second = (is_number(part) for part in pair)
@@ -329,12 +330,13 @@ def _rate_place(pair: Any) -> int | None:
 
 
 def _is_decoder(clip: Any) -> bool:
-    """torchcodec's AudioDecoder, which `datasets` gives too; torchcodec need not be installed."""
+    """Whether it is torchcodec's AudioDecoder, which `datasets` returns too. torchcodec need not be
+    installed."""
     return hasattr(clip, "get_all_samples")
 
 
 def _called(read: Callable[[], Any], name: str) -> Any:
-    """What somebody else's code reads; whatever it raises is the clip's reason."""
+    """Calls a reader of another library; any error that it raises becomes the clip's reason."""
     try:
         return read()
     except Exception as error:
@@ -362,7 +364,7 @@ def _open_mapping(clip: Mapping, name: str) -> ClipSource:
 def _from_samples(
     samples: Any, rate: Any, name: str, channel_axis: int | None = None
 ) -> ClipSource:
-    """A source of samples; refuses what has no values that can be read here."""
+    """A source of samples; refuses objects whose values cannot be read."""
     if not isinstance(samples, np.ndarray | Tensor | list | tuple):
         raise TypeError(
             f"{name} has a {type(samples).__name__} in the place of samples; give an array, a "

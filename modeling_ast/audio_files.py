@@ -1,7 +1,7 @@
 """Which files of a folder are audio, and why the others are left out: one rule for every tool.
 
-A file goes by its name: the suffix says that it is audio. Nothing is opened. What is left out is
-listed with its reason, so that the files that are used and those that are not add up to all.
+The suffix of its name decides whether a file is audio; no file is opened. Each file that is left
+out is listed with a reason, so that used and skipped files add up to all files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EMPTY_FOLDER = "empty folder"
 UNLISTED_FOLDER = "folder that cannot be listed"
 NO_FILE = "neither a file nor a folder"
 OTHER_SUFFIX = "no audio file, by its suffix"
-# A printed line names so many of the files that one reason leaves out.
+# How many files a printed line names for each reason.
 NAMED_FILES = 3
 
 
@@ -41,7 +41,7 @@ class Skipped(NamedTuple):
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder, of which no file is counted."""
+        """Whether it is a folder; the files in it are not counted."""
         return self.reason in (HIDDEN_FOLDER, LINKED_FOLDER, EMPTY_FOLDER) or (
             self.reason.startswith(UNLISTED_FOLDER)
         )
@@ -51,8 +51,8 @@ class Listing(NamedTuple):
     """What is in a folder; each path is relative to it, with slashes, and the lists are sorted."""
 
     files: list[str]  # audio by their suffix, see AUDIO_SUFFIXES
-    skipped: list[Skipped]  # all other files, empty folders, and hidden ones as one
-    errors: list[OSError]  # of folders that could not be listed, which are among `skipped` too
+    skipped: list[Skipped]  # all other files, and each folder that is empty or was not searched
+    errors: list[OSError]  # of folders that could not be listed; these are in `skipped` as well
 
 
 def audio_files(folder: str | Path) -> Listing:
@@ -91,7 +91,7 @@ def _reason_to_skip(entry: os.DirEntry) -> str | None:
         if entry.is_dir(follow_symlinks=False):
             return HIDDEN_FOLDER
         return skipped_by_name(entry.name)
-    # os.path's answers are False for a link that leads round in a circle; those of `entry` raise.
+    # For a link that leads to itself, os.path's functions return False; those of `entry` raise.
     if entry.is_symlink() and os.path.isdir(entry.path):
         return LINKED_FOLDER
     if not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
@@ -100,7 +100,7 @@ def _reason_to_skip(entry: os.DirEntry) -> str | None:
 
 
 def skipped_by_name(name: str) -> str | None:
-    """Why a file is no audio file as far as its name says it; None if it is one."""
+    """Why a file is not used as audio, by its name alone; None if it is used."""
     if name.startswith("."):
         return RESOURCE_FILE if name.startswith("._") else HIDDEN
     if suffix_of(name) in AUDIO_SUFFIXES:
@@ -109,7 +109,7 @@ def skipped_by_name(name: str) -> str | None:
 
 
 def unusable_by_name(name: str) -> str | None:
-    """Why a file that somebody names as audio cannot be decoded, as far as its name says it."""
+    """Why a file that is listed as audio cannot be decoded, by its name alone; else None."""
     if os.path.basename(name).startswith("._"):
         return RESOURCE_FILE
     suffix = suffix_of(name)
@@ -124,7 +124,7 @@ def suffix_of(name: str) -> str:
 
 
 def by_reason(skipped: Iterable[Skipped]) -> list[str]:
-    """A line for each reason: how many files it leaves out, and the names of a few."""
+    """A line for each reason: how many files are skipped for it, and the names of a few."""
     named: dict[str, list[str]] = {}
     for file, reason in skipped:
         named.setdefault(reason, []).append(file)

@@ -1,7 +1,7 @@
-"""Parts that wait -> batches of parts of nearly the same length, the oldest first.
+"""Waiting parts -> batches of parts of nearly the same length, the oldest first.
 
-The window of waiting parts has a bounded size; each batch takes the oldest of them and those
-nearest to it in length, so that little is spent on padding and the oldest result comes next.
+The window of waiting parts has a bounded size. Each batch takes the oldest part and those nearest
+to it in length, so that there is little padding and the oldest result comes next.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from bisect import bisect_left, insort
 
 from .clip_parts import Piece
 
-# The first batch is taken at a quarter of the window, which then grows with each: slowly, or a GPU
-# would wait for the clips that fill it.
+# The first batch is taken when a quarter of the window is filled; then the window grows with each
+# batch. It grows slowly, because a GPU would have to wait for the clips that fill it.
 FIRST_WINDOW, WINDOW_GROWTH = 1 / 4, 1 / 32
 # Fixed cost of a batch as a share of a full one; a clip that needs more padding than this goes into
 # another batch.
@@ -19,10 +19,10 @@ BATCH_COST = 1 / 32
 
 
 class Window:
-    """Pieces that wait: a few batches of them.
+    """The pieces that wait, enough for a few batches.
 
     Args:
-        batch_frames: Frames of a batch, padding included; a longer piece comes alone.
+        batch_frames: Frames of a batch, padding included; a longer piece is a batch of its own.
         most_batches: Size of the window, in batches.
     """
 
@@ -41,14 +41,14 @@ class Window:
         return self.frames >= self.wanted_batches * self.batch_frames
 
     def add(self, piece: Piece) -> None:
-        """Lets a piece wait."""
+        """Adds a piece."""
         self.pieces[self.arrived] = piece
         insort(self.by_length, (piece.frames, self.arrived))
         self.arrived += 1
         self.frames += piece.frames
 
     def take(self) -> list[Piece]:
-        """The oldest piece, and those nearest to it in length while that pays."""
+        """Removes and returns the oldest piece, and those nearest to it in length."""
         oldest = next(iter(self.pieces))
         first = bisect_left(self.by_length, (self.pieces[oldest].frames, oldest))
         last = first
@@ -63,7 +63,8 @@ class Window:
         return batch
 
     def _widened(self, first: int, last: int) -> tuple[int, int] | None:
-        """The range of `by_length` with the nearer of its two neighbours, if it pays."""
+        """The range of `by_length` with the nearer of its two neighbours, if the batch stays small
+        enough and needs little padding; else None."""
         lengths, count = self.by_length, last - first + 1
         shortest, longest = lengths[first][0], lengths[last][0]
         shorter = lengths[first - 1][0] if first > 0 else None

@@ -1,10 +1,10 @@
-"""calibration.json: scores that can be read as probabilities, and from which score a label counts.
+"""calibration.json: makes scores readable as probabilities, and has a threshold for each label.
 
-A file in the model's folder, which plain transformers ignores. `AudioTagger` applies it where it is
-there; `training/calibrating.py` makes it, from clips that the model was not trained on. A score p
-becomes sigmoid(slope * logit(p) + intercept): temperature scaling is one slope for all labels and
-no intercept, Platt scaling has both for each label. Of softmax scores only the temperature is
-known: p ** slope, divided by their sum.
+The file is in the model's folder; plain transformers ignores it. `AudioTagger` applies it if it
+exists; `training/calibrating.py` makes it, from clips that the model was not trained on. A score p
+becomes sigmoid(slope * logit(p) + intercept): temperature scaling has one slope for all labels and
+no intercept, Platt scaling has both for each label. Softmax scores have a temperature only:
+p ** slope, divided by the sum over the labels.
 Source: Guo et al., "On calibration of modern neural networks", 2017; Platt, "Probabilistic outputs
 for support vector machines", 1999.
 """
@@ -27,23 +27,24 @@ from .strict_json import to_json
 
 CALIBRATION_FILE = "calibration.json"
 METHODS = ("temperature", "platt")
-# What a journal of results states instead of a fingerprint of the calibration, and the flag that
+# What a journal of results states instead of the fingerprint of a calibration, and the flag that
 # gives the same scores.
 NO_CALIBRATION = "none"
 SAME_CALIBRATION = "the same calibration.json, or the same --no-calibration"
-# Scores of 0 and 1 have no logit; float64's sigmoids come as near to 1 as this.
+# Scores of 0 and 1 have no logit and are moved by this much, the least distance of a sigmoid from 1
+# in float64.
 LEAST_SCORE = 2.0**-53
 
 
 @dataclass(frozen=True)
 class LabelCalibration:
-    """What is known of a label."""
+    """The calibration of one label."""
 
-    threshold: float  # of the calibrated score, from which on the label counts
+    threshold: float  # the lowest calibrated score with which the label counts
     slope: float
     intercept: float
     positives: int  # clips with the label, among those that this was fitted to
-    fallback: bool = False  # too few of them: the values of all labels together
+    fallback: bool = False  # whether there were too few, so that it has the values of all labels
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ class Calibration:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that changes scores or what counts."""
+        """A hash of everything that changes scores or thresholds."""
         return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated scores of scores (..., C), in the model's order."""
+        """The calibrated scores (..., C) of scores (..., C), in the model's order."""
         slopes = np.array([label.slope for label in self.labels.values()])  # (C,)
         intercepts = np.array([label.intercept for label in self.labels.values()])
         if self.activation == "softmax":
@@ -106,7 +107,7 @@ class Calibration:
         """Reads the text of calibration.json.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The text is something else.
         """
         try:
             fields = json.loads(text)
@@ -117,7 +118,7 @@ class Calibration:
             calibration._check()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{name} is no calibration ({one_line(error)}); make it again with modeling-ast "
+                f"{name} is not a calibration ({one_line(error)}); make it again with modeling-ast "
                 f"calibrate, or leave it out with --no-calibration (calibration=False)"
             ) from error
         return calibration
@@ -138,10 +139,10 @@ def load_calibration(
 
     Args:
         model: Name on the Hub, or a directory.
-        labels: The model's, in its order.
-        activation: Of its scores; a calibration of others is not used.
+        labels: Those of the model, in its order.
+        activation: Of its scores; a calibration for the other activation is not used.
     Raises:
-        ValueError: calibration.json is something else, or that of another model.
+        ValueError: calibration.json is something else, or belongs to another model.
     """
     path = Path(model) / CALIBRATION_FILE
     if not Path(model).is_dir():
@@ -162,7 +163,7 @@ def load_calibration(
 
 
 def fingerprint_of(calibration: Calibration | None) -> str:
-    """What journals of results say: the fingerprint, or that there is none."""
+    """What journals of results state: the fingerprint, or that there is no calibration."""
     return NO_CALIBRATION if calibration is None else calibration.fingerprint
 
 

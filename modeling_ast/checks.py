@@ -1,4 +1,4 @@
-"""What a model is given has the right shapes, or is refused with a sentence."""
+"""Checks the shapes of the model's inputs and labels; a wrong shape is an error of one sentence."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 def checked_input(
     input_values: Tensor | None, attention_mask: Tensor | None, num_mel_bins: int
 ) -> Tensor:
-    """`input_values`, if they and the mask have the right shapes.
+    """Returns `input_values` after a check of their shape and of the mask's.
 
     Args:
-        input_values: To be (B, T, F).
-        attention_mask: None or to be (B, T), or fewer frames.
+        input_values: Must have the shape (B, T, F).
+        attention_mask: None, or of the shape (B, T); it may have fewer frames.
         num_mel_bins: F.
     Raises:
         ValueError: They have other shapes, or there are no `input_values`.
@@ -43,19 +43,19 @@ def checked_input(
 
 
 def checked_labels(labels: Tensor, logits: Tensor, config: PreTrainedConfig) -> Tensor:
-    """`labels` in the type that the loss of their kind takes, if their shape fits that kind.
+    """Checks the shape of labels and returns them in the type that the loss needs.
 
-    The kind is `config.problem_type`. Where it is None, the labels choose it, and it is written
-    into the config: "regression" for a model of one label; "multi_label_classification" for
-    (B, C) labels, of integers too; otherwise "single_label_classification" for integers.
+    `config.problem_type` says which problem it is. If it is None, it is derived from the labels and
+    written into the config: "regression" for a model of one label; "multi_label_classification" for
+    labels (B, C), integers too; otherwise "single_label_classification" for integers.
 
     Args:
         labels: (B,) class indices, (B, C) zeros, ones or shares, or numbers.
         logits: (B, C).
     Returns:
-        The labels; those of one class for a clip may be shares, see `are_shares`.
+        The labels; with one class for each clip they may be shares, see `are_shares`.
     Raises:
-        ValueError: The labels have another shape than their kind needs.
+        ValueError: The labels have another shape than the problem needs.
     """
     clips, classes = logits.shape
     problem = config.problem_type or _problem_type(labels, logits)
@@ -77,9 +77,9 @@ def checked_labels(labels: Tensor, logits: Tensor, config: PreTrainedConfig) -> 
 
 
 def are_shares(labels: Tensor, logits: Tensor, problem_type: str | None) -> bool:
-    """Whether labels (B, C) say how much of each class a clip is, where it has one class.
+    """Whether labels (B, C) are shares of the classes, in a problem with one class for each clip.
 
-    A mixup or label smoothing makes such labels; the cross entropy takes them as they are.
+    Mixup and label smoothing make such labels, and the cross entropy accepts them directly.
     """
     one_class = problem_type == "single_label_classification" and logits.shape[1] > 1
     return one_class and labels.is_floating_point() and labels.shape == logits.shape

@@ -1,4 +1,4 @@
-"""The one rule of cutting: a clip -> equal parts that the model hears; their results -> the clip's.
+"""The single rule of cutting: a clip -> equal parts; the results of the parts -> the clip's result.
 
 A clip that is longer than the model's input is cut into equal parts (`equal_parts`), whose scores
 and vectors are averaged. A file that is too long for one waveform is decoded part by part.
@@ -25,13 +25,13 @@ from .workers import Clip
 
 
 def equal_parts(num_samples: int, longest: int) -> list[tuple[int, int]]:
-    """Where a clip is cut: ceil(num_samples / longest) parts, equal but for rounding to a sample.
+    """Where a clip is cut: ceil(num_samples / longest) parts, of equal length within one sample.
 
     Args:
         num_samples: Of the clip.
-        longest: Samples that the model hears at once, `ASTFeatureExtractor.max_samples`.
+        longest: The most samples that the model takes at once, `ASTFeatureExtractor.max_samples`.
     Returns:
-        (start, stop) of each part: together they are the whole clip, none is over `longest`.
+        (start, stop) of each part. Together they cover the clip; none is longer than `longest`.
     """
     count = max(1, -(-num_samples // longest))
     bounds = [round(number * num_samples / count) for number in range(count + 1)]
@@ -39,25 +39,25 @@ def equal_parts(num_samples: int, longest: int) -> list[tuple[int, int]]:
 
 
 def mean_logits(logits: Tensor, num_parts: Sequence[int], sigmoid: bool) -> Tensor:
-    """Logits of whole clips: those whose scores are the mean of the scores of the parts.
+    """Logits of whole clips, such that their scores are the mean of the scores of the parts.
 
-    For code that wants logits, such as a loss or Trainer's `compute_metrics`; `AudioTagger`
+    It is for code that needs logits, such as a loss or Trainer's `compute_metrics`; `AudioTagger`
     averages the scores themselves.
 
     Args:
         logits: (P, C), of the parts of all clips, one clip after the other.
-        num_parts: Of each clip; they add up to P.
+        num_parts: Of each clip; the numbers add up to P.
         sigmoid: Whether the scores are sigmoids; else they are softmaxes.
     Returns:
-        (B, C), in the dtype of `logits`; a clip of one part keeps its own. From softmaxes they are
-        log-probabilities.
+        (B, C), in the dtype of `logits`. A clip of one part keeps its logits; with softmax, those
+        of other clips are log-probabilities.
     """
     rows = []
     for parts in logits.split(list(num_parts)):  # (parts of one clip, C)
         if len(parts) == 1:
             rows.append(parts[0])
             continue
-        # In logarithms, and in float64: sure scores would round to 1.
+        # With logarithms and in float64, because scores near 1 would round to 1.
         wide = parts.double()
         if sigmoid:
             row = F.logsigmoid(wide).logsumexp(0) - F.logsigmoid(-wide).logsumexp(0)
@@ -69,27 +69,28 @@ def mean_logits(logits: Tensor, num_parts: Sequence[int], sigmoid: bool) -> Tens
 
 @dataclass
 class HeardClip:
-    """A clip while its parts wait or are with the model."""
+    """A clip whose parts are waiting for the model or in it."""
 
     number: int
     name: str
     num_samples: int = 0
     num_parts: int = 0
     parts_left: int = 0
-    # (C,): the sum over the parts so far, of their mean; before the first one a single zero, ().
+    # (C,): each score of a part, divided by the number of parts, summed over the parts so far;
+    # before the first part it is a single zero, ().
     scores: np.ndarray = field(default_factory=lambda: np.zeros(()))
     vectors: dict[int, np.ndarray] = field(default_factory=dict)  # (D,) each, by part
-    attempt: int = 0  # parts of an earlier one count no more
+    attempt: int = 0  # results of parts of an earlier attempt are ignored
 
     def begin(self, num_samples: int, longest: int) -> list[tuple[int, int]]:
-        """The parts, none of which has scores yet."""
+        """Cuts the clip, forgets earlier results and returns (start, stop) of each part."""
         parts = equal_parts(num_samples, longest)
         self.num_samples, self.num_parts, self.parts_left = num_samples, len(parts), len(parts)
         self.forget()
         return parts
 
     def forget(self) -> None:
-        """Takes the parts back that are on their way or done."""
+        """Makes the results of all parts so far void, also of those that are still computed."""
         self.scores, self.vectors = np.zeros(()), {}
         self.attempt += 1
 
@@ -98,7 +99,7 @@ class HeardClip:
 
         Args:
             scores: (C,).
-            vector: (D,), where vectors are wanted.
+            vector: (D,), if vectors are wanted.
         """
         if piece.attempt != self.attempt:
             return False
@@ -109,7 +110,7 @@ class HeardClip:
         return self.parts_left == 0
 
     def embeddings(self) -> np.ndarray | None:
-        """(parts, D), float32, in the order of time; None where vectors were not wanted."""
+        """(parts, D), float32, in the order of time; None if vectors were not wanted."""
         if not self.vectors:
             return None
         return np.stack([self.vectors[part] for part in range(self.num_parts)])
@@ -123,17 +124,17 @@ class Piece:
     frames: int  # padding included
     clip: HeardClip
     part: int  # its number in the clip
-    attempt: int  # at the clip
+    attempt: int  # that of the clip when it was cut
 
 
 def pieces_of(
     clip: Clip, heard: HeardClip, extractor: ASTFeatureExtractor, padding: str
 ) -> Iterator[Piece]:
-    """The parts of a clip; if it turns out to be bad, `clip.error` says so after the last."""
+    """The parts of a clip. If it turns out to be bad, `clip.error` says so after the last part."""
     if clip.is_long:
         try:
             yield from _pieces_of_file(clip, heard, extractor, padding)
-        # As with files that a worker decodes: it must not stop the others.
+        # Any error, as with files that a worker decodes: a bad file must not stop the others.
         except Exception as error:
             clip.error = one_line(error)
             heard.forget()
@@ -163,11 +164,11 @@ def _pieces_of_file(
                 rest = np.concatenate([rest, block])
             part, rest = rest[: stop - start], rest[stop - start :]
             num_samples += len(part)
-            # A file whose header announces too much ends early.
+            # A file whose header announces too many samples ends early.
             if len(part) >= extractor.window_samples:
                 yield _piece(torch.from_numpy(part), heard, number, extractor, padding)
         num_samples += len(rest) + sum(map(len, blocks))
-        # Where the header was wrong the parts are others: once more, with what is there.
+        # If the header was wrong, the file is cut again, by its true number of samples.
 
 
 def _piece(

@@ -16,9 +16,9 @@ from transformers import PreTrainedConfig
 ONLY_OURS = ("window_seconds", "hop_seconds")
 # Mel bins and frames of a patch by default.
 PATCH_SIDE = 16
-# Larger values are refused as a damaged file or a typing error. These bounds are far above
-# any network of this kind (the largest vision transformer published, ViT-22B, has 48 layers of
-# width 6144) and small enough that what is refused has not taken minutes or gigabytes before.
+# Larger values are refused, because they come from a damaged file or a typing error. These bounds
+# are far above any network of this kind (the largest published vision transformer, ViT-22B, has 48
+# layers of width 6144), and low enough to refuse a value before it costs minutes or gigabytes.
 LARGEST = {
     "hidden_size": 2**16,
     "num_hidden_layers": 200,
@@ -37,7 +37,7 @@ MOST_WEIGHTS = 3 * 10**10
 
 
 class Framing:
-    """Which samples a frame is computed from, of what has these three fields."""
+    """How samples are divided into frames, for classes that have these three fields."""
 
     if TYPE_CHECKING:
         sampling_rate: int
@@ -46,7 +46,7 @@ class Framing:
 
     @property
     def window_samples(self) -> int:
-        """Samples of the window that a frame is computed from: those of the shortest clip."""
+        """Samples of the window that a frame is computed from. A clip has at least this many."""
         return whole_samples(self.window_seconds, self.sampling_rate)
 
     @property
@@ -76,25 +76,26 @@ class ASTConfig(Framing, PreTrainedConfig):
         hidden_act: Activation of the MLPs, a name of `transformers.activations.ACT2FN`.
         hidden_dropout_prob: Dropout on tokens, in [0, 1).
         attention_probs_dropout_prob: Dropout on attention weights, in [0, 1).
-        drop_path_rate: Stochastic depth, in [0, 1): the probability that a clip skips a half of the
-            last layer while training; it falls evenly to 0 at the first layer. Evaluations, and
-            plain transformers, compute all layers.
+        drop_path_rate: Stochastic depth, in [0, 1): the probability that a clip skips a residual
+            branch of the last layer while training; it decreases in equal steps to 0 at the first
+            layer. Evaluations, and plain transformers, compute all branches.
         initializer_range: Standard deviation of freshly drawn weights.
         layer_norm_eps: Epsilon of every layer norm; conversions from DeiT write 1e-6.
         patch_size: Side of a square patch, or (frequency, time): mel bins and frames of a patch.
         qkv_bias: Whether query, key and value projections have a bias.
         frequency_stride: Mel bins from one patch to the next.
         time_stride: Frames from one patch to the next.
-        patchout_frequency: Rows of the patch grid that each clip loses while training, drawn anew
-            at each step; 0 is none. Evaluations, and plain transformers, see all patches.
-        patchout_time: Columns, in the same way; a shorter input keeps at least one.
+        patchout_frequency: Number of rows of the patch grid that are dropped from each clip while
+            training, drawn anew at each step. Evaluations, and plain transformers, use all patches.
+        patchout_time: Number of columns that are dropped in the same way; a shorter input keeps at
+            least one.
         int8_linear: Whether the linear layers have 8-bit weights; see `quantize_int8`.
         max_length: Frames the position table is learned for.
         num_mel_bins: Mel bins F of a frame.
         sampling_rate: Rate of the waveforms, in Hz.
         window_seconds: Length of the window that a frame is computed from.
-        hop_seconds: From the start of one frame to the start of the next. Both are saved only where
-            they differ from the default, for plain transformers computes with the default.
+        hop_seconds: Time from the start of one frame to the start of the next. Both are saved only
+            if they differ from the defaults, because plain transformers always uses the defaults.
         do_normalize: Whether log-mel values x become (x - mean) / (2 * std).
         mean: Mean of the log-mel values of the training set (AudioSet's by default).
         std: Their standard deviation.
@@ -152,23 +153,23 @@ class ASTConfig(Framing, PreTrainedConfig):
     std: float | int = 4.5689974
 
     def __post_init__(self, **kwargs):
-        # null is none given; transformers would make names of it.
+        # null means that no number is given; transformers would try to make names from it.
         if kwargs.get("num_labels", 0) is None:
             del kwargs["num_labels"]
-        # Before transformers makes names of a number of labels, and a dtype of a name.
-        if kwargs.get("num_labels", 0) is None:
-            del kwargs["num_labels"]
+        # These checks come before transformers makes names from a number of labels, and a dtype
+        # from its name.
         self._check_labels(kwargs.get("num_labels"))
         for name, dtype in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
             _require_dtype(name, dtype)
-        # JSON has lists only; a square is an int, the one form plain transformers reads.
+        # JSON has lists but no tuples. The size of a square patch is kept as an int, the only form
+        # that plain transformers reads.
         if isinstance(self.patch_size, list | tuple):
             pair = tuple(self.patch_size)
             self.patch_size = pair[0] if len(pair) == 2 and pair[0] == pair[1] else pair
         super().__post_init__(**kwargs)
 
     def _check_labels(self, num_labels: Any) -> None:
-        """Refuses names that are no texts, or are not numbered 0, 1, ...; and too many of them."""
+        """Refuses too many labels, and names that are not texts or not numbered 0, 1, ..."""
         if num_labels is not None and self.id2label is None:
             whole = isinstance(num_labels, int) and not isinstance(num_labels, bool)
             if not (whole and 0 <= num_labels <= LARGEST["num_labels"]):
@@ -182,14 +183,14 @@ class ASTConfig(Framing, PreTrainedConfig):
         numbers = {str(index) for index in range(len(self.id2label))}
         if {str(index) for index in self.id2label} != numbers:
             _refuse("id2label", self.id2label, "a mapping that numbers its names 0, 1, ...")
-        # Numbers are names too: those of digits, say.
+        # A name may be a number: data sets of spoken digits have such labels.
         if not all(isinstance(label, str | int) for label in self.id2label.values()):
             _refuse("id2label", self.id2label, "a mapping whose values are texts")
         self.id2label = {int(index): str(label) for index, label in self.id2label.items()}
 
     def validate_architecture(self):
         """Refuses fields that contradict each other or describe no possible network."""
-        # Here, because it takes a second: `import modeling_ast` should not wait for it.
+        # Imported here, because it takes a second, for which `import modeling_ast` should not wait.
         from transformers.activations import ACT2FN
 
         for name in (
@@ -297,7 +298,7 @@ class ASTConfig(Framing, PreTrainedConfig):
         return rows * columns
 
     def num_weights(self) -> int:
-        """Number of weights of `ASTForAudioClassification`, by arithmetic: nothing is built."""
+        """Number of weights of `ASTForAudioClassification`, computed without building the model."""
         width, inner = self.hidden_size, self.intermediate_size
         patch_bins, patch_frames = self.patch_shape
         embeddings = width * (patch_bins * patch_frames + 1)  # kernel and its bias
@@ -309,7 +310,7 @@ class ASTConfig(Framing, PreTrainedConfig):
         return embeddings + self.num_hidden_layers * layer + 2 * width + head
 
     def to_dict(self) -> dict[str, Any]:
-        """As saved, without the fields of `ONLY_OURS` that have their default."""
+        """The fields as they are saved: without those of `ONLY_OURS` that have their default."""
         return without_defaults(super().to_dict())
 
 
@@ -319,8 +320,8 @@ def whole_samples(seconds: float, sampling_rate: int) -> int:
 
 
 def without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
-    """`fields` of a config or an extractor as they are saved: files of the published front end have
-    what plain transformers writes, no more."""
+    """The fields of a config or an extractor that are saved. With the published front end these are
+    exactly the fields that plain transformers writes."""
     return {
         name: value
         for name, value in fields.items()

@@ -1,8 +1,8 @@
 """An audio file -> its samples in blocks, to its end.
 
-libsndfile (bundled with soundfile) decodes WAV, FLAC, OGG, Opus, MP3 and more, without ffmpeg, and
-is imported where it is needed. `file_streams.py` finds where a file must be opened so that
-libsndfile does not stop early.
+libsndfile (bundled with soundfile) decodes WAV, FLAC, OGG, Opus, MP3 and more, without ffmpeg. It
+is imported when it is needed. `file_streams.py` finds the streams of a file, so that libsndfile
+does not stop early.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# Samples of all channels together that are decoded at once: they stay in the cache.
+# Samples of a block, all channels together: they stay in the cache.
 BLOCK_SAMPLES = 2**17
-# libsndfile's number of frames where the file does not say it.
+# The number of frames that libsndfile gives if the file does not state it.
 UNKNOWN_FRAMES = 2**63 - 1
 
 
@@ -37,7 +37,7 @@ class DecodingError(ValueError):
 
     Args:
         message: One sentence, with the name of the file.
-        seconds: Of audio that were decoded before.
+        seconds: Of audio that were decoded before the error.
     """
 
     def __init__(self, message: str, seconds: float):
@@ -52,8 +52,8 @@ class AudioFile:
         source: Its path, or its content.
     Attributes:
         name: What errors call it.
-        streams: What it consists of, one after the other: one stream, more in a chained OGG file or
-            where MP3 files were joined. Their rates may differ.
+        streams: Its streams, in order: one, or several in a chained OGG file or in joined MP3
+            files. Their rates may differ.
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is a directory, empty, or no audio.
@@ -103,7 +103,7 @@ class AudioFile:
             opened = self.source if os.name == "nt" else os.fsencode(self.source)
         try:
             file = soundfile.SoundFile(opened)
-        # A name that ends in .raw makes soundfile ask for the format it cannot know: a TypeError.
+        # For a name that ends in .raw soundfile raises a TypeError, because it needs the format.
         except (soundfile.SoundFileError, TypeError) as error:
             reason = str(getattr(error, "error_string", error)).rstrip(".")
             with self._bytes() as content:
@@ -113,8 +113,8 @@ class AudioFile:
                 f"{f': it is {kind}' if kind else ''}); give a whole WAV, FLAC, OGG, Opus or MP3 "
                 f"file, or convert it first, e.g. with ffmpeg"
             ) from error
-        # soundfile seeks after each block of a file that can seek, which costs time and fails where
-        # the number of frames is unknown.
+        # soundfile seeks after each block of a seekable file, which costs time and fails if the
+        # number of frames is unknown.
         file.seekable = lambda: False
         return file
 
@@ -139,17 +139,17 @@ class AudioStream:
         self.channels = self.opened.channels
         frames = self.opened.frames
         self.num_frames = None if frames >= UNKNOWN_FRAMES else frames
-        if not stretch.is_whole_file:  # there may be hundreds
+        if not stretch.is_whole_file:  # not kept open: there may be hundreds of streams
             self.opened.close()
             self.opened = None
 
     def mono_blocks(self) -> Iterator[np.ndarray]:
-        """Decodes; a block lives until the next is asked for.
+        """Decodes the stream; a block is valid until the next one is requested.
 
         Returns:
             (S,) each, float32: the mean of the channels.
         Raises:
-            DecodingError: In the middle, after what comes before has been given.
+            DecodingError: Decoding failed; the blocks before the error have been returned.
         """
         import soundfile
 
@@ -189,10 +189,10 @@ class AudioStream:
 
 
 def mean_of_columns(samples: np.ndarray) -> np.ndarray:
-    """(S, channels) -> (S,): the mean of the channels; of one channel a view."""
+    """(S, channels) -> (S,): the mean of the channels; a view if there is one channel."""
     if samples.shape[1] == 1:
         return samples[:, 0]
-    # samples.mean(1) would be slow: numpy's mean over an axis of two is.
+    # samples.mean(1) is not used: numpy's mean over so short an axis is slow.
     mono = samples[:, 0] + samples[:, 1]  # (S,)
     for channel in range(2, samples.shape[1]):
         mono += samples[:, channel]

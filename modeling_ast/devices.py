@@ -1,6 +1,4 @@
-"""Devices: torch's threads after a fork, copies to a GPU that the host does not wait for, and the
-dtype that a CPU is fast with.
-"""
+"""Devices: torch's threads after a fork, asynchronous copies to a GPU, a CPU's fastest dtype."""
 
 from __future__ import annotations
 
@@ -15,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-# bfloat16 must be this many times as fast: it moves the scores, and a little is within the noise.
+# bfloat16 is chosen only if it is this many times as fast: it changes the scores, and a smaller
+# gain is within the noise of the measurement.
 CLEARLY_FASTER = 1.2
-# A block of tokens and the widest layer of the base size; the least of some times, in turns.
+# The measured layer: (tokens of a block, inputs, outputs), the widest layer of the base size. Both
+# dtypes are timed in turn, this many times, and the shortest time counts.
 MEASURED_SHAPE, MEASURED_RUNS = (640, 768, 3072), 5
 # The process in which torch may have started threads.
 _PROCESS = os.getpid()
@@ -25,7 +25,7 @@ _PROCESS = os.getpid()
 
 @contextmanager
 def living_threads() -> Iterator[None]:
-    """Lets torch compute with one thread in a forked process, and as before elsewhere.
+    """Makes torch use one thread in a forked process; elsewhere it changes nothing.
 
     OpenMP's threads do not survive a fork, and a process that waits for them hangs.
     """
@@ -41,7 +41,7 @@ def living_threads() -> Iterator[None]:
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`; copied to a GPU from pinned memory, while the host continues."""
+    """`x` on `device`. A copy to a GPU uses pinned memory, and the host does not wait for it."""
     is_pinned = x.is_cpu and device.type == "cuda" and not torch.compiler.is_compiling()
     x = x.pin_memory() if is_pinned else x
     return x.to(device, non_blocking=is_pinned)
@@ -60,7 +60,7 @@ def sent_together(waveforms: list[Tensor], device: torch.device) -> Tensor:
         for index, waveform in enumerate(waveforms):
             padded[index, : len(waveform)].copy_(waveform.pin_memory(), non_blocking=True)
     now.wait_stream(copies)
-    # Otherwise the next batch's copies could get its memory while `now` still has to read it.
+    # Otherwise the copies of the next batch could reuse this memory before `now` has read it.
     padded.record_stream(now)
     return padded
 
@@ -68,9 +68,9 @@ def sent_together(waveforms: list[Tensor], device: torch.device) -> Tensor:
 @cache
 @torch.inference_mode()
 def bfloat16_speedup() -> float:
-    """How many times as fast as float32 a linear layer is with bfloat16 on this CPU: a short try.
+    """Measures how many times as fast as float32 a linear layer is with bfloat16 on this CPU.
 
-    It takes a few tenths of a second, once for each process.
+    The measurement takes a few tenths of a second, once for each process.
     """
     tokens, width, outputs = MEASURED_SHAPE
     calls = {
@@ -86,7 +86,7 @@ def bfloat16_speedup() -> float:
         for dtype, call in calls.items():
             start = perf_counter()
             call()
-            if run:  # the first one prepares the kernels
+            if run:  # the first run prepares the kernels and does not count
                 least[dtype] = min(least[dtype], perf_counter() - start)
     return least[torch.float32] / least[torch.bfloat16]
 

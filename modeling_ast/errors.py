@@ -1,4 +1,4 @@
-"""How errors read: on one line, and naming what to install where an optional part is missing."""
+"""Error messages: on one line, and with the line for pip if an optional part is missing."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ def one_line(said: object) -> str:
     """A text on one line.
 
     Args:
-        said: An error, of whose message the first line that says anything is taken (those of
-            libraries go on for pages), or any other object, whose text is taken whole. Of an error
-            in a DataLoader's worker, whose message torch puts behind a traceback, it is the last.
+        said: An error or any other object. For an error, only the first line of its message that is
+            not empty is taken, because messages of libraries can be pages long. For an error in a
+            DataLoader's worker it is the last line, because torch writes the message after a
+            traceback. The text of any other object is taken whole.
     Returns:
         The text without line breaks; an error without a message gives the name of its class.
     """
     if not isinstance(said, BaseException):
         return " ".join(str(said).split())
     if isinstance(said, StrictDataclassError) and said.__cause__ is not None:
-        said = said.__cause__  # what a field is and must be, without the name of the validator
+        said = said.__cause__  # the same message without the name of the validator
     lines = [" ".join(line.split()) for line in str(said).splitlines() if line.strip()]
     if any(line.startswith("Original Traceback ") for line in lines):
         # Without the name of the error's class.
@@ -39,10 +40,10 @@ def need_extra(module: str, extra: str, purpose: str) -> ModuleType:
     Args:
         module: Its full name.
         extra: The extra of this package that installs it.
-        purpose: What needs it, as the subject of the message: "modeling-ast finetune".
+        purpose: What needs the module, as the subject of the message: "modeling-ast finetune".
     Raises:
-        MissingExtra: A library of the extra is not installed. That something else fails while the
-            module is imported does not count as missing.
+        MissingExtra: A library of the extra is not installed. Any other error during the import is
+            raised as it is.
     """
     try:
         return import_module(module)

@@ -1,10 +1,10 @@
-"""Events and scores in files that other programs read; what was written is read back exactly.
+"""Events and scores in files that other programs read; reading them back gives exactly the same.
 
 CSV: file, onset, offset, label, score. Audacity: a label track (File > Import > Labels) whose texts
-are "label score"; a track does not say its recording, so it has the events of one. Raven: a
-selection table of any number of recordings, opened there as one sequence. JSON also has lengths,
-bad stretches and errors. Parquet has the columns of the CSV. Scores of steps: a table with tabs and
-a column for each label, as sed_scores_eval reads it.
+are "label score"; a track does not name its recording, so that each file has the events of one.
+Raven: a selection table of any number of recordings, which Raven opens as one sequence. JSON also
+has lengths, bad stretches and errors. Parquet has the columns of the CSV. Scores of steps: a table
+with tabs and a column for each label, as sed_scores_eval reads it.
 
 Onsets and offsets are seconds from the beginning of their recording.
 """
@@ -24,11 +24,12 @@ import numpy as np
 
 from .errors import need_extra
 from .events import Detection, Event, ScoreBlock
+from .labels import valid_unicode
 from .recordings import BadStretch
 from .strict_json import to_json
 
 FORMATS = ("csv", "audacity", "raven", "json", "parquet")
-# Raven's own programs name their tables so; the longest suffix counts.
+# Raven names its tables like this; the first suffix here that fits a name counts.
 SUFFIXES = {
     ".selections.txt": "raven",
     ".csv": "csv",
@@ -50,7 +51,7 @@ RAVEN_COLUMNS = (
     "Label",
     "Score",
 )
-# A sound is found by all of the spectrum that the model hears.
+# Raven needs a range of frequencies; an event has the whole range that the model gets.
 LOWEST_HZ = 0.0
 TIME_DIGITS = 6  # those of an event
 ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -63,12 +64,12 @@ class TextOptions(TypedDict):
     errors: str
 
 
-# Names of files need not be valid Unicode: their odd bytes stay as they are.
+# Names of files need not be valid Unicode; bytes that are not are written unchanged.
 ENCODING, ODD_BYTES = "utf-8", "surrogateescape"
 
 
 def format_of(path: str | Path) -> str:
-    """The format that a file's name says.
+    """The format that belongs to a file's suffix.
 
     Raises:
         ValueError: Its suffix is none of `SUFFIXES`.
@@ -78,7 +79,7 @@ def format_of(path: str | Path) -> str:
         if name.endswith(suffix):
             return kind
     raise ValueError(
-        f"the format of {os.fspath(path)!r} cannot be told by its name; end it in one of "
+        f"the name {os.fspath(path)!r} does not say the format; let it end in one of "
         f"{', '.join(SUFFIXES)}, or name the format ({', '.join(FORMATS)})"
     )
 
@@ -92,9 +93,9 @@ def write_events(
     """Writes the events of recordings; the file appears when it is whole.
 
     Args:
-        path: Of the file; one that is there is replaced.
-        format: One of `FORMATS`; by default as the name of the file says.
-        highest_hz: For Raven: the highest frequency that the model hears, half its rate.
+        path: Of the file; an existing one is replaced.
+        format: One of `FORMATS`; by default that of the file's suffix.
+        highest_hz: For Raven: the highest frequency that the model gets, half its rate.
     Raises:
         ValueError: Unknown format, or several recordings for Audacity.
         MissingExtra: Parquet needs pyarrow.
@@ -118,8 +119,9 @@ def read_events(path: str | Path, format: str | None = None) -> dict[str, list[E
     """The events of each recording, as `write_events` has written them.
 
     Returns:
-        By the recording's name, in the order of the file; Audacity's labels, which have none, under
-        the name of the label file without its suffix. Only JSON knows recordings without events.
+        The events by the recording's name, in the order of the file. Audacity's labels do not have
+        such a name; theirs is that of the label file without its suffix. Only JSON also has
+        recordings without events.
     Raises:
         ValueError: Unknown format, or a file of another kind.
     """
@@ -151,7 +153,7 @@ def _whole_file(path: Path) -> Iterator[IO[str]]:
 
 
 def as_row(detection: Detection) -> dict[str, Any]:
-    """A recording as JSON has it."""
+    """A recording as a row of JSON."""
     row = asdict(detection)
     row["file"] = row.pop("name")
     row["events"] = [event._asdict() for event in detection.events]
@@ -160,7 +162,7 @@ def as_row(detection: Detection) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Detection:
-    """The recording of `as_row`."""
+    """The recording in a row of `as_row`."""
     return Detection(
         row["file"],
         row["seconds"],
@@ -217,7 +219,7 @@ def _write_audacity(detections: Iterable[Detection], file: IO[str]) -> None:
 def _read_audacity(path: Path) -> dict[str, list[Event]]:
     events = []
     for line in _lines(path):
-        # Audacity writes the frequencies of a label on a line that begins so.
+        # A line that begins with a backslash has the frequencies of the label before it.
         if not line.startswith("\\"):
             onset, offset, text = line.split("\t", 2)
             label, _, score = text.rpartition(" ")
@@ -269,8 +271,7 @@ def _write_parquet(detections: Iterable[Detection], path: Path) -> None:
     try:
         with parquet.ParquetWriter(partial, schema) as writer:
             for detection in detections:
-                # Parquet's strings are Unicode: odd bytes of a name get a replacement character.
-                name = detection.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                name = valid_unicode(detection.name)  # as Parquet needs
                 rows = [dict(zip(COLUMNS, (name, *event))) for event in detection.events]
                 if rows:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -290,7 +291,7 @@ def _read_parquet(path: Path) -> dict[str, list[Event]]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a table; unlike `str.splitlines`, which also cuts at rare separators."""
+    """The lines of a table. `str.splitlines` is not used: it also cuts at rare separators."""
     return [
         line for line in path.read_text(encoding=ENCODING, errors=ODD_BYTES).split("\n") if line
     ]
@@ -311,7 +312,7 @@ class ScoreWriter:
     """The scores of the steps of one recording, written as they come.
 
     Args:
-        path: Of the table; one that is there is replaced.
+        path: Of the table; an existing one is replaced.
         labels: In the order of the scores.
         hop: Seconds of a step.
     """
@@ -325,7 +326,7 @@ class ScoreWriter:
     def add(self, block: ScoreBlock) -> None:
         """Writes the next steps."""
         for number, row in enumerate(block.scores, block.first):
-            times = (round(number * self.hop, TIME_DIGITS), round((number + 1) * self.hop, 6))
+            times = (round(step * self.hop, TIME_DIGITS) for step in (number, number + 1))
             self.file.write("\t".join(map(str, (*times, *row.tolist()))) + "\n")
 
     def close(self) -> None:
@@ -334,7 +335,7 @@ class ScoreWriter:
 
 
 def read_scores(path: str | Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The table of `ScoreWriter`.
+    """Reads a table of `ScoreWriter`.
 
     Returns:
         The labels; (K + 1,), when each step begins and the last one ends, in seconds; (K, C), the

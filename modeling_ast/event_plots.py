@@ -1,8 +1,8 @@
 """Pictures of a recording with its events: the spectrogram, the events as bars, the top curves.
 
-A PNG (or any format of matplotlib) is one picture, whatever the length: in an hour a column is the
-highest score of some seconds. A PDF has a page for each minute, at the full resolution. Neither
-holds all scores in memory: a picture keeps a bounded number of columns, a page its top curves.
+A PNG (or any format of matplotlib but PDF) is one picture of any length: for an hour, a column is
+the highest score of some seconds. A PDF has a page for each minute, at full resolution. Neither
+keeps all scores in memory: a picture keeps a bounded number of columns, a page its top curves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from .audio import open_clip
 from .events import Detection, EventDetector, ScoreBlock
 from .feature_extraction_ast import ASTFeatureExtractor
 from .plotting import (
+    LONGEST_LABEL,
     PeakColumns,
     draw_blocks,
     draw_spectrogram,
@@ -28,6 +29,8 @@ from .recordings import Recording
 
 MOST_BARS, MOST_CURVES = 20, 5
 PAGE_SECONDS = 60.0
+# The most characters of a title.
+LONGEST_TITLE = 110
 PAGED = ".pdf"
 
 
@@ -46,8 +49,8 @@ class ScoreColumns:
     Args:
         hop: Seconds of a step.
         labels: In the order of the scores.
-        thresholds: Theirs.
-        caption: Says what the scores are.
+        thresholds: Of the labels, in the same order.
+        caption: What the scores are, as a title of the curves.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class ScoreColumns:
         return self.highest(seconds, columns)
 
     def highest(self, seconds: np.ndarray, columns: np.ndarray) -> Curves:
-        """Of scores (N, C), the curves with the highest peaks."""
+        """The curves with the highest peaks among those of scores (N, C)."""
         if not len(columns):
             return Curves(seconds, [], columns, [])
         top = np.argsort(-columns.max(0), kind="stable")[:MOST_CURVES]
@@ -102,7 +105,7 @@ class ScorePages(ScoreColumns):
         return self.pages
 
     def _stop(self) -> int:
-        """The step behind the last one whose middle lies in this page."""
+        """The number of steps up to the last one whose middle is on this page."""
         return int(np.ceil((len(self.pages) + 1) * PAGE_SECONDS / self.hop - 0.5))
 
     def _end_page(self, num_steps: int) -> None:
@@ -113,12 +116,12 @@ class ScorePages(ScoreColumns):
 
 
 def columns_for(path: str | Path, detector: EventDetector) -> ScoreColumns:
-    """What takes the scores for a picture at this path."""
+    """The object that takes the scores for a picture at this path."""
     kind = ScorePages if Path(path).suffix.lower() == PAGED else ScoreColumns
     how = "highest" if detector.combine == "max" else "mean"
     caption = (
         f"{how} score of the windows of {detector.window:g} s that cover a step of "
-        f"{detector.hop:g} s: it rises and falls in ramps, as more or fewer of them hold the sound"
+        f"{detector.hop:g} s; it changes gradually, as more or fewer windows contain the sound"
     )
     return kind(detector.hop, detector.labels, detector.thresholds.tolist(), caption)
 
@@ -147,7 +150,7 @@ def draw_events(
     figure, axes = _sheet(pyplot, len(bars))
     draw_spectrogram(axes[0], detection.name, extractor)
     _fill(axes, detection, bars, scores.curves(), scores.caption)
-    axes[0].set(title=plain_text(Path(detection.name).name), xlabel="")
+    axes[0].set(title=plain_text(Path(detection.name).name, LONGEST_TITLE), xlabel="")
     time_axis(axes[2], detection.seconds or 0.0)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -174,8 +177,8 @@ def _draw_pages(
             figure, axes = _sheet(pyplot, len(bars))
             draw_blocks(axes[0], [samples], extractor, begin)
             _fill(axes, detection, bars, curves, scores.caption)
-            title = f"{plain_text(Path(detection.name).name)}, page {number + 1} of {len(pages)}"
-            axes[0].set(title=title, xlabel="")
+            name = plain_text(Path(detection.name).name, LONGEST_TITLE)
+            axes[0].set(title=f"{name}, page {number + 1} of {len(pages)}", xlabel="")
             axes[2].set_xlim(begin, end)
             time_axis(axes[2], detection.seconds or 0.0)
             file.savefig(figure, dpi=120)
@@ -195,7 +198,7 @@ def _minutes(blocks: Iterable[np.ndarray], num_samples: int) -> Iterator[np.ndar
 
 
 def _bars(detection: Detection, begin: float, end: float) -> dict[str, list[tuple[float, float]]]:
-    """(onset, length) of the events in a stretch of time, of the labels heard longest there."""
+    """(onset, length) of the events in a stretch of time, for its labels of longest duration."""
     spans: dict[str, list[tuple[float, float]]] = {}
     for event in detection.events:
         if event.onset < end and begin < event.offset:
@@ -206,7 +209,7 @@ def _bars(detection: Detection, begin: float, end: float) -> dict[str, list[tupl
 
 
 def _sheet(pyplot: Any, num_bars: int) -> tuple[Any, Any]:
-    """A figure with axes for the spectrogram, so many bars, and the curves."""
+    """A figure with axes for the spectrogram, `num_bars` bars, and the curves."""
     rows = 0.6 + 0.25 * num_bars
     return pyplot.subplots(
         3,
@@ -225,19 +228,21 @@ def _fill(
     curves: Curves,
     caption: str,
 ) -> None:
-    """Bars, curves with their thresholds, and bad stretches in grey."""
+    """Draws bars, curves with their thresholds, and bad stretches in grey."""
     _, middle, bottom = axes
     names = list(bars)
     for row, name in enumerate(names):
         middle.broken_barh(bars[name], (row - 0.4, 0.8), color=f"C{row % 10}")
-    middle.set_yticks(range(len(names)), [plain_text(name) for name in names])
+    middle.set_yticks(range(len(names)), [plain_text(name, LONGEST_LABEL) for name in names])
     middle.set(ylim=(max(len(names), 1) - 0.5, -0.5), ylabel="events")
     is_shared = len(set(curves.thresholds)) == 1
     for index, label in enumerate(curves.labels):
-        # Without an event, a grey of its own.
+        # A label without an event has a grey of its own.
         color = f"C{names.index(label) % 10}" if label in names else f"{0.3 + 0.1 * index:.1f}"
         scores = curves.scores[:, index]
-        bottom.plot(curves.seconds, scores, label=plain_text(label), color=color, linewidth=1)
+        bottom.plot(
+            curves.seconds, scores, label=plain_text(label, LONGEST_LABEL), color=color, linewidth=1
+        )
         if index == 0 or not is_shared:
             line_color = "0.3" if is_shared else color
             level = curves.thresholds[index]
@@ -260,7 +265,7 @@ def _fill(
     bottom.set(ylim=(0, 1.02), ylabel="score")
     bottom.set_title(caption, loc="left", fontsize="small")
     if curves.labels:
-        # Above the curves, not over them.
+        # The legend is placed above the curves, so that it does not cover them.
         place = {"loc": "lower right", "bbox_to_anchor": (1, 1.08), "ncols": MOST_CURVES}
         bottom.legend(**place, frameon=False, fontsize="small")
 

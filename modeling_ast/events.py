@@ -1,15 +1,15 @@
 """EventDetector: a recording of any length -> which sounds are in it, from when to when.
 
-The model is trained on whole clips and knows no times. They come from many short windows: each is
+The model is trained on whole clips and gives no times. Times come from many short windows: each is
 scored as a clip of its own, and a step of time gets the mean (or the maximum) of the windows that
 cover it (`score_curves.py`). An event is a run of steps with high scores; it begins and ends where
 the spectrogram rises and falls near them (`spectral_edges.py`). Frames are computed once and shared
-by the windows. The recording is read block by block: memory does not grow with its length, but for
-the events and the edges, a few numbers a second.
+by the windows. The recording is read block by block, so that memory does not grow with its length,
+except for the events and the edges, a few numbers for each second.
 
-Before its beginning and behind its end a recording is silent, so that the first and the last step
-are covered by as many windows as the others. So are stretches that cannot be used (NaN, infinity, a
-damaged file): they are listed with their times, nothing is found in them, and the rest counts.
+A recording is extended with silence on both sides, so that the first and the last step are covered
+by as many windows as the others. Stretches that cannot be used (NaN, infinity, a damaged file) are
+silenced as well: they are listed with their times, no event is found in them, and the rest counts.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Event(NamedTuple):
 
 
 class ScoreBlock(NamedTuple):
-    """The scores of some steps (of none in a recording's last block), and the edges found there."""
+    """The scores of some steps, and the edges found there. The last block has edges only."""
 
     first: int  # number of its first step
     scores: np.ndarray  # (K, C), float32, in the model's order of labels
@@ -73,43 +73,43 @@ class ScoreBlock(NamedTuple):
 
 @dataclass
 class Detection:
-    """What is heard in one recording, or why nothing can be."""
+    """The events of one recording, or the reason why it cannot be used."""
 
     name: str  # the path, or "clip 3" (counted from 0)
-    seconds: float | None = None  # None where nothing of it can be used
+    seconds: float | None = None  # None if no part of it can be used
     events: list[Event] = field(default_factory=list)  # by onset
     bad_stretches: list[BadStretch] = field(default_factory=list)
-    error: str | None = None  # the reason, where nothing of it can be used
+    error: str | None = None  # the reason, if no part of it can be used
 
 
 class EventDetector:
-    """Finds out when which sound is heard, with an AST trained on clips.
+    """Finds when each sound is heard, with an AST trained on clips.
 
     Args:
-        tagger: Its model, how it pads and what makes scores of logits.
-        window: Seconds that the model hears at once; by default 1 s, or the model's length if that
-            is shorter.
+        tagger: Its model, padding and activation are used.
+        window: Seconds of audio that the model gets at once; by default 1 s, or the model's length
+            if that is shorter.
         hop: Seconds from one window to the next, which is also the length of a step. A whole number
             of frames (10 ms).
         combine: "mean" or "max" of the windows that cover a step. The mean gives better times, the
             maximum misses fewer short sounds.
-        threshold: Score that the steps of an event must reach. By default 0.7; of a calibrated
-            model windows are first scored relative to the calibrated threshold of the label, which
-            becomes 0.5, so that a threshold of 0.7 means 0.7 of the windows over a step.
-        label_thresholds: Those of some labels, instead.
-        hysteresis: An event lasts as long as the scores reach this share of its threshold; 1 is
-            none.
-        median: Seconds of a median filter over the scores; 0 is none.
-        min_gap: Events of a label become one where the gap is shorter, in seconds.
-        min_length: Then shorter events are dropped, in seconds, as long as their scores are high.
+        threshold: Score that an event must reach. By default 0.6. With a calibrated model, and no
+            threshold given, the scores of windows are first moved so that the calibrated threshold
+            of each label becomes 0.5.
+        label_thresholds: Thresholds of some labels, which replace `threshold` for these.
+        hysteresis: An event lasts as long as the scores reach this share of its threshold; 1 turns
+            it off.
+        median: Seconds of a median filter over the scores; 0 turns it off.
+        min_gap: Events of a label with a shorter gap between them, in seconds, become one.
+        min_length: After that, events with shorter runs of high scores, in seconds, are dropped.
         edges: "spectrum": an event begins at the strongest rise of the spectrogram within half a
-            window of where its scores say, and ends at such a fall. Where there is none, and with
+            window of where its scores say, and ends at such a fall. If there is none, and with
             "scores", it begins and ends where the scores reach the threshold, at multiples of the
             hop.
 
     Raises:
         ValueError: A number is out of its range, the window is longer than the model's length or
-            shorter than the hop, or there is no such label.
+            shorter than the hop, or the model lacks one of the labels.
 
     Example:
 
@@ -152,7 +152,7 @@ class EventDetector:
         self.thresholds = self._thresholds(threshold, label_thresholds or {})
         rate = extractor.sampling_rate
         self._hop_samples, self._window_samples = round(hop * rate), round(self.window * rate)
-        # Those whose window holds the middle of the step.
+        # The number of windows that hold the middle of a step.
         self.num_covering = max(1, math.ceil(self.window / hop - 0.5))
 
     @classmethod
@@ -171,9 +171,9 @@ class EventDetector:
             model: Name on the Hub, or a directory.
             device, dtype: As in `AudioTagger.from_pretrained`.
             padding: "longest" computes windows as they are, "max_length" pads each to the model's
-                length. It is not what the extractor has saved: a padded window takes as long as a
-                whole clip.
-            calibration: Whether the checkpoint's calibration.json is used, where it has one.
+                length. The extractor's saved padding is not used, because a padded window takes as
+                long as a whole clip.
+            calibration: Whether the checkpoint's calibration.json is used, if it has one.
             kwargs: Arguments of `EventDetector`.
         """
         tagger = AudioTagger.from_pretrained(
@@ -187,15 +187,12 @@ class EventDetector:
         Args:
             clip: In any form that `audio.read_clip` takes, of any length.
         Raises:
-            TypeError, OSError, ValueError: Nothing of it can be used; one sentence says why. Of
-                stretches that cannot be used, a warning says it.
+            TypeError, OSError, ValueError: No part of it can be used; one sentence says why. If
+                only stretches of it cannot be used, warnings say so.
         """
         detection = self._detect(open_clip(clip))
         for stretch in detection.bad_stretches:
-            logger.warning(
-                f"{detection.name} cannot be used from {stretch.onset:.3f} to "
-                f"{stretch.offset:.3f} s: {stretch.reason}"
-            )
+            logger.warning(f"{detection.name}: {stretch.sentence()}")
         return detection.events
 
     def detect(
@@ -214,12 +211,12 @@ class EventDetector:
         return self._each(clips, on_scores)
 
     def scores(self, clip: Any) -> Iterator[ScoreBlock]:
-        """The scores of each step of a recording, block by block, as they are before thresholds.
+        """The scores of each step of a recording, block by block, before any threshold.
 
         Args:
             clip: In any form that `audio.read_clip` takes.
         Raises:
-            TypeError, OSError, ValueError: Nothing of it can be used.
+            TypeError, OSError, ValueError: No part of it can be used.
         """
         return self._score_blocks(Recording(open_clip(clip), self.tagger.extractor.sampling_rate))
 
@@ -232,12 +229,12 @@ class EventDetector:
                 source = open_clip(clip, name)
                 name = source.name
                 yield self._detect(source, on_scores)
-            # Whatever a file does to a decoder: it must not stop the others.
+            # A bad file must not stop the others.
             except (OSError, ValueError, TypeError, ImportError) as error:
                 yield Detection(name, error=one_line(error))
 
     def events_of(self, blocks: Iterable[ScoreBlock], seconds: float = math.inf) -> list[Event]:
-        """The events in scores that are known, by this detector's thresholds and rules.
+        """The events in given scores, by this detector's thresholds and rules.
 
         Args:
             blocks: All of a recording, as `scores` gives them.
@@ -251,7 +248,7 @@ class EventDetector:
         recording = Recording(source, self.tagger.extractor.sampling_rate)
         blocks = self._score_blocks(recording)
         if on_scores is not None:
-            blocks = _told(blocks, source.name, on_scores)
+            blocks = _reported(blocks, source.name, on_scores)
         runs, edges = self._runs(blocks)  # the recording is read here
         events = self._as_events(runs, edges, recording.seconds)
         return Detection(source.name, recording.seconds, events, recording.bad_stretches())
@@ -267,12 +264,12 @@ class EventDetector:
     def _as_events(
         self, runs: Iterable[tuple[int, Run]], edges: Edges, seconds: float
     ) -> list[Event]:
-        """The events of runs, by onset, in a recording of so many seconds."""
+        """The events of runs, by onset, in a recording of `seconds`."""
         of_label: dict[int, list[Run]] = {}
         for index, run in runs:
             of_label.setdefault(index, []).append(run)
         events = []
-        # The maximum of the windows over a step reaches a whole window beyond a sound.
+        # With the maximum, scores can be high up to a whole window before and after a sound.
         reach = self.window if self.combine == "max" else self.window / 2
         for index, some in of_label.items():
             some.sort()
@@ -290,7 +287,7 @@ class EventDetector:
         extractor = self.tagger.extractor
         rate = extractor.sampling_rate
         finder = EdgeFinder(extractor.hop_samples / rate, extractor.window_samples / rate)
-        # Silence before the beginning, and behind the end.
+        # The recording is extended with silence at its beginning and its end.
         position = -(self.num_covering - 1) * hop  # of the first sample that waits
         waiting = np.zeros(-position, np.float32)
         for block in chain(recording.blocks(), self._silence_behind(recording)):
@@ -316,9 +313,9 @@ class EventDetector:
     def _edges(
         self, finder: EdgeFinder, frames: Tensor, position: int, recording: Recording
     ) -> Edges:
-        """The edges that are known with frames (T, F), which begin at a sample of the recording.
+        """The edges that are known with frames (T, F), the first of which begins at `position`.
 
-        Those that the finder has seen are left out, and those outside the recording.
+        Frames that the finder has had already, and frames outside of the recording, are left out.
         """
         extractor = self.tagger.extractor
         first = position // extractor.hop_samples  # number of the first of these frames
@@ -326,8 +323,8 @@ class EventDetector:
         begin = finder.num_frames - first
         new = frames[max(0, begin) : max(0, stop)]
         if begin < 0 and len(new):
-            # Windows that do not overlap: the frames that reach over the border of two blocks are
-            # in neither. The next one stands for them, so that times stay right.
+            # If windows do not overlap, the frames across the border of two blocks are in neither.
+            # The next frame is repeated in their place, so that times stay right.
             new = torch.cat([new[:1].expand(-begin, -1), new])
         nats = new * (2 * extractor.std if extractor.do_normalize else 1.0)
         return without_stretches(finder.add(nats), recording.bad_seconds())
@@ -345,7 +342,7 @@ class EventDetector:
         return inputs.input_values[0, : extractor.count_frames(len(samples))]
 
     def _window_scores(self, frames: Tensor, name: str) -> np.ndarray:
-        """The scores (N, C) of all windows of some frames (T, F), which the last of them ends."""
+        """The scores (N, C) of all windows in some frames (T, F); the last ends with the frames."""
         tagger, extractor = self.tagger, self.tagger.extractor
         num_frames = extractor.count_frames(self._window_samples)
         hop_frames = self._hop_samples // extractor.hop_samples
@@ -421,10 +418,10 @@ class EventDetector:
         return np.array(thresholds)
 
 
-def _told(
+def _reported(
     blocks: Iterable[ScoreBlock], name: str, on_scores: Callable[[str, ScoreBlock], None]
 ) -> Iterator[ScoreBlock]:
-    """The same blocks, each of them given to `on_scores` first."""
+    """The same blocks; each is passed to `on_scores` first."""
     for block in blocks:
         on_scores(name, block)
         yield block

@@ -1,10 +1,11 @@
-"""The same layers, faster; each way here equals the plain one of `modeling_ast.py`, by a test.
+"""Faster ways to compute the layers; tests show that each equals the plain one in modeling_ast.py.
 
 - Patch projection: the convolution as one matrix product.
-- Prefix only: the last layer computes the two tokens that a classifier reads, 7 % less work in all.
+- Prefix only: the last layer computes only the two tokens that a classifier reads, which saves 7 %
+  of all work.
 - Padding-free batches on a GPU: the tokens of all clips in one sequence, attended with
-  variable-length attention. A key mask instead would cost 1.8 times cuDNN's attention, and 0.1 s
-  more for each new pair of batch size and length: many files have many such pairs.
+  variable-length attention. With a key mask, attention would take 1.8 times as long as cuDNN's, and
+  0.1 s more for each new pair of batch size and length; many files have many such pairs.
 - Blocks on a CPU: a few clips and then a few tokens at a time, which stay in the cache.
 """
 
@@ -27,21 +28,21 @@ from .position import NUM_PREFIX_TOKENS
 logger = logging.get_logger(__name__)
 
 # Tokens of a block. The widest tensors of a layer then have 8 MB (base size, float32). Larger ones
-# do not fit the cache, and malloc returns them to the system after each use: 10,000 page faults
-# for each clip and layer, a tenth of the time.
+# do not fit into the cache, and malloc returns them to the system after each use, which costs
+# 10,000 page faults for each clip and layer: a tenth of the time.
 CPU_BLOCK_TOKENS = 640
 
 
 class ASTPatchProjection(nn.Conv2d):
-    """The convolution as one matrix product: cuDNN's takes 7 % of the base size's forward."""
+    """The convolution as one matrix product; cuDNN's takes 7 % of a forward pass of base size."""
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, F, T) -> (B, D, Gf, Gt)."""
         if torch.compiler.is_exporting() or torch.jit.is_tracing():
-            # Other runtimes are fast at convolutions, and a graph of these takes any length.
+            # Other runtimes compute convolutions fast, and their graph accepts any length.
             return super().forward(image)
         (height, width), (down, right) = self.kernel_size, self.stride
-        # Mel bins last, as they lie in memory: patches are copied in runs, not number by number.
+        # Mel bins come last, as in memory, so that patches are copied in runs, not one by one.
         patches = image[:, 0].mT.unfold(1, width, right).unfold(2, height, down)
         patches = patches.transpose(1, 2).flatten(3)  # (B, Gf, Gt, width * height)
         x = F.linear(patches, self.weight.mT.flatten(1), self.bias)  # (B, Gf, Gt, D)
@@ -49,7 +50,7 @@ class ASTPatchProjection(nn.Conv2d):
 
 
 def chosen_tokens(x: Tensor, queries: slice | Tensor | None) -> Tensor:
-    """The tokens that are queries, None for all: (B, N + 2, D) -> (B, Q, D)."""
+    """The tokens `queries`; None stands for all: (B, N + 2, D) -> (B, Q, D)."""
     # Skip the no-op indexing: small batches are limited by Python overhead.
     return x if queries is None else x[:, queries]
 
@@ -57,20 +58,21 @@ def chosen_tokens(x: Tensor, queries: slice | Tensor | None) -> Tensor:
 def may_encode_prefix(
     x: Tensor, token_mask: Tensor | None, config: PreTrainedConfig, asked: dict
 ) -> bool:
-    """Whether `encode_prefix` computes all that is asked for, with the config's attention.
+    """Whether `encode_prefix` computes everything that the call requests, with this attention.
 
     Args:
         x: (B, N + 2, D).
         token_mask: (B, N + 2) or None.
-        asked: Keywords of the model's call, as `output_hidden_states`.
+        asked: Keywords of the model's call, such as `output_hidden_states`.
     """
     for name in ("output_hidden_states", "output_attentions"):
         if asked.get(name) or getattr(config, name):
             return False
     if config._attn_implementation in ("eager", "sdpa"):
         return True
-    # Flash kernels take fewer queries than keys, but their masks are for as many queries as keys:
-    # a batch with padding must be packed. So are the masks of other attention, as flex.
+    # Flash kernels accept fewer queries than keys, but their masks need as many queries as keys: a
+    # batch with padding must be packed. Masks of other kinds of attention, such as flex, need that
+    # too.
     return is_flash_attention_requested(config) and (token_mask is None or may_pack(x, config))
 
 
@@ -81,14 +83,14 @@ def encode_prefix(
     config: PreTrainedConfig,
     **kwargs,
 ) -> Tensor:
-    """The prefix tokens behind the last layer, which computes no others.
+    """The prefix tokens after the last layer, which computes no other tokens.
 
     Args:
         layers: At least one; they take x, a key mask, `queries` and keywords of the attention.
         x: (B, N + 2, D).
         token_mask: (B, N + 2), true where a token is not padding, or None.
-        config: For the attention in use; see `may_encode_prefix`.
-        kwargs: For all layers.
+        config: Names the attention in use; see `may_encode_prefix`.
+        kwargs: Passed to all layers.
     Returns:
         (B, 2, D).
     """
@@ -112,12 +114,12 @@ def key_mask(token_mask: Tensor, device: torch.device) -> Tensor:
 def _encode_packed(layers: Iterable[nn.Module], x: Tensor, token_mask: Tensor, **kwargs) -> Tensor:
     """`encode_prefix` without padding: the S tokens of all clips in one sequence.
 
-    A mask on the CPU is read there, and the host does not wait for a GPU.
+    A mask on the CPU is read on the CPU, so that the host does not wait for a GPU.
     """
     clips, _, width = x.shape
     counts = token_mask.sum(1)  # (B,)
     longest = int(counts.max())
-    starts = F.pad(counts.cumsum(0), (1, 0)).int()  # (B + 1,): of each clip, and the end of all
+    starts = F.pad(counts.cumsum(0), (1, 0)).int()  # (B + 1,): of each clip, and the last end
     tokens = token_mask.flatten().nonzero().squeeze(1)  # (S,), among the B * (N + 2)
     starts, tokens = sent(starts, x.device), sent(tokens, x.device)
     x = x.flatten(0, 1)[tokens].unsqueeze(0)  # (1, S, D)
@@ -134,7 +136,7 @@ def _encode_packed(layers: Iterable[nn.Module], x: Tensor, token_mask: Tensor, *
 
 
 def may_pack(x: Tensor, config: PreTrainedConfig) -> bool:
-    """Whether the attention in use takes clips packed by `cu_seq_lens_q` and so on."""
+    """Whether the attention in use accepts packed clips (`cu_seq_lens_q` and the like)."""
     if is_tracing(x):
         return False
     if config._attn_implementation == "sdpa":
@@ -171,7 +173,7 @@ def sdpa_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention by torch's fused kernels, of padded clips and of packed ones.
 
-    Not by transformers' function of that name: its last reshape ties an exported graph to one
+    transformers' function of that name is not used: its last reshape ties an exported graph to one
     number of frames.
 
     Args:
@@ -203,7 +205,7 @@ def sdpa_attention(
 
 
 def may_use_blocks(x: Tensor, config: PreTrainedConfig, training: bool) -> bool:
-    """Whether `in_blocks` computes a layer: on a CPU, where no gradient is wanted."""
+    """Whether `in_blocks` may compute a layer: on a CPU, if no gradient is needed."""
     # Only sdpa: eager must return all attention weights at once; flex and flash masks have no
     # batch axis to split.
     if x.device.type != "cpu" or config._attn_implementation != "sdpa":

@@ -1,8 +1,8 @@
 """Waveform -> log-mel frames: Kaldi's filterbank arithmetic on plain numbers.
 
 Follows `torchaudio.compliance.kaldi.fbank(window_type="hanning")`, on which AST was trained: frames
-of 25 ms every 10 ms, no padding at the edges, no dither, power spectrum, logarithm. Every step is
-taken in the reference's order, so that rounding stays the same size on ill-conditioned signals.
+of 25 ms every 10 ms, no padding at the edges, no dither, power spectrum, logarithm. The steps have
+the reference's order, so that rounding errors are as small as there on ill-conditioned signals.
 
 `fbank` takes tensors of any shape, on any device, with gradients and under torch.compile;
 fbank_cpu.py has the same steps for clips of any lengths on a CPU, twice as fast there.
@@ -20,12 +20,12 @@ from torch import Tensor
 
 LOW_HZ = 20.0
 PREEMPHASIS = 0.97
-# The smallest power that is not read as silence; Kaldi's is float32's epsilon.
+# Smaller powers are raised to this value before the logarithm; Kaldi uses float32's epsilon.
 POWER_FLOOR = torch.finfo(torch.float32).eps
 
 
 def count_frames(num_samples: int, window_samples: int, hop_samples: int) -> int:
-    """Whole windows in `num_samples` samples."""
+    """Number of whole windows in `num_samples` samples."""
     beyond_first = num_samples - window_samples
     return 0 if beyond_first < 0 else 1 + beyond_first // hop_samples
 
@@ -35,7 +35,7 @@ def fbank(
 ) -> Tensor:
     """Log-mel filterbank of one waveform or of a batch of equally long ones.
 
-    Runs on the device of `waveform`, for which the host does not wait, and can be differentiated.
+    Runs on the device of `waveform`, without making the host wait, and is differentiable.
 
     Args:
         waveform: (..., S), float32 or float64, in [-1, 1], at least one window long.
@@ -60,8 +60,8 @@ def fbank(
     num_bins = num_fft_bins(window_samples)
     filters = _filters(num_mel_bins, num_bins, sampling_rate, frames.device, frames.dtype)  # (K, F)
     x = frames - frames.mean(-1, keepdim=True)
-    # In place, in a buffer that has the FFT's zeros already: memory is what these steps wait for.
-    # The product is rounded before the sum, as in Kaldi; a fused step would not.
+    # In place, in a buffer that already has the zeros for the FFT, because memory bandwidth limits
+    # these steps. The product is rounded before the sum, as in Kaldi; a fused step would not do so.
     padded = x.new_zeros(*x.shape[:-1], 2 * num_bins)  # (..., T, 2K)
     emphasised = padded[..., :window_samples]
     emphasised[..., :1] = x[..., :1]
@@ -78,20 +78,22 @@ def fbank(
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager:
-    """Autocast would take the product in half precision, which loses the quiet bins."""
-    # torch.compile of torch 2.11 cannot trace the question.
+    """Turns autocast off, which would compute in half precision and lose the quiet bins."""
+    # torch.compile of torch 2.11 cannot trace is_autocast_available.
     if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def num_fft_bins(window_samples: int) -> int:
-    """Bins K of the FFT, which has the next power of two of samples; without the Nyquist bin."""
+    """Bins K of the FFT without the Nyquist bin; its size is the window's, rounded up to a power of
+    two."""
     return 2 ** math.ceil(math.log2(window_samples)) // 2
 
 
 def built_once(build: Callable) -> Callable:
-    """Keeps a table for each setting; not one of inference mode, which gradients cannot pass."""
+    """Caches a table for each setting. It is built outside of inference mode, because gradients
+    cannot flow through tensors that were made in it."""
 
     @lru_cache(maxsize=16)
     @wraps(build)

@@ -18,10 +18,10 @@ from .fbank import (
     num_fft_bins,
 )
 
-# Frames for each thread that are processed at a time: they stay in the cores' cache. Rows of a
-# power of two, as in the transposed arrays below, would compete for the same places in it.
+# Frames of a block for each thread; they stay in the core's cache. The number is not a power of
+# two: the transposed arrays below have rows of this length, which would then share cache lines.
 BLOCK_FRAMES = 500
-# More threads than these share a block of that size, which takes 30 MB.
+# With more threads than this, a block does not grow any further; it takes 30 MB.
 MAX_BLOCK_THREADS = 8
 
 
@@ -34,17 +34,17 @@ def write_fbank(
     hop_samples: int,
     finish: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Writes what `fbank` gives for each clip, but for the rounding of the mel product.
+    """Writes the result of `fbank` for each clip; only the rounding of the mel product differs.
 
-    Frames of all clips are processed in blocks. The values of a frame depend on it alone, bit by
-    bit: neither on other clips nor on the number of threads.
+    Frames of all clips are processed in blocks. The values of a frame do not depend, in any bit, on
+    the other clips or on the number of threads.
 
     Args:
         waveforms: (S,) each, on the CPU, of one dtype, at least one window long; without gradient.
         outputs: (T, F) each, to be filled.
         sampling_rate: In Hz.
         window_samples, hop_samples: As in `fbank`.
-        finish: What else is done to frames (T, F), while they are in the cache.
+        finish: A further step on frames (T, F), applied while they are in the cache.
     Source: the steps of `fbank`, in the same order.
     """
     if not waveforms:
@@ -89,9 +89,10 @@ def _blocks(
 
 
 class _Buffers:
-    """Memory for `size` frames, and the steps of `fbank` in it, with the same rounding.
+    """Memory for `size` frames, and the steps of `fbank` on it, with the same rounding.
 
-    It serves many blocks: memory that is fresh, or in no cache, costs as much as the steps do.
+    The memory is used again for each block: memory that is new or not in the cache would cost as
+    much time as the steps.
     """
 
     def __init__(
@@ -108,23 +109,24 @@ class _Buffers:
         self.entries = _filter_entries(num_mel_bins, num_bins, sampling_rate, dtype)
         self.x = window.new_zeros(size, window_samples)
         self.padded = window.new_zeros(size, 2 * num_bins)  # (T, 2K)
-        # The window takes each frame's first sample to 0, which it is already.
+        # The window is 0 at a frame's first sample, where this memory already holds 0.
         self.emphasised = self.padded[:, 1:window_samples]
         self.power = window.new_empty(num_bins, size)  # (K, T)
 
     def put(self, frames: Tensor, start: int) -> None:
-        """Takes frames (T, window) in, without their means, from row `start` on."""
+        """Stores frames (T, window), less the mean of each, from row `start` on."""
         target = self.x[start : start + len(frames)]
         torch.sub(frames, frames.mean(-1, keepdim=True), out=target)
 
     def log_mel(self) -> Tensor:
-        """(T, F), of what was put in."""
+        """The log-mel values (T, F) of the stored frames."""
         torch.mul(self.x[:, :-1], -PREEMPHASIS, out=self.emphasised)
         self.emphasised += self.x[:, 1:]
         self.emphasised *= self.window
         squares = torch.view_as_real(torch.fft.rfft(self.padded)).square_()[:, :-1]  # (T, K, 2)
         torch.add(squares[..., 0].T, squares[..., 1].T, out=self.power)
-        # Two of a hundred weights are not 0. The layout (K, T) lets each of those scale a row.
+        # Only 2 % of the filters' weights are not 0. In the layout (K, T) each of them scales one
+        # row.
         bins, offsets, weights = self.entries
         mel = F.embedding_bag(
             bins, self.power, offsets, mode="sum", per_sample_weights=weights
@@ -136,7 +138,7 @@ class _Buffers:
 def _filter_entries(
     num_mel_bins: int, num_bins: int, sampling_rate: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the filters' weights that are not 0: bin, first entry of each filter, weight."""
+    """The nonzero weights of the filters: bins, the first entry of each filter, the weights."""
     filters = mel_filters(num_mel_bins, num_bins, sampling_rate).T  # (F, K)
     owners, bins = filters.nonzero(as_tuple=True)
     counts = owners.bincount(minlength=num_mel_bins)  # (F,)

@@ -1,8 +1,8 @@
 """ASTFeatureExtractor: check the clip, log-mel frames, cut or pad, normalise, batch.
 
-Gives what transformers' extractor gives for the same clip (padding="max_length"), and batches whose
-padding is known to the model (padding="longest"). Padding is 0 in log-mel space, before the
-normalisation, as the published weights saw it.
+With padding="max_length" the result equals that of transformers' extractor for the same clip. With
+padding="longest" a mask tells the model which frames are padding. Padding is 0 in log-mel space,
+before the normalisation, as in the training of the published weights.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from transformers.utils import PaddingStrategy, is_torchaudio_available, logging
 try:
     from transformers import BatchFeature, SequenceFeatureExtractor
 except (ImportError, OSError, RuntimeError):
-    # transformers imports torchaudio, which fails beside a torch it was not built for (CPU-only
-    # ones among them). Nothing here needs it: make transformers treat it as not installed.
-    # With None, Python refuses the import; typeshed declares that only modules may stand there.
+    # transformers imports torchaudio, which fails if it was built for another torch (for one with
+    # CUDA, say). Nothing here needs it: make transformers treat torchaudio as not installed.
+    # With None, Python refuses the import; typeshed allows only modules there.
     sys.modules["torchaudio"] = None  # type: ignore[assignment]
     is_torchaudio_available.cache_clear()
     from transformers import BatchFeature, SequenceFeatureExtractor
@@ -45,7 +45,7 @@ from .samples import are_samples_usable, check_samples, scale_samples
 
 logger = logging.get_logger(__name__)
 
-# A call's max_length beyond this many times the saved one looks like samples.
+# A max_length above this many times the saved one is probably a number of samples.
 MAX_LENGTH_FACTOR = 10
 
 
@@ -62,17 +62,18 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         padding_value: Kept for transformers; padded frames hold `padded_frame` instead.
         do_normalize: Whether log-mel values x become (x - mean) / (2 * std).
         mean, std: Of the log-mel values of the training set.
-        return_attention_mask: Whether to return a mask over frames with "max_length" too; with
-            "longest" it always comes, unless a call says no.
+        return_attention_mask: Whether to return a mask over frames with "max_length" too. With
+            "longest" it is always returned, unless a call passes False.
         padding: "max_length" cuts or pads every clip to `max_length` frames; "longest" pads to the
             longest clip of the batch, where a clip of t seconds takes 100t frames.
         truncation: Whether clips over `max_length` frames are cut; by default with "max_length"
             only.
-        min_length: Frames that "longest" gives at least: one patch.
-        device: Where features are computed and returned, such as "cuda"; by default where each
-            clip is, arrays and lists on the CPU. Saved only if given.
-        window_seconds, hop_seconds: Length of the window that a frame is computed from, and from
-            one to the next, as in `ASTConfig`. Saved only where they differ from the default.
+        min_length: The fewest frames that "longest" gives: one patch.
+        device: Where features are computed and returned, such as "cuda". By default it is that of
+            the clips; arrays and lists are on the CPU. Saved only if given.
+        window_seconds, hop_seconds: Length of the window that a frame is computed from, and time
+            from one window to the next, as in `ASTConfig`. Saved only if they differ from the
+            defaults.
 
     Raises:
         StrictDataclassError: A number of the front end has the wrong type or is impossible.
@@ -115,7 +116,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         hop_seconds: float = ASTConfig.hop_seconds,
         **kwargs,
     ):
-        # ASTConfig knows which of these numbers are possible, and says it.
+        # ASTConfig refuses impossible values of these arguments.
         ASTConfig(
             sampling_rate=sampling_rate,
             window_seconds=window_seconds,
@@ -144,7 +145,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
             raise ValueError(f"padding_value is {padding_value}; it must be a finite number")
         side = kwargs.get("padding_side", "right")
         if side not in ("right", "left"):
-            raise ValueError(f'padding_side is {side!r}; it must be "right", where this pads')
+            raise ValueError(f'padding_side is {side!r}; give "right": only the right is padded')
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
         self.max_length = max_length
@@ -161,7 +162,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
 
     @classmethod
     def from_config(cls, config: ASTConfig, **kwargs) -> ASTFeatureExtractor:
-        """The extractor that matches a model's config; `kwargs` are further arguments of ours."""
+        """The extractor that matches a model's config; `kwargs` are further arguments of it."""
         shared = (
             "sampling_rate",
             "window_seconds",
@@ -196,21 +197,21 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
                 file, a data set's row, ...), a list of such clips of any lengths, or an array or
                 tensor (B, S). Channels are mixed down; a clip that states its own rate is
                 resampled. Tensors keep their gradient and, without `device`, stay where they are.
-            sampling_rate: Rate, in Hz, of the clips that do not state theirs; refused if it is not
-                the model's.
+            sampling_rate: Rate, in Hz, of the clips that do not state their own. It must be the
+                model's.
             return_tensors: "pt", "np", or None: a tensor for tensors, else a list of arrays.
-            padding, truncation, max_length, return_attention_mask, device: Instead of the saved
-                ones; `padding=True` is "longest".
+            padding, truncation, max_length, return_attention_mask, device: These replace the saved
+                settings in this call; `padding=True` is "longest".
 
         Returns:
             `input_values` (B, T, F), float32, and with padding "longest" `attention_mask` (B, T),
-            1 where a frame comes from the clip. An utterance of t seconds has 100t - 2 of these.
+            1 where a frame comes from the clip. A clip of t seconds has 100t - 2 such frames.
 
         Raises:
             ValueError: Wrong rate, an empty clip, one shorter than a window (25 ms), NaN or
                 infinity, a number type without a known scale, a file that cannot be decoded,
                 unknown padding, a device that is not there.
-            TypeError: Unknown keyword, or something that is no audio.
+            TypeError: Unknown keyword, or something that is not audio.
         """
         if kwargs:
             raise TypeError(
@@ -246,15 +247,15 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         device: torch.device | None = None,
     ) -> BatchFeature:
-        """Model inputs of checked waveforms: what a call does after it has read the clips.
+        """Model inputs of checked waveforms: the part of a call that follows the reading of clips.
 
         Args:
             waveforms: (S,) each, of any lengths, as `audio.read_clip` gives them at this rate.
             padding, truncation, max_length, return_attention_mask: As in a call.
             device: Of `input_values`; by default that of the first waveform.
         Returns:
-            As a call does, tensors; the mask stays on the CPU, where the model can read the
-            lengths of clips without waiting for a GPU.
+            As a call returns, but always tensors. The mask stays on the CPU, so that the model can
+            read the lengths of clips without waiting for a GPU.
         Raises:
             ValueError: Unknown padding; waveforms on a GPU hold what `check_samples` refuses.
         """
@@ -273,16 +274,16 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         return BatchFeature(inputs)
 
     def extract_padded(self, waveforms: Tensor, num_samples: Tensor) -> BatchFeature:
-        """Model inputs of a batch that is padded already, on its device, by the saved settings.
+        """Model inputs of a batch that is padded already, on its device, with the saved settings.
 
-        The host does not wait for a GPU, and so does not see there what a call refuses: frames with
-        NaN or infinity become NaN, a clip shorter than a window has no frames.
+        The host does not wait for a GPU, and therefore cannot refuse bad samples there: frames with
+        NaN or infinity become NaN, and a clip shorter than a window has no frames.
 
         Args:
-            waveforms: (B, S), in [-1, 1] or PCM; a clip's samples, then any others.
-            num_samples: (B,), how many are the clip's; the longest counts as S.
+            waveforms: (B, S), in [-1, 1] or PCM; the samples of each clip, then any values.
+            num_samples: (B,), how many samples each clip has; the longest is taken to have S.
         Returns:
-            As a call does, tensors.
+            As a call returns, but always tensors.
         Raises:
             ValueError: The shapes do not match; on a CPU, also what a call refuses.
         """
@@ -335,7 +336,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         """
         columns = as_columns(processed_features)
         rows = columns.get("input_values", ())
-        if not len(rows) or as_array(rows[0]).ndim < 2:  # transformers says what is missing
+        if not len(rows) or as_array(rows[0]).ndim < 2:  # transformers' error says what is missing
             return super().pad(
                 BatchFeature(columns),
                 padding,
@@ -370,27 +371,29 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs):
-        """As in transformers, which overrides only what the file has: those on the Hub have no
-        `padding`, and `from_pretrained(..., padding="longest")` would be lost.
+        """As in transformers, but keyword arguments also count if the file lacks them.
+
+        transformers ignores those. The files on the Hub have no `padding`, so that
+        `from_pretrained(..., padding="longest")` would have no effect.
         """
         ours = inspect.signature(cls.__init__).parameters.keys() & kwargs.keys()
         fields = {**feature_extractor_dict, **{name: kwargs.pop(name) for name in ours}}
         return super().from_dict(fields, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As saved. `feature_extractor_type` is the name that transformers' own class has too: it
-        gives ours where this package is imported and transformers' own elsewhere."""
+        """The fields as they are saved. `feature_extractor_type` is also the name of transformers'
+        own class: it gives our class if this package is imported, and transformers' otherwise."""
         fields = without_defaults(super().to_dict())
         if fields["device"] is None:
             del fields["device"]
         return fields
 
     def count_frames(self, num_samples: int) -> int:
-        """Frames of a clip with so many samples, without padding: its whole windows."""
+        """Frames of a clip of `num_samples` samples, without padding: its whole windows."""
         return count_frames(num_samples, self.window_samples, self.hop_samples)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """Frames of one waveform or of equally long ones, not yet normalised, nor padded.
+        """Frames of one waveform or of equally long ones, neither normalised nor padded.
 
         Args:
             waveform: (..., S), in [-1, 1], at least one window long.
@@ -402,13 +405,13 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
 
     @property
     def padded_frame(self) -> Tensor:
-        """(F,), what a padded frame holds in `input_values`: a log-mel of 0, normalised."""
+        """(F,): a padded frame of `input_values`, which is a log-mel of 0, normalised."""
         silent = torch.zeros(self.num_mel_bins)  # (F,)
         return self.normalize(silent) if self.do_normalize else silent
 
     @property
     def max_samples(self) -> int:
-        """Samples that `max_length` frames see: the longest clip that the model hears in one
+        """Samples that `max_length` frames cover: the longest clip that the model takes in one
         piece."""
         return self._samples_seen(self.max_length)
 
@@ -419,9 +422,10 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         truncation: bool | None = None,
         max_length: int | None = None,
     ) -> int:
-        """Frames T of a batch of clips with so many samples each, padding included.
+        """Frames T of a batch of clips, padding included.
 
         Args:
+            num_samples: Of each clip.
             padding, truncation, max_length: As in a call.
         """
         padding = self.padding if padding is None else padding
@@ -445,19 +449,19 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         return min(longest, max_length) if truncation else longest
 
     def _check_rate(self, sources: list[ClipSource], sampling_rate: int | None) -> None:
-        """Refuses another rate than the model's, of samples that do not state their own."""
+        """Refuses a rate that is not the model's, for samples that do not state their own."""
         if all(source.is_file or source.sampling_rate is not None for source in sources):
             return
         if sampling_rate is None:
             logger.warning_once(
-                f"ASTFeatureExtractor was not told the sampling_rate and takes the audio to be at "
-                f"{self.sampling_rate} Hz; pass sampling_rate=... to have it checked"
+                f"no sampling_rate was given to ASTFeatureExtractor; it assumes that the audio is "
+                f"at {self.sampling_rate} Hz; pass sampling_rate=... to have it checked"
             )
         elif sampling_rate != self.sampling_rate:
             raise ValueError(
                 f"sampling_rate is {sampling_rate} Hz but the model was trained at "
-                f"{self.sampling_rate} Hz; resample the clip first, or give it with its rate, "
-                f"(clip, {sampling_rate}), which resamples it"
+                f"{self.sampling_rate} Hz; resample the clip first, or give it with its rate, as "
+                f"(clip, {sampling_rate}), and it will be resampled"
             )
 
     def _warn_of_samples(self, max_length: int | None) -> None:
@@ -471,7 +475,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
             )
 
     def _samples_seen(self, num_frames: int) -> int:
-        """Samples that the first `num_frames` frames see."""
+        """Samples that the first `num_frames` frames cover."""
         return (num_frames - 1) * self.hop_samples + self.window_samples
 
     def _features(self, waveforms: list[Tensor], num_frames: int, device: torch.device) -> Tensor:
@@ -483,7 +487,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         samples = torch.tensor([len(waveform) for waveform in waveforms])  # (B,)
         padded = sent_together(waveforms, device)  # (B, S)
         values, _ = self._together(padded, sent(samples, device), num_frames)
-        # Samples on a GPU are checked all at once, and last: the host waits for the answer.
+        # Samples on a GPU are checked together and last, because the host waits for the result.
         if not come_from_cpu and not are_samples_usable(padded):
             for index, waveform in enumerate(waveforms):
                 check_samples(waveform, f"clip {index}")
@@ -497,7 +501,7 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
         finish = self.normalize if self.do_normalize else None
         values = waveforms[0].new_empty(len(waveforms), num_frames, self.num_mel_bins)  # (B, T, F)
         outputs = [clip_values[:count] for clip_values, count in zip(values, counts)]
-        # A part of a long clip may be under one frame where max_length is 3 frames or fewer.
+        # If max_length is 3 frames or fewer, a part of a long clip may be shorter than one frame.
         whole = [(waveform, out) for waveform, out in zip(waveforms, outputs) if len(out)]
         if whole:
             sources, targets = map(list, zip(*whole))
@@ -511,11 +515,11 @@ class ASTFeatureExtractor(Framing, SequenceFeatureExtractor):
     def _together(
         self, waveforms: Tensor, num_samples: Tensor, length: int
     ) -> tuple[Tensor, Tensor]:
-        """Values (B, T, F) and mask (B, T) of all clips in one pass: of each of the waveforms
-        (B, S) the first `num_samples` (B,).
+        """Values (B, T, F) and mask (B, T) of all clips in one pass.
 
-        A frame that ends within the clip has seen nothing else; the others become padding. Nothing
-        here reads a value from the device, which would halt the host until it is computed.
+        The first `num_samples` (B,) samples of the waveforms (B, S) belong to the clips. A frame
+        that ends within its clip depends on the clip alone; the other frames become padding. No
+        value is read from the device, because the host would have to wait for it.
         """
         x = self.log_mel(waveforms[:, : self._samples_seen(length)])  # (B, frames, F)
         x = F.pad(x, (0, 0, 0, length - x.shape[1]))  # (B, T, F)

@@ -1,4 +1,4 @@
-"""What a file is that is no audio, or audio that libsndfile cannot decode."""
+"""The kind of a file that is not audio, or that is audio which libsndfile cannot decode."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ HEAD_BYTES, MP4_BYTES = 4096, 2**18
 
 
 def kind_of_file(file: BinaryIO) -> str:
-    """What this is, as the end of "it is ..."; "" if it is unknown.
+    """The kind of a file, as the end of a sentence "it is ..."; "" if it is unknown.
 
     Args:
-        file: Opened in binary mode; libsndfile has refused it.
+        file: Opened in binary mode, after libsndfile has refused it.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

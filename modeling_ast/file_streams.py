@@ -1,9 +1,9 @@
-"""Where in a file libsndfile must begin to decode, so that it decodes all of it.
+"""The streams of a file, so that libsndfile decodes all of the file.
 
-libsndfile decodes one stream of a file: of a chained OGG file the first link, of joined MP3, FLAC
-or WAV files the first one. Where an MP3 does not count its frames, it guesses the length from the
-first of them; and it believes a WAV header that announces no samples. Only headers are read here;
-nothing is decoded.
+libsndfile decodes only one stream of a file: the first link of a chained OGG file, or the first of
+several joined MP3, FLAC or WAV files. If an MP3 does not state its number of frames, libsndfile
+guesses the length from the first frame; and it trusts a WAV header that announces no samples. Only
+headers are read here; nothing is decoded.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ END_OF_FILE = 2**63 - 1
 SEARCH_BYTES = 2**16
 # Bytes of tags (ID3, APE, lyrics, a picture) that may stand between joined MP3 files.
 MOST_TAG_BYTES = 2**22
-# What a FLAC file begins with: its name, and the header of the first block, which has 34 bytes and
-# is the last one or not.
+# The first bytes of a FLAC file: its mark, and the header of the first block, which has 34 bytes.
+# The first bit of the header is set if no other block follows.
 FLAC_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
-# At most so many chunks behind the samples of a WAV file are searched for a joined file.
+# At most so many chunks after the samples of a WAV file are searched for a joined file.
 MOST_CHUNKS = 10_000
-# MPEG audio, layer III: kbit/s by the 4 bits of a frame's header, of version 1, and of 2 and 2.5.
+# MPEG audio, layer III: kbit/s by 4 bits of a frame's header, for version 1, and for 2 and 2.5.
 KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-# Hz of version 1 by 2 bits; version 2 has half, version 2.5 a quarter.
+# Rate in Hz by 2 bits, for version 1; version 2 has half the rate, version 2.5 a quarter.
 MP3_RATES = (44100, 48000, 32000)
 
 
@@ -51,7 +51,7 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
     Args:
         file: Opened in binary mode; it must be able to seek.
     Returns:
-        One stretch or more; and the damage of a file that can be decoded all the same, or "".
+        One stretch or more; and a note on damage that does not prevent decoding, or "".
     """
     size = file.seek(0, os.SEEK_END)
     head = _bytes_at(file, 0, 12)
@@ -73,14 +73,15 @@ def _bytes_at(file: BinaryIO, start: int, count: int) -> bytes:
 
 
 def _joined(starts: list[int]) -> list[Stretch]:
-    """Stretches that begin at these bytes, each up to the next."""
+    """Stretches that begin at these bytes; each ends where the next one begins."""
     if len(starts) < 2:
         return [Stretch()]
     return [Stretch(start, stop) for start, stop in zip(starts, [*starts[1:], END_OF_FILE])]
 
 
 def _ogg_links(file: BinaryIO, size: int) -> list[int]:
-    """Where the links of a chained OGG file begin: pages that begin streams, after others.
+    """Where the links of a chained OGG file begin: at pages that begin a stream and follow a page
+    that does not.
 
     Source: RFC 3533, section 6.
     """
@@ -99,7 +100,7 @@ def _ogg_links(file: BinaryIO, size: int) -> list[int]:
 
 
 def _find(file: BinaryIO, mark: bytes, position: int) -> int:
-    """Where `mark` stands next; -1 if nowhere."""
+    """The next position of `mark`; -1 if there is none."""
     while block := _bytes_at(file, position, SEARCH_BYTES):
         found = block.find(mark)
         if found >= 0:
@@ -129,10 +130,10 @@ def _is_wav(head: bytes) -> bool:
 
 
 def _wav_files(file: BinaryIO, position: int, size: int) -> list[int]:
-    """Where the WAV files that were joined begin: the first at 0, others behind its samples.
+    """Where the WAV files that were joined begin: the first at 0, others after its samples.
 
     Args:
-        position: Of the first chunk behind the samples.
+        position: Of the first chunk after the samples.
     """
     starts = [0]
     for _ in range(MOST_CHUNKS):
@@ -149,7 +150,7 @@ def _wav_files(file: BinaryIO, position: int, size: int) -> list[int]:
 
 
 def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
-    """A WAV file, also of a recorder that died before it wrote the number of bytes.
+    """The streams of a WAV file. Its recorder may have died before it wrote the number of bytes.
 
     Source: Microsoft's and IBM's Multimedia Programming Interface, 1991; RF64: EBU Tech 3306.
     """
@@ -166,7 +167,7 @@ def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
         num_bytes = int.from_bytes(chunks[b"ds64"][16:24], "little")
     there = size - start
     if num_bytes > there:
-        # libsndfile stops at the end of the file. All bits set is what a pipe writes.
+        # libsndfile stops at the end of the file. A program that writes to a pipe sets all bits.
         note = f"its header announces {num_bytes:,} bytes of samples, {there:,} are there"
         return [Stretch()], "" if num_bytes == 2**32 - 1 else f"{note} and used"
     if num_bytes:
@@ -181,7 +182,7 @@ def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
 
 
 def _is_chunk(file: BinaryIO, start: int, size: int) -> bool:
-    """Whether a chunk of a WAV file stands here, and no samples."""
+    """Whether a chunk of a WAV file begins here, and not samples."""
     header = _bytes_at(file, start, 8)
     stop = start + 8 + int.from_bytes(header[4:], "little")
     return len(header) == 8 and header[:4].isalnum() and stop <= size
@@ -198,15 +199,15 @@ def _mp3_streams(file: BinaryIO, size: int) -> list[Stretch]:
             stop = _next_mp3(file, start + num_bytes, size) if num_bytes else END_OF_FILE
         stretches.append(Stretch(start, stop, hides_end=not num_frames))
         start = stop
-    # Read by libsndfile itself, it is faster.
+    # It is faster if libsndfile reads the file itself.
     return [Stretch()] if stretches == [Stretch(0, END_OF_FILE)] else stretches
 
 
 def _xing(file: BinaryIO, start: int) -> tuple[int, int]:
-    """(frames, bytes up to the end of the last) of an MP3 that begins here, as its first frame
-    says; 0 where it does not.
+    """(frames, bytes up to the end of the last frame), as the first frame of an MP3 states them;
+    0 for a number that it does not state.
 
-    The frame is of the kind that LAME and others write: "Xing", "Info" or "VBRI".
+    LAME and other encoders write such a frame, with the mark "Xing", "Info" or "VBRI".
     """
     first = _after_id3(file, start)
     frame = _bytes_at(file, first, 192)
@@ -238,7 +239,7 @@ def _next_mp3(file: BinaryIO, position: int, size: int) -> int:
     while place >= 0:
         num_bytes = _mp3_frame_bytes(block[place : place + 4])
         following = block[place + num_bytes : place + num_bytes + 4]
-        # Two frames in a row, or one up to the end: two bytes alone can be anything.
+        # Two frames in a row, or one that ends the file: two bytes alone can match by chance.
         if num_bytes and (_mp3_frame_bytes(following) or begin + place + num_bytes == size):
             return position if place == 0 else begin + place
         place = block.find(b"\xff", place + 1)
@@ -291,7 +292,7 @@ def _mp3_frame_bytes(header: bytes) -> int:
 
 
 class Section(io.RawIOBase):
-    """A stretch of a file as a file of its own, as soundfile reads it.
+    """A stretch of a file as a file of its own, which soundfile can read.
 
     Args:
         file: Opened in binary mode; closed with the section.
@@ -305,7 +306,7 @@ class Section(io.RawIOBase):
         self.size = min(file.seek(0, os.SEEK_END), stretch.stop) - self.start
         self.position = 0
         self.hides_end = stretch.hides_end
-        self.times_asked = 0  # for its end
+        self.times_asked = 0  # how often its end was asked for
 
     def readable(self) -> bool:
         return True
@@ -316,8 +317,8 @@ class Section(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_END:
             self.times_asked += 1
-        # soundfile asks first, and must know it. Then the decoder asks: a file whose end is at 0,
-        # like a pipe, has no length for it.
+        # soundfile asks for the end first and needs the true one. The decoder asks next: for a file
+        # whose end is at 0, such as a pipe, it does not assume a length.
         if whence == os.SEEK_END and self.hides_end and self.times_asked > 1:
             self.position = 0
         else:

@@ -1,8 +1,8 @@
 """A linear layer that computes with 8-bit integers on a CPU.
 
-Weights are integers with a scale for each output channel; what comes in becomes integers at each
-call ("dynamic"), so that no calibration data is needed. Weights stay plain tensors, which save and
-load like all others; torch's kernel gets them in a form of its own at the first call.
+Weights are integers with a scale for each output channel. Inputs are converted to integers at each
+call ("dynamic" quantization), so that no calibration data is needed. Weights are plain tensors,
+which are saved and loaded like all others; they are packed for torch's kernel at the first call.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Weights are -127 to 127, symmetric.
+# Weights are from -127 to 127, symmetric around 0.
 MOST = 127
 
 
 class Int8Linear(nn.Module):
     """A linear layer with 8-bit weights.
 
-    On a CPU the input becomes integers of 8 bits, of 7 where the CPU lacks VNNI: there the kernel
-    adds two products in 16 bits, which could overflow. Elsewhere, where a gradient is wanted and in
-    exported graphs the weights are made floating-point numbers again.
+    On a CPU the input is converted to 8-bit integers. If the CPU lacks VNNI it is 7-bit ones,
+    because the kernel then adds two products in 16 bits, which could overflow. On other devices, if
+    a gradient is needed, and in exported graphs, the weights are converted back to floats.
 
     Args:
         in_features, out_features: As in nn.Linear.
@@ -37,8 +37,8 @@ class Int8Linear(nn.Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        # It is not named "weight": plain transformers, which does not know these layers, then
-        # reports that weights are missing and cannot read the integers as weights.
+        # The name is not "weight", so that plain transformers, which does not know these layers,
+        # reports missing weights and does not read the integers as weights.
         int8_weight = torch.zeros(out_features, in_features, dtype=torch.int8)
         self.register_buffer("int8_weight", int8_weight)
         self.register_buffer("scale", torch.ones(out_features))
@@ -51,7 +51,7 @@ class Int8Linear(nn.Module):
         """The layer with the weights of another, rounded."""
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None)
         scale = linear.weight.abs().amax(1) / MOST  # (out,)
-        # A channel of zeros.
+        # A channel of zeros must not be divided by 0.
         scale = scale.clamp_min(torch.finfo(scale.dtype).tiny)
         layer.scale = scale
         layer.int8_weight = (linear.weight / scale[:, None]).round().to(torch.int8)
@@ -75,7 +75,7 @@ class Int8Linear(nn.Module):
 
     def _pack(self) -> Any:
         scale, no_shift = self.scale.double(), torch.zeros(self.out_features, dtype=torch.long)
-        # What torch's own quantized layers are made with, without its deprecated workflow.
+        # torch's own quantized layers use this function; only torch's workflow is deprecated.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             weight = torch._make_per_channel_quantized_tensor(self.int8_weight, scale, no_shift, 0)
@@ -96,7 +96,7 @@ class Int8Linear(nn.Module):
 
 def has_vnni() -> bool:
     """Whether the CPU multiplies 8-bit integers and adds the products in 32 bits."""
-    # Named in torch 2.11 to 2.14; where it is not, the safe answer is no.
+    # torch 2.11 to 2.14 have this function; without it, False is the safe answer.
     return getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 def ends_silently() -> Iterator[None]:
     """Lets Ctrl-C end `modeling-ast` and `python -m modeling_ast` at once and without a traceback.
 
-    Only for imports, which have nothing to tidy up. In other programs it changes nothing.
+    Use it for imports only, because nothing has to be cleaned up after them. In other programs it
+    changes nothing.
     """
-    # While Python imports the package of `python -m`, this is what stands for the script's name.
+    # While `python -m` imports the package, sys.argv[0] is "-m" and not yet the name of the script.
     is_command = sys.argv[:1] == ["-m"] or Path(*sys.argv[:1]).stem == "modeling-ast"
     if not is_command or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,7 +1,7 @@
 """The .jsonl of a run over many files: a row for each finished file, so that a killed run resumes.
 
-Each result is appended as it comes; the same call continues where a killed one was, and later takes
-the files that are new. Rows of another model or other settings are not mixed with new ones.
+Each result is appended as soon as it is known. The same call continues where a killed one ended,
+and later adds new files. A journal with rows of another model or of other settings is refused.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ class Journal:
     """The .jsonl: a line for each finished file, appended at once, so that a kill loses none.
 
     Args:
-        path: Of the file, which may be that of an earlier run.
+        path: Of the file, which may belong to an earlier run.
         model: Name of the model, which is written into each row.
-        fields: What each row has beside its settings, "seconds", "model" and `key` among it.
-        settings: What else decides a result, and the flag that sets it, such as "--padding {}".
-        defaults: Settings of earlier rows that do not say them.
-        key: The field that names what a row stands for, which each line begins with.
+        fields: The fields of each row besides its settings; "seconds", "model" and `key` are among
+            them.
+        settings: The settings that decide a result besides the model, and the flag that sets each,
+            such as "--padding {}".
+        defaults: Settings of earlier rows that do not state them.
+        key: The first field of each line, which names the file that the row belongs to.
     Raises:
-        ValueError: Another process is writing the file, it holds something else, or rows of
-            another model.
+        ValueError: Another process is writing the file, it holds something other than rows, or
+            rows of another model.
         OSError: It cannot be read or written.
     """
 
@@ -50,19 +52,20 @@ class Journal:
         self.key = key
         self.flags = settings
         self.defaults = dict(defaults or {})
-        # What else decides the result of a row, as the rows that are there say it.
+        # The settings that the existing rows state.
         self.settings: dict[str, Any] = {}
         self.num_bad = 0
         self.seconds = 0.0
         self.done: set[str] = set()
         if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file; give another --output")
-        # Unbuffered: what a full disk did not take must not be written later, behind other lines.
+            raise ValueError("it is not a regular file; give another --output")
+        self._is_new = not path.exists()
+        # Unbuffered: what a full disk refused must not be written later, after other lines.
         self.file = path.open("ab", buffering=0)
         self._lock()
-        # Kept open: to close any handle of a file gives up the lock on it.
+        # Kept open, because closing any handle of a file releases the lock on it.
         self.lines = path.open("rb")
-        # A kill in the middle of a line: that file is not done.
+        # If a kill cut off the last line, its file is not done, and the line is removed.
         self.file.truncate(self._read())
 
     def _lock(self) -> None:
@@ -77,19 +80,22 @@ class Journal:
             raise
 
     def _read(self) -> int:
-        """Takes the finished files over; returns where the last whole line ends."""
+        """Reads the finished files; returns where the last whole line ends."""
         end = 0
         for number, line in enumerate(self.lines, 1):
             if not line.endswith(b"\n") and self._is_torn_row(line):
                 break
             row = self._row(line)
             if row is None:
-                raise ValueError(f"line {number} of {self.path} is no row of this command")
+                raise ValueError(
+                    f"line {number} of {self.path} is not a row of this command; give another "
+                    f"--output"
+                )
             if row["model"] != self.model:
                 raise ValueError(
                     f"{self.path} has the results of the model {row['model']!r} from an "
                     f"earlier run, and {self.model!r} cannot add to them; give another --output, "
-                    f"or move what is there away to begin anew"
+                    f"or move that file away to start again"
                 )
             said = {name: row[name] for name in self.flags if row.get(name) is not None}
             self.settings = {**self.defaults, **said}
@@ -97,11 +103,18 @@ class Journal:
             end += len(line)
         return end
 
+    def remove_if_unused(self) -> None:
+        """Closes the journal of a run that was refused; removes its file if it is new and empty."""
+        self.file.close()
+        self.lines.close()
+        if self._is_new and not self.done:
+            self.path.unlink(missing_ok=True)
+
     def use(self, **settings: Any) -> None:
-        """Says with which settings the next rows are made.
+        """Sets the settings of the next rows.
 
         Raises:
-            ValueError: The rows that are there have another one, which gives other results.
+            ValueError: The existing rows have another setting, which gives other results.
         """
         for name, value in settings.items():
             before = self.settings.get(name, value)
@@ -113,11 +126,11 @@ class Journal:
         self.settings |= settings
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Writes one result: its fields; the model and the settings are added."""
+        """Writes one result; the model and the settings are added to its fields."""
         row = {**row, "model": self.model, **self.settings}
         # In ASCII: file names need not be valid Unicode.
         line = json.dumps(row).encode() + b"\n"
-        # A file that was removed would take all further rows, which would then be lost.
+        # If the file was removed, all further rows would be written into it and lost.
         if not self.path.exists() or not os.path.samestat(
             os.stat(self.path), os.fstat(self.file.fileno())
         ):
@@ -134,7 +147,7 @@ class Journal:
             yield from filter(None, map(self._row, lines))
 
     def _row(self, line: bytes) -> dict[str, Any] | None:
-        """A line of the journal, or None if it is something else."""
+        """The row in a line of the journal, or None if the line is something else."""
         try:
             row = json.loads(line)
         except ValueError:
@@ -142,13 +155,13 @@ class Journal:
         return row if isinstance(row, dict) and row.keys() >= self.fields else None
 
     def count(self, row: Mapping[str, Any]) -> None:
-        """Takes a row into the numbers of the run."""
+        """Counts a row."""
         self.done.add(row[self.key])
         self.num_bad += row["error"] is not None
         self.seconds += row["seconds"] or 0.0
 
     def _is_torn_row(self, line: bytes) -> bool:
-        """Whether a last line may be cut off: what is not ours must not be."""
+        """Whether an unfinished last line is part of a row; anything else must not be removed."""
         begin = f'{{"{self.key}": "'.encode()
         return line[: len(begin)] == begin[: len(line)]
 

@@ -1,7 +1,7 @@
-"""Labels: the files that list them, which function turns logits into scores, and harmless texts.
+"""Labels: the files that list them, the function that turns logits into scores, and safe texts.
 
-The labels of a checkpoint are a stranger's text. `printable` is the one rule of what of it reaches
-a terminal, a picture or a model card.
+The labels of a checkpoint are text from a stranger. `printable` is the single rule for showing such
+text in a terminal, a picture or a model card.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import NamedTuple
 from .configuration_ast import ASTConfig
 from .text_tables import read_text_table
 
-# Hub checkpoints of AudioSet do not say that their labels are independent; their number does.
+# AudioSet checkpoints on the Hub do not state that their labels are independent; they are
+# recognised by their number of labels.
 NUM_AUDIOSET_LABELS = 527
 SCORES = ("auto", "sigmoid", "softmax")
 # Characters that move the cursor, or reverse or hide text: control characters, direction
@@ -29,7 +30,7 @@ HARMFUL = re.compile(
 class Label(NamedTuple):
     """A class of a data set."""
 
-    mid: str  # AudioSet's identifier (/m/09x0r); the name again where the file has none
+    mid: str  # AudioSet's identifier (/m/09x0r); the name if the file has none
     name: str
 
 
@@ -37,15 +38,15 @@ def read_label_file(path: str | Path) -> list[Label]:
     """Reads AudioSet's class_labels_indices.csv, or a file like it.
 
     Args:
-        path: A text in UTF-8, with or without a byte order mark, that has the columns `index` and
-            `display_name`, and may have `mid`; commas, semicolons or tabs stand between them.
-            Without a header, as in FSD50K's vocabulary.csv, each line has an index, a name and
-            maybe a MID, which begins with a slash, on either side of the name.
+        path: A text in UTF-8, with or without a byte order mark, with the columns `index` and
+            `display_name`, and optionally `mid`; commas, semicolons or tabs separate them. Without
+            a header, as in FSD50K's vocabulary.csv, each line has an index, a name, and optionally
+            a MID, which begins with a slash, before or after the name.
     Returns:
         The labels, sorted by index.
     Raises:
-        ValueError: It cannot be read, has another header, an index that is no number, is there
-            twice or is left out, or a label without a name or with that of another.
+        ValueError: It cannot be read, has another header, an index that is not a number, occurs
+            twice or is missing, or a label whose name is missing or occurs twice.
     """
     try:
         table = read_text_table(path, header_of=_label_header)
@@ -107,21 +108,21 @@ def _check_labels(path: str | Path, labels: dict[int, Label]) -> None:
 
 
 def printable(text: object) -> str:
-    """A text on one line that does nothing to what it is shown in.
+    """A text on one line without characters that could disturb the terminal or page it is shown in.
 
     Args:
-        text: A label, the name of a file, a message: anything with a text.
+        text: A label, the name of a file, a message, or any other object; its text is taken.
     Returns:
-        The same, with escapes such as \\x1b and \\u202e in the place of `HARMFUL` characters.
+        The same text, with `HARMFUL` characters replaced by escapes such as \\x1b and \\u202e.
     """
     return HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def distinct_names(id2label: Mapping[int, str]) -> list[str]:
-    """The names of a model's labels in their order, where two labels may have one name.
+    """The names of a model's labels, in their order, made distinct.
 
     Returns:
-        The names; those that are there several times have their index behind them: "dog [3]".
+        The names; a name that several labels have is followed by the label's index: "dog [3]".
     """
     names = [id2label[index] for index in range(len(id2label))]
     taken = Counter(names)
@@ -136,10 +137,12 @@ def distinct_names(id2label: Mapping[int, str]) -> list[str]:
 
 
 def activation(choice: str, config: ASTConfig) -> str:
-    """What makes scores of logits: "sigmoid" (each label for itself) or "softmax" (one for all).
+    """The function that turns logits into scores: "sigmoid" or "softmax".
+
+    With sigmoid each label has a score of its own; with softmax the scores of all labels sum to 1.
 
     Args:
-        choice: One of the two, or "auto": sigmoid where the config says that a clip has several
+        choice: One of the two, or "auto": sigmoid if the config says that a clip has several
             labels, and for AudioSet's 527 classes, whose configs on the Hub do not say it.
     Raises:
         ValueError: `choice` is none of the three.
@@ -154,7 +157,7 @@ def activation(choice: str, config: ASTConfig) -> str:
 
 
 def valid_unicode(text: str | None) -> str | None:
-    """A text with a replacement character for each odd byte of a file's name."""
+    """A file's name as valid Unicode, with a replacement character for each byte that is not."""
     return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

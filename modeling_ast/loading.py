@@ -1,7 +1,7 @@
 """Loading: from_pretrained with another patch grid, of adapters, and in either key layout.
 
-Files on the Hub have the layout of transformers 4 (`encoder.layer.0.attention.attention.query`),
-modules that of transformers 5 (`layers.0.attention.q_proj`).
+Files on the Hub have the layout of transformers 4 (`encoder.layer.0.attention.attention.query`);
+modules have that of transformers 5 (`layers.0.attention.q_proj`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ logger = logging.get_logger(__name__)
 
 # Fields that from_pretrained may change. The grid then differs, and the position table is refitted.
 GRID_FIELDS = ("max_length", "num_mel_bins", "frequency_stride", "time_stride")
-# A config of fewer weights than this is believed: its network takes 400 MB at most.
+# A config of fewer weights than this is not checked: its network takes 400 MB at most.
 FEW_WEIGHTS = 10**8
 
 
@@ -67,7 +67,7 @@ class LoadableModel(PreTrainedModel):
         """
         load = super().from_pretrained
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        # Where the Auto classes find an adapter on the Hub, they hand over its base model's name.
+        # For an adapter on the Hub, the Auto classes pass the name of its base model.
         auto = dict(kwargs.get("adapter_kwargs") or {})
         source = auto.pop("_adapter_model_path", pretrained_model_name_or_path)
         if (adapter := find_adapter(source, **hub | auto)) is not None:
@@ -95,9 +95,9 @@ class LoadableModel(PreTrainedModel):
     def _merged(
         cls, adapter: Adapter, config, kwargs: dict, hub: dict
     ) -> tuple[LoadableModel, PreTrainedConfig, dict]:
-        """An adapter's whole model; the config that is asked for; the keywords that are left.
+        """An adapter's whole model; the requested config; the keywords that are left.
 
-        The model has the grid of that config already.
+        The model already has the grid of that config.
         """
         own = _config_of(adapter, hub)
         merged: Any = merge_adapter(cls._base_of(adapter, own, hub), adapter, **hub)
@@ -106,11 +106,11 @@ class LoadableModel(PreTrainedModel):
             for name, value in kwargs.items()
             if name not in HUB_ARGUMENTS and name != "adapter_kwargs"
         }
-        # The Auto classes hand over the base model's config, which lacks the adapter's labels.
+        # The Auto classes pass the base model's config, which lacks the adapter's labels.
         if isinstance(config, PreTrainedConfig) and config.name_or_path != adapter.base:
             wanted = copy.deepcopy(config)
         else:
-            # from_pretrained takes the dtype itself: "auto" is none for a config.
+            # The dtype is left to from_pretrained, because a config does not accept "auto".
             dtype = {name: others.pop(name) for name in ("dtype", "torch_dtype") if name in others}
             wanted, others = ASTConfig.from_dict(own.to_dict(), return_unused_kwargs=True, **others)
             others |= dtype
@@ -121,7 +121,7 @@ class LoadableModel(PreTrainedModel):
 
     @classmethod
     def _base_of(cls, adapter: Adapter, config: ASTConfig, hub: dict) -> LoadableModel:
-        """The base model of an adapter, in its config, with a fresh head where that differs."""
+        """An adapter's base model with the adapter's config, and a fresh head if that differs."""
         with quiet_loading():
             loaded: Any = cls.from_pretrained(
                 adapter.base,
@@ -145,15 +145,16 @@ class LoadableModel(PreTrainedModel):
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         """As in torch, and also in the key layout of saved files.
 
-        Trainer resumes, and loads its best model, by handing over a file's content as it is
-        (transformers issue 43701): without this no layer would be restored, with a mere warning.
+        When Trainer resumes or loads its best model, it passes a file's content unchanged
+        (transformers issue 43701). Without this method no layer would be restored, and only a
+        warning would say so.
         """
         own = self.own_names(state_dict)
         renamed = {own[name]: tensor for name, tensor in state_dict.items()}
         return super().load_state_dict(renamed, strict=strict, assign=assign)
 
     def own_names(self, names: Iterable[str]) -> dict[str, str]:
-        """The name in this model of each parameter of a file, in either key layout."""
+        """The name that each parameter of a file, in either key layout, has in this model."""
         own = self.state_dict().keys()
         transforms = get_model_conversion_mapping(self)
         found = {}
@@ -176,7 +177,7 @@ class LoadableModel(PreTrainedModel):
         """Changes the input size or the strides in place and refits the position table.
 
         Args:
-            max_length: Frames the position table is for.
+            max_length: Frames that the position table is for.
             num_mel_bins: Mel bins of the input; build the matching extractor with
                 `ASTFeatureExtractor.from_config(model.config)`.
             frequency_stride, time_stride: From one patch to the next, in mel bins and frames.
@@ -207,20 +208,20 @@ class LoadableModel(PreTrainedModel):
 
 
 def register_key_layout(class_name: str) -> None:
-    """Has a class of ours loaded from, and saved in, the key layout of the Hub, like transformers'.
+    """Makes a class of ours load and save the key layout of the Hub, as transformers' own does.
 
-    To be called where the class is defined and not in the package's `__init__.py`, because the
-    file also runs alone, as code that travels with a checkpoint.
+    Call it in the file that defines the class and not in the package's `__init__.py`, because that
+    file also runs alone, as code that is saved with a checkpoint.
 
     Args:
-        class_name: A name for which transformers has a layout too, as "ASTModel".
+        class_name: A name for which transformers has a layout, such as "ASTModel".
     """
     layout = get_checkpoint_conversion_mapping(class_name)
     register_checkpoint_conversion_mapping(class_name, layout, overwrite=True)
 
 
 def _stored_config(name_or_path, kwargs: dict) -> ASTConfig | None:
-    """The checkpoint's own config, or None where there is none (its absence is reported later)."""
+    """The checkpoint's own config, or None if there is none (a later step reports that)."""
     if name_or_path is None:
         return None
     hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
@@ -254,14 +255,15 @@ def _config_of(adapter: Adapter, hub: dict) -> ASTConfig:
 
 
 def _elsewhere(hub: dict) -> dict:
-    """Arguments about the Hub that hold for another model there too."""
+    """Those arguments about the Hub that are also valid for another model."""
     return {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keeps warnings about fresh weights and a refitted grid off the screen, and progress bars."""
-    # Not by a level, which makes transformers report on layers that no other machine holds.
+    """Hides progress bars and the warnings about fresh weights and a refitted grid."""
+    # A filter is used, because with a log level of its own transformers reports on layers that no
+    # other machine holds.
     loggers = [logging.get_logger(name) for name in ("transformers.modeling_utils", __name__)]
     bars, only_errors = logging.is_progress_bar_enabled(), _OnlyErrors()
     for each in loggers:
@@ -282,9 +284,9 @@ class _OnlyErrors(Filter):
 
 
 def _check_size(stored: ASTConfig | None, name_or_path, kwargs: dict) -> None:
-    """Refuses a config of many more weights than the files hold, before memory is taken for them.
+    """Refuses a config of many more weights than the files hold, before it costs any memory.
 
-    A weight takes a byte or more. A fresh head of a usual size is far below `FEW_WEIGHTS`.
+    A weight takes at least one byte. A fresh head of usual size is far below `FEW_WEIGHTS`.
     """
     if stored is None or stored.num_weights() <= FEW_WEIGHTS:
         return
@@ -306,7 +308,7 @@ def _check_size(stored: ASTConfig | None, name_or_path, kwargs: dict) -> None:
 
 
 def _wanted_grid(stored: ASTConfig | None, config, kwargs: dict) -> dict[str, int] | None:
-    """The grid fields asked for, if they differ from the checkpoint's."""
+    """The requested grid fields, if they differ from the checkpoint's."""
     if stored is None:
         return None
     if isinstance(config, PreTrainedConfig):

@@ -47,8 +47,8 @@ from .position import (
 )
 from .stochastic_depth import drop_branches, drop_rates
 
-# transformers' functions, but for sdpa, which here takes padding-free batches too. The name is
-# theirs: set_attn_implementation looks for it in this file.
+# transformers' functions, except for sdpa: ours also accepts padding-free batches. The name of the
+# variable is transformers': set_attn_implementation looks for it in this file.
 ALL_ATTENTION_FUNCTIONS = AttentionInterface()
 ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_attention
 
@@ -105,7 +105,7 @@ class ASTEmbeddings(nn.Module):
         return self.dropout(tokens), mask
 
     def _masked(self, frames: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Frames with the padding's value where they are padding, and the audible columns."""
+        """Frames in which padding has the padding value, and the mask of columns with audio."""
         if frame_mask is None:
             return frames, None
         _, patch_frames = self.config.patch_shape
@@ -164,7 +164,7 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
-    """Attention in plain steps, the one implementation that returns its weights.
+    """Attention in plain steps; the only implementation here that returns its weights.
 
     Args:
         query: (B, H, Q, Dh).
@@ -198,7 +198,7 @@ class ASTLayer(GradientCheckpointingLayer):
     """One pre-norm encoder layer, as in ViT and DeiT.
 
     Args:
-        drop_rate: Of stochastic depth, see `drop_rates`.
+        drop_rate: Rate of stochastic depth, see `drop_rates`.
     """
 
     def __init__(self, config: ASTConfig, drop_rate: float = 0.0):
@@ -221,7 +221,7 @@ class ASTLayer(GradientCheckpointingLayer):
         if may_use_blocks(x, self.attention.config, self.training):
             parts = (self._attended, self._fed_forward)
             return in_blocks(*parts, x, attention_mask, queries, **kwargs)
-        # Packed clips come with where each begins.
+        # Packed clips come with the start of each clip.
         ends = kwargs.get("cu_seq_lens_q")
         attended = self._attended(x, attention_mask, queries, **kwargs)
         x = chosen_tokens(x, queries) + self._kept(attended, ends)
@@ -245,7 +245,7 @@ class ASTLayer(GradientCheckpointingLayer):
 
 
 class ASTPreTrainedModel(LoadableModel):
-    """What transformers must know of the models of this file, and their fresh weights."""
+    """Settings of these models that transformers needs, and the initialisation of fresh weights."""
 
     config_class = ASTConfig
     config: ASTConfig
@@ -272,7 +272,7 @@ class ASTPreTrainedModel(LoadableModel):
         super().__init__(config, *args, **kwargs)
 
     def post_init(self):
-        """As in transformers; of a config with `int8_linear` after the change of the layers."""
+        """As in transformers; with `int8_linear` the linear layers are replaced first."""
         if self.config.int8_linear:
             use_int8(self)
         super().post_init()
@@ -281,7 +281,7 @@ class ASTPreTrainedModel(LoadableModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, ASTEmbeddings):
-            # transformers begins with zeros: the two prefix tokens would then always stay equal.
+            # transformers begins with zeros, so that the two prefix tokens stay equal for ever.
             for parameter in (
                 module.cls_token,
                 module.distillation_token,
@@ -318,16 +318,17 @@ class ASTModel(ASTPreTrainedModel):
         Args:
             input_values: (B, T, F), from `ASTFeatureExtractor`.
             attention_mask: (B, T), true or 1 where a frame is audio, padding on the right. Frames
-                beyond a shorter mask count as padding. A clip's outputs at the prefix tokens are
-                those it has alone, however far it was padded. A mask on the CPU is read there, so
-                that the host need not wait for a GPU to know what the mask hides.
-            prefix_only: The last layer may compute the prefix tokens alone, of which
-                `pooler_output` is made: 7 % less work at the base size.
+                beyond a shorter mask count as padding. A clip's outputs at the prefix tokens do not
+                depend on how far it was padded. A mask on the CPU is read on the CPU, so that the
+                host does not wait for a GPU to know what the mask hides.
+            prefix_only: Whether the last layer may compute the prefix tokens alone, from which
+                `pooler_output` is made; this saves 7 % of the work at the base size.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
             `last_hidden_state` (B, N + 2, D), prefix tokens first, and `pooler_output` (B, D).
-            With `prefix_only`, (B, 2, D) if neither states nor attentions are asked for.
+            With `prefix_only`, `last_hidden_state` is (B, 2, D) if neither hidden states nor
+            attentions are requested.
 
         Raises:
             ValueError: The shapes do not fit the config.
@@ -372,9 +373,9 @@ class ASTMLPHead(nn.Module):
 class ASTForAudioClassification(ASTPreTrainedModel):
     """AST with a linear head on the pooled output, for one label, several labels or regression.
 
-    Its last layer computes the two prefix tokens alone: the classifier reads only these, so
-    forward hooks on the last layer see two tokens. Ask for `output_hidden_states` or
-    `output_attentions`, and it computes all.
+    Its last layer computes only the two prefix tokens, because the classifier reads no others;
+    forward hooks on the last layer therefore see two tokens. With `output_hidden_states` or
+    `output_attentions` it computes all tokens.
     """
 
     # BCE does not divide by the number of items that Trainer passes; Trainer then scales the
@@ -400,15 +401,15 @@ class ASTForAudioClassification(ASTPreTrainedModel):
 
         Args:
             labels: (B,) class indices, (B, C) zeros and ones (or shares, after mixup), or (B,)
-                numbers; `config.problem_type` says which: "single_label_classification" (indices,
-                or shares that sum to 1), "multi_label_classification", "regression". Unset, it is
-                taken from the labels and written into the config.
+                numbers. `config.problem_type` says which: "single_label_classification" (indices,
+                or shares that sum to 1), "multi_label_classification", "regression". If it is not
+                set, it is derived from the labels and written into the config.
 
         Returns:
             `loss` (with labels) and `logits` (B, C).
 
         Raises:
-            ValueError: The shapes do not fit the config, or the labels' shape its `problem_type`.
+            ValueError: A shape does not fit the config, or that of the labels its `problem_type`.
         """
         outputs = self.audio_spectrogram_transformer(
             input_values, attention_mask=attention_mask, prefix_only=True, **kwargs
@@ -430,7 +431,7 @@ class ASTForAudioClassification(ASTPreTrainedModel):
         )
 
     def freeze_feature_encoder(self) -> None:
-        """Freezes what makes features of a spectrogram: the patch projection.
+        """Freezes the patch projection, which makes features from the spectrogram.
 
         transformers' run_audio_classification.py calls this by default.
         """

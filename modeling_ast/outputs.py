@@ -1,5 +1,5 @@
-"""Where results go: a place that cannot be written is refused before the work, and a second run
-that would write into the same place too."""
+"""Output files and folders: one that cannot be written is refused before the work begins, and so is
+a second run that would write into the same folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def check_output_file(path: str | Path) -> None:
     """Refuses a file that could not be written at the end of the work.
 
     Args:
-        path: Of the file. One that is there is not changed.
+        path: Of the file. An existing file is not changed.
     Raises:
         ValueError: It is a directory, its directory is missing, or it cannot be written.
     """
     path = Path(path)
     is_new = not path.exists()
     try:
-        # Only an attempt shows it: file systems refuse for reasons that no permission bits have.
+        # Only an attempt shows it: a file system can refuse for reasons other than permissions.
         path.open("ab").close()
     except OSError as error:
         raise ValueError(f"cannot write {path} ({error.strerror}); give another path") from error
@@ -41,8 +41,8 @@ def check_output_file(path: str | Path) -> None:
 def one_run_at_a_time(folder: Path) -> Iterator[None]:
     """Locks a directory against other runs that write into it.
 
-    The lock leaves no file and ends with the process, however that ends. Where directories cannot
-    be locked (Windows, some network file systems) the log says so, once a run.
+    The lock leaves no file behind and ends with the process, however the process ends. If
+    directories cannot be locked (Windows, some network file systems), a warning says so once a run.
 
     Args:
         folder: A directory that exists.
@@ -76,7 +76,7 @@ def leaving_no_empty_folder(folder: Path) -> Iterator[None]:
     """Makes a directory, and removes it again if the work in it fails and has written nothing.
 
     Args:
-        folder: One that is there already stays; directories above it are made and removed alike.
+        folder: An existing one is kept. Missing directories above it are made and removed as well.
     Raises:
         OSError: It cannot be made.
     """

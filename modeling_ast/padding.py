@@ -35,7 +35,7 @@ def as_columns(features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dic
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A row's values, a tensor of a GPU among them."""
+    """A row's values as an array; they may be a tensor on a GPU."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 

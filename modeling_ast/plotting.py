@@ -1,11 +1,12 @@
 """Pictures of spectrograms and labels; matplotlib is imported when one is drawn.
 
 A recording of any length becomes a picture of the same width: `PeakColumns` keeps the highest value
-of each column, so that a short sound is seen in an hour too, and the audio is read block by block.
+of each column, so that a short sound is visible in an hour too. The audio is read block by block.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ COLUMNS = 1000
 TICKS_KHZ = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16)
 # From this length the axis of time shows minutes.
 MINUTES_FROM = 180.0
+# The most characters of a label, and of a file's name above a spectrogram.
+LONGEST_LABEL, LONGEST_NAME = 32, 50
 
 
 class PeakColumns:
-    """Rows, as they come -> a bounded number of columns, each the highest of equally many rows."""
+    """Rows of any number -> a bounded number of columns, each the maximum of equally many rows."""
 
     def __init__(self):
         self.rows_per_column = 1
@@ -55,7 +58,7 @@ class PeakColumns:
         self._left = rows
 
     def columns(self) -> np.ndarray:
-        """(N, D), from all rows so far; the last column may be of fewer."""
+        """(N, D), from all rows so far; the last column may be made from fewer rows."""
         if self._columns is None or self._left is None:
             return np.empty((0, 0))
         last = [self._left.max(0, keepdims=True)] if len(self._left) else []
@@ -63,10 +66,10 @@ class PeakColumns:
 
 
 def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str | Path) -> None:
-    """Draws a row for each file: its spectrogram, whole, and its labels.
+    """Draws a row for each file: the spectrogram of the whole file, and its labels.
 
     Args:
-        results: Of files, which are read again; none of them bad.
+        results: Of files that could be used; the files are read again.
         path: Of the picture; its suffix says the format.
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -83,10 +86,11 @@ def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str
     )
     for (left, right), result in zip(axes, results):
         draw_spectrogram(left, result.name, extractor)
-        left.set(title=plain_text(Path(result.name).name))
+        left.set_title(plain_text(Path(result.name).name, LONGEST_NAME), fontsize="medium")
         labels, scores = zip(*reversed(result.labels.items()))
         right.barh(range(len(labels)), scores, color="tab:orange")
-        right.set_yticks(range(len(labels)), list(map(plain_text, labels)))
+        names = [plain_text(label, LONGEST_LABEL) for label in labels]
+        right.set_yticks(range(len(labels)), names)
         right.set(xlim=(0, 1), xlabel="score")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -98,7 +102,7 @@ def draw_spectrogram(axis: Any, source: str | Path, extractor: ASTFeatureExtract
     Args:
         axis: Of matplotlib.
     Raises:
-        OSError, ValueError: Nothing of the file can be decoded.
+        OSError, ValueError: No part of the file can be decoded.
     """
     recording = Recording(open_clip(source), extractor.sampling_rate)
     draw_blocks(axis, recording.blocks(), extractor)
@@ -107,10 +111,11 @@ def draw_spectrogram(axis: Any, source: str | Path, extractor: ASTFeatureExtract
 def draw_blocks(
     axis: Any, blocks: Iterable[np.ndarray], extractor: ASTFeatureExtractor, begin: float = 0.0
 ) -> None:
-    """The same for samples that come block by block, (S,) each.
+    """Draws the spectrogram of samples that come block by block, (S,) each.
 
     Args:
-        begin: Of the first of them, in seconds.
+        axis: Of matplotlib.
+        begin: Time of the first sample, in seconds.
     """
     rate, hop, window = extractor.sampling_rate, extractor.hop_samples, extractor.window_samples
     peaks, waiting, num_samples = PeakColumns(), np.empty(0, np.float32), 0
@@ -124,10 +129,12 @@ def draw_blocks(
     end = begin + num_samples / rate
     image = peaks.columns().T  # (F, N)
     if image.size:
-        stop = begin + image.shape[1] * peaks.rows_per_column * hop / rate
-        extent = (begin, stop, 0, len(image))
+        column_seconds = peaks.rows_per_column * hop / rate
+        # The last samples are too few for a frame: the last one, which overlaps them, is repeated.
+        missing = max(0, math.ceil((end - begin) / column_seconds) - image.shape[1])
+        image = np.pad(image, ((0, 0), (0, missing)), mode="edge")
+        extent = (begin, begin + image.shape[1] * column_seconds, 0, len(image))
         axis.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="magma")
-    # The last samples are less than a window: no bright edge there.
     axis.set(xlim=(begin, end), ylabel="kHz", facecolor="black")
     ticks = [khz for khz in TICKS_KHZ if khz <= rate / 2000]
     axis.set_yticks(
@@ -145,7 +152,7 @@ def mel_bin(hz: float, extractor: ASTFeatureExtractor) -> float:
 
 
 def time_axis(axis: Any, seconds: float) -> None:
-    """Labels an axis of time that ends at so many seconds: seconds, or minutes:seconds."""
+    """Labels an axis of time that ends at `seconds`, in seconds or in minutes:seconds."""
     if seconds < MINUTES_FROM:
         axis.set_xlabel("seconds")
         return
@@ -172,14 +179,22 @@ def check_picture(path: str | Path) -> None:
     check_output_file(path)
 
 
-def plain_text(text: str) -> str:
-    """A text as matplotlib draws it: no formula, no line break."""
+def plain_text(text: str, longest: int | None = None) -> str:
+    """A text that matplotlib draws as it is: no formula, no line break.
+
+    Args:
+        longest: The most characters; a longer text loses some in its middle. None for no limit.
+    """
+    text = printable(text)
+    if longest is not None and len(text) > longest:
+        end = (longest - 1) // 2
+        text = f"{text[: longest - 1 - end]}…{text[-end:]}"
     # A pair of dollar signs would enclose a formula.
-    return printable(text).replace("$", r"\$")
+    return text.replace("$", r"\$")
 
 
 def load_pyplot() -> Any:
-    """matplotlib.pyplot, drawing to files.
+    """matplotlib.pyplot, set up to draw to files.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -191,6 +206,8 @@ def load_pyplot() -> Any:
 
 
 __all__ = [
+    "LONGEST_LABEL",
+    "LONGEST_NAME",
     "PeakColumns",
     "check_picture",
     "draw_blocks",

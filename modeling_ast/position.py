@@ -19,7 +19,8 @@ NUM_PREFIX_TOKENS = 2
 
 
 def hides_nothing(mask: Tensor) -> bool:
-    """Whether a mask is true everywhere; a traced graph must not depend on it, so there: False."""
+    """Whether a mask is true everywhere. While a graph is traced the answer is False, because the
+    graph must not depend on the values."""
     return not is_tracing(mask) and bool(mask.all())
 
 
@@ -42,13 +43,13 @@ def as_frame_mask(attention_mask: Tensor | None, num_frames: int) -> Tensor | No
 def flatten_grid(patches: Tensor) -> Tensor:
     """(B, D, Gf, Gt) -> (B, D, N): patch n = gf * Gt + gt."""
     if torch.compiler.is_exporting():
-        # The same, but torch.export cannot prove that flatten is right for every Gt.
+        # The same result as flatten, which torch.export cannot prove to be right for every Gt.
         return torch.cat(patches.unbind(2), dim=2)
     return patches.flatten(2)
 
 
 def column_mask(frame_mask: Tensor, patch_frames: int, time_stride: int) -> Tensor:
-    """Which columns of the patch grid hold audio: those whose frames all do.
+    """Which columns of the patch grid hold audio: those in which all frames are audio.
 
     A clip with fewer real frames than one patch keeps its first column, so that a very short clip
     is not fully masked.
@@ -66,7 +67,7 @@ def column_mask(frame_mask: Tensor, patch_frames: int, time_stride: int) -> Tens
 
 
 def token_mask(columns: Tensor, rows: int) -> Tensor:
-    """The mask of all tokens: (B, Gt) -> (B, Gf * Gt + 2), the prefix tokens never hidden."""
+    """The mask of all tokens: (B, Gt) -> (B, Gf * Gt + 2). The prefix tokens are never hidden."""
     # Each row of the grid has the same columns.
     return F.pad(columns.repeat(1, rows), (NUM_PREFIX_TOKENS, 0), value=True)
 
@@ -98,7 +99,8 @@ def token_positions(
 
 
 def _is_known_to_be(size: int, number: int) -> bool:
-    """Whether they are equal; where a graph for any size is traced: False, so that it stays one."""
+    """Whether the two are equal. While a graph for any size is traced the answer is False, so that
+    the graph stays valid for any size."""
     return not isinstance(size, Tensor) and statically_known_true(size == number)
 
 
@@ -133,8 +135,8 @@ def draw_kept(is_padding: Tensor, dropped: int) -> Tensor:
     """Draws which rows, or which columns, of the patch grid each clip keeps, uniformly.
 
     Args:
-        is_padding: (B, G), true for what holds no audio: it is dropped first, so that a very short
-            clip of a batch is not fully masked.
+        is_padding: (B, G), true for rows or columns without audio. These are dropped first, so that
+            a very short clip of a batch is not fully masked.
         dropped: How many of the G are dropped; one is kept in any case.
     Returns:
         (B, G - dropped), ascending indices.
@@ -169,7 +171,7 @@ def drop_patches(
     no_padding = patches.new_zeros((patches.shape[0], rows), dtype=torch.bool)  # (B, Gf)
     kept_rows = draw_kept(no_padding, dropped[0])
     index = (kept_rows.unsqueeze(2) * width + kept_columns.unsqueeze(1)).flatten(1)  # (B, N)
-    # Not by take_along_dim: it compares sizes, and a compiled graph would serve one length only.
+    # take_along_dim is not used: it compares sizes, which ties a compiled graph to one length.
     patches = patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
     if columns is not None:
         columns = columns.gather(1, kept_columns)
@@ -180,8 +182,8 @@ def drop_patches(
 def resize_position_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Fits a learned position table to another patch grid.
 
-    Axis by axis, time first: one that shrinks is cut around its middle, one that grows is
-    interpolated bilinearly.
+    One axis is fitted after the other, time first: an axis that shrinks is cut around its middle,
+    one that grows is interpolated bilinearly.
 
     Args:
         table: (1, old[0] * old[1], D), without the prefix tokens.
@@ -211,7 +213,7 @@ def resize_position_grid(table: Tensor, old: tuple[int, int], new: tuple[int, in
 def _fit_axis(image: Tensor, axis: int, target: int) -> Tensor:
     source = image.shape[axis]
     if target <= source:
-        # It is not (source - target) // 2: the authors halve each first, so 14 -> 9 starts at 3.
+        # Not (source - target) // 2: the authors halve both numbers first, so 14 -> 9 starts at 3.
         return image.narrow(axis, source // 2 - target // 2, target)
     size = list(image.shape[2:])
     size[axis - 2] = target

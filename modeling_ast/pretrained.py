@@ -1,8 +1,8 @@
 """A checkpoint on disk or on the Hub -> its config, model and extractor: all of it, or an error.
 
-transformers draws the weights that a checkpoint lacks at random and mentions it in a log, and its
-errors about damaged files are those of many libraries. Here both are an error of one sentence that
-names the checkpoint. Every command, and `AudioTagger`, loads through this file.
+transformers draws the weights that a checkpoint lacks at random and only logs it, and for damaged
+files it raises errors of many libraries. Here both raise an error of one sentence that names the
+checkpoint. Every command, and `AudioTagger`, loads models with this file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .modeling_ast import ASTForAudioClassification
 CONFIG_FILE, EXTRACTOR_FILE = "config.json", "preprocessor_config.json"
 EXTRACTOR_TYPE = "ASTFeatureExtractor"
 LFS_POINTER = b"version https://git-lfs"
-# Weights that a message names; the others are counted.
+# How many weights a message names; the others are counted.
 NAMED = 3
 
 
@@ -37,7 +37,7 @@ def load_config(name: str | Path, **changes) -> ASTConfig:
 
     Args:
         name: A directory, or a name on the Hub. An adapter has the config of its whole model.
-        changes: Fields that are to differ from the checkpoint's.
+        changes: Fields that replace those of the checkpoint.
     Raises:
         OSError: There is no such checkpoint, or the Hub cannot be reached.
         ValueError: It is that of another model, damaged, or describes no possible network.
@@ -79,8 +79,8 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
 
     Args:
         name: A directory, or a name on the Hub.
-        fresh_head: Whether the head may be drawn at random where the checkpoint has none, or one
-            of another size. The encoder's weights must be there all the same.
+        fresh_head: Whether the head may be drawn at random if the checkpoint has none, or one of
+            another size. The encoder's weights are required in any case.
         kwargs: Of `from_pretrained`: fields of the config, `dtype`.
     Raises:
         MissingExtra: It is an adapter, and peft is not installed.
@@ -92,7 +92,7 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
         if fresh_head and config.int8_linear:
             raise ValueError(
                 "its weights are 8-bit integers, which cannot be trained; give the model that it "
-                "was made of"
+                "was made from"
             )
         loaded: Any = ASTForAudioClassification.from_pretrained(
             name, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
@@ -119,10 +119,10 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
 
 
 def _fields(name: str | Path, file: str, read: Callable) -> Mapping[str, Any]:
-    """What a JSON file of the checkpoint holds; of the Hub's `read` gets it."""
+    """The content of a JSON file of the checkpoint; for a name on the Hub, `read` fetches it."""
     folder = Path(name)
     if folder.is_file():
-        raise ValueError("it is a file; give the model's directory, before all other names")
+        raise ValueError("it is a file; give the directory of a model, as the first argument")
     if folder.is_dir():
         fields = _local_json(folder, file)
     elif HUB_NAME.fullmatch(str(name)):
@@ -130,7 +130,7 @@ def _fields(name: str | Path, file: str, read: Callable) -> Mapping[str, Any]:
     else:
         raise ValueError("there is no such directory; give one, or a name on the Hub")
     if not isinstance(fields, Mapping):
-        raise ValueError(f"its {file} holds no object; get it again")
+        raise ValueError(f"its {file} does not hold a JSON object; get it again")
     return fields
 
 
@@ -150,7 +150,7 @@ def _local_json(folder: Path, file: str) -> Any:
 
 @contextmanager
 def _named(name: str | Path) -> Iterator[None]:
-    """Makes one sentence, with the checkpoint's name, of any error about its files."""
+    """Turns any error about a checkpoint's files into one sentence with the checkpoint's name."""
     start = f"cannot load the model {str(name)!r}"
     try:
         yield
@@ -168,7 +168,7 @@ def _named(name: str | Path) -> Iterator[None]:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it would run {wanted[1]}" if wanted else "it is damaged"
         raise ValueError(
-            f"{start}: its pickle of weights was refused, for {reason}; give a checkpoint with "
+            f"{start}: its pickle of weights was refused, because {reason}; give a checkpoint with "
             f"model.safetensors"
         ) from error
     except json.JSONDecodeError as error:
@@ -177,7 +177,7 @@ def _named(name: str | Path) -> Iterator[None]:
         ) from error
     except (StrictDataclassError, ValueError) as error:
         raise ValueError(_once(start, error)) from error
-    # Damaged files make transformers and torch raise anything: TypeError, KeyError, EOFError, ...
+    # For damaged files transformers and torch raise anything: TypeError, KeyError, EOFError, ...
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise ValueError(

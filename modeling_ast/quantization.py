@@ -1,6 +1,6 @@
 """A model whose linear layers compute with 8-bit integers, for CPUs.
 
-Patch projection, attention, layer norms and positions stay as they are; `int8_linear.py` has the
+Patch projection, attention, layer norms and positions do not change; `int8_linear.py` has the
 layers.
 """
 
@@ -21,17 +21,17 @@ Model = TypeVar("Model", bound=ASTPreTrainedModel)
 def quantize_int8(model: Model) -> Model:
     """A copy of a model for CPUs that computes with 8-bit integers; it cannot be trained.
 
-    It is saved by `save_pretrained` like every model, a quarter as large, and loads again with this
-    package: its config says `int8_linear`. Plain transformers cannot load it.
+    `save_pretrained` saves it like every model, a quarter as large, and this package loads it
+    again: its config says `int8_linear`. Plain transformers cannot load it.
 
-    Logits move by 2 to 4 % of their deviation (root mean square; docs/export.md). A layer's input
-    has one scale for all the clips that it takes at once, so that the logits of a clip depend, by
-    as little, on the clips beside it.
+    Logits change by 2 to 4 % of their deviation (root mean square; docs/export.md). All clips of a
+    batch share one scale for a layer's input, so that the logits of a clip also depend, as little
+    as that, on the other clips of its batch.
 
     Args:
         model: In float32, on the CPU.
     Returns:
-        The copy, in evaluation mode. It takes the same inputs, and AudioTagger takes it.
+        The copy, in evaluation mode. It takes the same inputs, and AudioTagger accepts it.
     Raises:
         ValueError: The model is not on the CPU, not in float32, or quantized already.
     """

@@ -1,7 +1,7 @@
-"""A recording of any length -> its samples block by block; what of it cannot be used.
+"""A recording of any length -> its samples block by block, and the stretches that cannot be used.
 
-Stretches that are NaN, infinite or cannot be decoded are listed with their times, and zeros stand
-in their place: an hour with one bad second keeps the rest.
+Stretches that are NaN, infinite or cannot be decoded are listed with their times and replaced by
+zeros, so that an hour with one bad second can still be used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .samples import LARGEST_SAMPLE
 # Audio that is read and scored at a time.
 BLOCK_SECONDS = 30.0
 BAD_SAMPLES = f"NaN, infinity or samples beyond {LARGEST_SAMPLE:,.0f}"
-# Bad stretches with less than this between them are one.
+# Bad stretches with less than this between them are joined.
 JOINED_SECONDS = 0.01
 TIME_DIGITS = 6
 
@@ -28,12 +28,17 @@ class BadStretch(NamedTuple):
     """A part of a recording that cannot be used."""
 
     onset: float  # in seconds
-    offset: float | None  # None: to the end, which is not known
+    offset: float | None  # None if it lasts to the end, and the end is not known
     reason: str
+
+    def sentence(self) -> str:
+        """Where it is, and why it cannot be used, for a message."""
+        end = "its end" if self.offset is None else f"{self.offset:.3f} s"
+        return f"from {self.onset:.3f} s to {end}: {self.reason}; the rest is used"
 
 
 class Recording:
-    """The samples of a recording, block by block, bad ones silenced and remembered.
+    """The samples of a recording, block by block; bad samples become zeros and are remembered.
 
     Args:
         source: In any form that `audio.open_clip` gives.
@@ -61,7 +66,7 @@ class Recording:
         ]
 
     def bad_seconds(self) -> np.ndarray:
-        """(M, 2), from and to, of the bad stretches so far; infinity where the end is not known."""
+        """(M, 2): begin and end of the bad stretches so far; infinity if an end is not known."""
         samples = [(start, stop) for start, stop, _ in self.bad]
         return np.array(samples, np.float64).reshape(-1, 2) / self.sampling_rate
 
@@ -69,7 +74,7 @@ class Recording:
         """Blocks (S,), float32, finite.
 
         Raises:
-            TypeError, OSError, ValueError: None of it can be used.
+            TypeError, OSError, ValueError: No part of it can be used.
         """
         for block, reason in self._given_blocks():
             # Also true of NaN.
@@ -85,7 +90,7 @@ class Recording:
             raise ValueError(f"{self.source.name} has no sample that can be used; drop it")
 
     def _given_blocks(self) -> Iterator[tuple[np.ndarray, str | None]]:
-        """(samples, None), or of what cannot be decoded (NaN, the reason)."""
+        """(samples, None), or for a part that cannot be decoded (NaN, the reason)."""
         source, rate = self.source, self.sampling_rate
         if source.file is not None:
             yield from salvaged_blocks(source.file, rate, BLOCK_SECONDS)

@@ -1,4 +1,4 @@
-"""transformers' Auto classes give ours."""
+"""Makes transformers' Auto classes return the classes of this package."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .feature_extraction_ast import ASTFeatureExtractor
 
 
 def register_auto_classes() -> None:
-    """Registers our classes for every AST checkpoint; the models by name.
+    """Registers our classes for every AST checkpoint, the models by name.
 
-    The file of the models needs `transformers.modeling_utils`, which takes seconds to import: it
-    is imported when an Auto class is asked for a model.
+    The file of the models needs `transformers.modeling_utils`, whose import takes seconds.
+    Therefore it is imported only when an Auto class is asked for a model.
     """
     AutoConfig.register(ASTConfig.model_type, ASTConfig, exist_ok=True)
     AutoFeatureExtractor.register(ASTConfig, ASTFeatureExtractor, exist_ok=True)
-    # A preprocessor_config.json that names "ASTFeatureExtractor" is resolved by that name, first in
-    # this table of transformers' own classes.
+    # The name "ASTFeatureExtractor" in a preprocessor_config.json is looked up in this table of
+    # transformers' own classes first. Without its entry there, it is ours that is found.
     FEATURE_EXTRACTOR_MAPPING_NAMES.pop(ASTConfig.model_type, None)
     for auto_class, name in (
         (AutoModel, "ASTModel"),
@@ -39,7 +39,7 @@ def register_auto_classes() -> None:
 
 
 class _ModelsByName(UserDict):
-    """Registered models, where a name stands for the class of that name in our modeling_ast.py."""
+    """Registered models; a name stands for the class of that name in our modeling_ast.py."""
 
     def __getitem__(self, key: type):
         value = super().__getitem__(key)

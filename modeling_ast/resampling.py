@@ -1,9 +1,9 @@
 """Audio at one sampling rate -> at another, whole or block by block.
 
-soxr does it, at its quality "HQ": flat up to 0.91 of the lower Nyquist frequency, and over 100 dB
-of attenuation above it. It knows no gradient and no GPU; a tensor that has one of the two goes
-through torchaudio, whose filter is shorter: 2 dB down at 7 kHz of 48 kHz audio brought to 16 kHz.
-soxr and torchaudio are imported where they are needed.
+soxr resamples, with its quality "HQ": flat up to 0.91 of the lower Nyquist frequency, and over
+100 dB of attenuation above it. It supports neither gradients nor GPUs; for tensors with a gradient
+or on a GPU torchaudio is used, whose filter is shorter (-2 dB at 7 kHz, from 48 kHz to 16 kHz).
+soxr and torchaudio are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -55,13 +55,15 @@ def resample(waveform: Samples, given: int, wanted: int) -> Samples:
 
 
 def resampled_blocks(blocks: Iterable[np.ndarray], given: int, wanted: int) -> Iterator[np.ndarray]:
-    """Resamples what comes in blocks; joined, they are the whole, resampled.
+    """Resamples audio that comes in blocks. The joined result equals that of the whole audio.
 
     Args:
-        blocks: (S,) each, float32, at `given` Hz; one may be reused once the next is asked for.
+        blocks: (S,) each, float32, at `given` Hz. The memory of a block may be used again when the
+            next block is requested.
         given, wanted: Rates, in Hz, from 100 to 1,000,000.
     Returns:
-        (R,) each, float32, at `wanted` Hz, in memory of its own; of other lengths than the blocks.
+        (R,) each, float32, at `wanted` Hz, each in memory of its own. Their lengths are not those
+        of the blocks.
     """
     given, wanted = checked_rate(given), checked_rate(wanted)
     if given == wanted:
@@ -76,7 +78,7 @@ def resampled_blocks(blocks: Iterable[np.ndarray], given: int, wanted: int) -> I
 
 
 def resampled_length(num_samples: int, given: int, wanted: int) -> int:
-    """Samples that so many become: num_samples * wanted / given, rounded, halves up."""
+    """Number of samples after resampling: num_samples * wanted / given, rounded, halves up."""
     return (2 * num_samples * wanted + given) // (2 * given)
 
 
@@ -96,13 +98,12 @@ def _by_soxr(waveform: np.ndarray, given: int, wanted: int) -> np.ndarray:
 def _by_torchaudio(waveform: Tensor, given: int, wanted: int) -> Tensor:
     try:
         from torchaudio import functional
-    # Beside a torch that it was not built for, torchaudio fails in any of these ways.
+    # torchaudio fails in any of these ways if it was built for another version of torch.
     except (ImportError, OSError, RuntimeError) as error:
         raise ImportError(
-            f"the audio is at {given} Hz and must be resampled to {wanted} Hz, but torchaudio "
-            f"cannot be loaded ({error}), which does this for tensors with a gradient or on a "
-            f"GPU; install torch>=2.11,<2.15 with torchaudio>=2.11,<2.12, or give audio at "
-            f"{wanted} Hz"
+            f"the audio is at {given} Hz and must be resampled to {wanted} Hz, but torchaudio, "
+            f"which does this for tensors with a gradient or on a GPU, cannot be loaded ({error}); "
+            f"install torch>=2.11,<2.15 with torchaudio>=2.11,<2.12, or give audio at {wanted} Hz"
         ) from error
     ratio = Fraction(given, wanted).limit_denominator(LARGEST_DENOMINATOR)
     resampled = functional.resample(waveform, ratio.numerator, ratio.denominator)
@@ -110,7 +111,7 @@ def _by_torchaudio(waveform: Tensor, given: int, wanted: int) -> Tensor:
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is one real number, also as an array or a tensor without axes."""
+    """Whether this is one real number; it may be an array or a tensor without axes."""
     if isinstance(value, np.ndarray | Tensor):
         return value.ndim == 0 and value.dtype not in (bool, torch.bool, np.dtype(object))
     return isinstance(value, Real) and not isinstance(value, bool)

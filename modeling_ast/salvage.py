@@ -1,8 +1,8 @@
 """A damaged recording -> all of it that can be decoded, each part at its time.
 
-`stream_audio` ends at the first damage. Of an hour with one bad second, the rest is worth having:
-here decoding begins again behind the damage, at the first of some distances where it succeeds. In
-the place of what is missing stands NaN, with the reason.
+`stream_audio` ends at the first damage, but an hour with one bad second is still useful. Here
+decoding begins again after the damage, at the first of several distances where it succeeds. Missing
+samples become NaN, with the reason.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .decoding import DecodingError, mean_of_columns
 from .errors import one_line
 from .resampling import resampled_blocks
 
-# Seconds behind the last decoded sample where decoding is tried again. libsndfile seeks in FLAC to
-# any time, in MP3 only where it need not count frames through the damage.
+# Seconds after the last decoded sample where decoding is tried again. libsndfile can seek to any
+# time in FLAC; in MP3 it can only do so if it need not count frames through the damage.
 DISTANCES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 DECODED_SAMPLES = 2**16
 
@@ -29,18 +29,19 @@ DECODED_SAMPLES = 2**16
 def salvaged_blocks(
     source: str | Path | bytes, sampling_rate: int, block_seconds: float
 ) -> Iterator[tuple[np.ndarray, str | None]]:
-    """Decodes an audio file as `stream_audio` does, and continues behind what is damaged.
+    """Decodes an audio file as `stream_audio` does, and continues after damaged parts.
 
-    The times behind a damage are those that the decoder gives; of MP3, whose frames it counts, they
-    may be early by what was lost.
+    The times after a damage are those that the decoder gives. It counts the frames of an MP3, so
+    that these times may be too early by the length of what was lost.
 
     Args:
         source, sampling_rate, block_seconds: As in `stream_audio`.
     Returns:
-        (samples, None) of what can be decoded, float32; of a damage (NaN for each missing sample,
-        the reason); where nothing behind it can be decoded, at last (no samples, the reason).
+        (samples, None) for a part that can be decoded, float32; (NaN for each missing sample, the
+        reason) for a damage; at the end (no samples, the reason) if nothing after the last damage
+        can be decoded.
     Raises:
-        FileNotFoundError, ValueError, TypeError: As `stream_audio`, where nothing can be decoded.
+        FileNotFoundError, ValueError, TypeError: As `stream_audio`, if nothing can be decoded.
     """
     done = 0  # samples given so far
     try:
@@ -77,7 +78,7 @@ def salvaged_blocks(
 def _decoded_from(
     source: str | Path | bytes, start: int, sampling_rate: int
 ) -> Iterator[np.ndarray]:
-    """Blocks (S,) at the wanted rate, from its sample `start` on.
+    """Blocks (S,) at the wanted rate, from sample `start` (at that rate) on.
 
     Raises:
         OSError: Decoding fails, at once or in the middle.
@@ -100,8 +101,8 @@ def _decoded_from(
 
 def _mono_blocks(file: Any) -> Iterator[np.ndarray]:
     """The rest of an open SoundFile: (S,) each, float32."""
-    # soundfile computes from the announced length how much is left, which may be less than nothing
-    # behind a damage, where it can seek.
+    # For a seekable file soundfile computes how much is left from the announced length; after a
+    # damage this can be negative.
     file.seekable = lambda: False
     buffer = np.empty((DECODED_SAMPLES, file.channels), np.float32)
     while len(block := file.read(out=buffer)):

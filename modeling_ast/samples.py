@@ -1,7 +1,7 @@
-"""Numbers in any container -> float32 samples of one channel in [-1, 1], or the reason.
+"""Numbers in any container -> float32 samples of one channel in [-1, 1], or the reason why not.
 
-Arrays, tensors and lists of numbers, float or int16 and int32 PCM, with an axis of channels or
-without; the check that their values can be audio.
+The numbers may be in arrays, tensors or lists, as floats or as int16 or int32 PCM, with or without
+an axis of channels. This file also checks that the values can be audio.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor
 from .errors import one_line
 
 PCM_SCALES = {torch.int16: 2.0**15, torch.int32: 2.0**31}
-# Ambisonics of the seventh order has so many; more than that is no audio with a channel axis.
+# Ambisonics of the seventh order has so many channels; an array with more is not a single clip.
 MOST_CHANNELS = 64
-# Samples beyond this are no audio, but bytes under a header of another type, or damage.
+# Larger samples are not audio: the header states another type than that of the data, or the file is
+# damaged.
 LARGEST_SAMPLE = 1e6
 
 
@@ -35,7 +36,7 @@ def as_tensor(samples: Any, name: str, copy: bool = False) -> Tensor:
         return samples.clone() if copy else samples
     try:
         array = np.asarray(samples)
-    # A list of tensors with a gradient is a RuntimeError.
+    # numpy raises a RuntimeError for a list of tensors with a gradient.
     except (TypeError, ValueError, RuntimeError) as error:
         raise _no_numbers(samples, name, one_line(error)) from error
     if array.dtype.kind not in "fiubc":
@@ -43,7 +44,7 @@ def as_tensor(samples: Any, name: str, copy: bool = False) -> Tensor:
     if isinstance(samples, list | tuple) and array.dtype == np.float64:
         array = array.astype(np.float32)
     try:
-        # torch knows neither other byte orders nor negative strides nor read-only memory.
+        # torch accepts neither foreign byte orders nor negative strides nor read-only memory.
         copy = copy or not array.flags.writeable
         native = array.astype(array.dtype.newbyteorder("="), order="C", copy=copy)
         return torch.from_numpy(native)
@@ -77,11 +78,11 @@ def scale_samples(x: Tensor, what: str) -> Tensor:
 
 
 def check_samples(x: Tensor, name: str) -> None:
-    """Refuses what no audio holds; of samples on a GPU the host waits for the answer.
+    """Refuses values that audio cannot have. For samples on a GPU the host waits for the result.
 
     Raises:
-        ValueError: NaN or infinity, as it says with their number, or samples beyond one million,
-            which make features overflow.
+        ValueError: There is NaN or infinity (the message states in how many samples), or a sample
+            is beyond one million, which makes the features overflow.
     """
     if are_samples_usable(x):
         return
@@ -103,12 +104,12 @@ def are_samples_usable(x: Tensor) -> bool:
     if x.numel() == 0:
         return True
     if x.is_cpu:
-        # numpy's are as fast and leave torch's threads asleep, which the model may be using.
+        # numpy is as fast here and does not need torch's threads, which the model may be using.
         array = x.detach().numpy()
         low, high = array.min(), array.max()
     else:
         low, high = x.detach().aminmax()
-    # False also if one of them is NaN, as it is if one sample is.
+    # Also False if a sample is NaN, because low and high are then NaN.
     return bool((low >= -LARGEST_SAMPLE) & (high <= LARGEST_SAMPLE))
 
 
@@ -136,7 +137,7 @@ def mixed_down(x: Tensor, name: str, channel_axis: int | None = None) -> Tensor:
     channels = x.unbind(channel_axis)
     if not channels:
         return x.flatten()  # (0,)
-    # x.mean(axis) would be slow: a mean over an axis of two is.
+    # x.mean(axis) is not used: a mean over so short an axis is slow.
     if len(channels) == 1:
         return channels[0]
     return sum(channels, x.new_zeros(())) / len(channels)

@@ -4,8 +4,9 @@ A recording is cut into windows of W seconds, one every H seconds. Step k lasts 
 (k + 1) H; its score is the mean, or the maximum, of all windows that cover its middle. A run is a
 stretch of steps whose scores stay high enough: an event, in steps instead of seconds.
 
-The small functions take whole curves and say what is meant. `StepCombiner` and `RunTracker` do the
-same block by block, so that a day of audio needs no more memory than a minute; tests compare them.
+The small functions work on whole curves and define the rules. `StepCombiner` and `RunTracker` do
+the same block by block, so that a day of audio needs no more memory than a minute; tests compare
+the two ways.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Run(NamedTuple):
 
 
 class RunRules(NamedTuple):
-    """How the curve of a class becomes runs."""
+    """The rules by which the curve of a class becomes runs."""
 
     threshold: float  # reached somewhere in each run
     low: float  # a run lasts as long as the scores reach this
@@ -53,7 +54,7 @@ def combined_windows(window_scores: np.ndarray, num_covering: int, how: str) -> 
 
 
 def median_filtered(curves: np.ndarray, width: int) -> np.ndarray:
-    """The median of the `width` steps around each step; both ends are continued with their value.
+    """The median of the `width` steps around each step; the curve is extended with its end values.
 
     Args:
         curves: (N, ...), N at least 1.
@@ -122,7 +123,7 @@ class RunTracker:
     """`find_runs` of all classes, block by block.
 
     Args:
-        rules: Of each class; all with the same numbers of steps.
+        rules: Those of each class; the numbers of steps must be the same in all of them.
     """
 
     def __init__(self, rules: Sequence[RunRules]):
@@ -192,7 +193,7 @@ class RunTracker:
         return self._if_long(index, first) if rest else []
 
     def _settle(self) -> list[tuple[int, Run]]:
-        """The runs that no later one can join any more."""
+        """The ended runs that no later run can join any more."""
         finished = []
         for index, run in list(self._ended.items()):
             next_start = self._open[index].start if index in self._open else self._step

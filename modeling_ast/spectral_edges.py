@@ -1,12 +1,13 @@
-"""Where a spectrogram rises or falls at once: there a sound begins or ends.
+"""Edges of a spectrogram, where it rises or falls at once: there a sound begins or ends.
 
-Scores of windows say which sound is heard, but their edges are blurred: a window of one second may
-need a tenth or a half of a second of a sound to know it. The spectrogram shows the edge itself,
-though not whose it is. An event therefore takes the strongest edge near the one of its scores.
+The scores of windows say which sound is heard, but their edges are blurred: a window of one second
+may need from a tenth to a half of a second of a sound to recognise it. The spectrogram shows the
+edge itself, but not which sound it belongs to. An event is therefore moved to the strongest edge
+near the edge of its scores.
 
-An edge rises where the mean of some frames lies above the loudest of a longer stretch before it. So
-the second stroke of a bell is no edge while the first still counts. It falls where time reversed
-rises. Only the bins that change most count: a pure tone fills few of them.
+There is a rise where the mean of a few frames is above the loudest such mean in a longer stretch
+before it. So the second stroke of a bell is not an edge while the first is in that stretch. A fall
+is a rise with time reversed. Only the bins that change most count, because a pure tone fills few.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # All in frames of 10 ms. Chosen with scenes at known times: tests/benchmarks/events.py.
-AVERAGED = 5  # a mean of so many is compared
-CONTEXT = 25  # with the loudest mean of so many
-# The frames that hold the edge itself belong to neither side: 25 ms every 10 ms.
+AVERAGED = 5  # frames of a mean
+CONTEXT = 25  # frames of the stretch with whose loudest mean it is compared
+# Frames between the two sides, which hold the edge itself: a frame of 25 ms begins every 10 ms.
 BETWEEN = 2
-# An edge is the highest of so many on both sides.
+# An edge is the highest value among so many on each side.
 RIVALS = 3
+# Mel bins that count: those that change most.
 BINS = 8
-# Of log-mel energies, in nats: the least rise that is an edge, 9 dB. Beyond the other one, the
-# nearer edge wins: from digital silence to a faint noise it is as far as from noise to a siren.
+# In nats of log-mel energy: the smallest rise that counts as an edge, 9 dB; and the strength above
+# which edges count as equal, so that the nearest is taken. The step from digital silence to a faint
+# noise is as large as that from noise to a siren.
 LEAST_RISE, MOST_RISE = 2.0, 7.0
-# The strength of a distant edge falls as a Gaussian of this deviation, a share of the reach.
+# The strength of a distant edge is multiplied by a Gaussian of the distance. This is its standard
+# deviation, as a share of the reach.
 SPREAD = 0.6
-# Seconds: two frames, in which an edge is not told from another; and the length of one.
+# In seconds: edges nearer than two frames cannot be distinguished; an event lasts a frame at least.
 NEAR, SHORTEST = 0.05, 0.025
 
 
@@ -68,17 +72,17 @@ def edge_curves(frames: Tensor) -> Tensor:
 class EdgeFinder:
     """The edges of a recording, block by block.
 
-    Both ends of the recording are continued with their first and last frame: they are no edges.
+    The recording is extended with its first and last frame, so that its ends do not count as edges.
 
     Args:
-        hop_seconds, window_seconds: From one frame to the next, and of a frame.
+        hop_seconds, window_seconds: Time from one frame to the next, and length of a frame.
     """
 
     def __init__(self, hop_seconds: float, window_seconds: float):
         self.hop_seconds = hop_seconds
         # Column f compares frames that end before the middle of these frames with frames that begin
-        # behind it. An abrupt edge fills all bins of the frame that it cuts, so that the rise is
-        # strongest a frame too early, the fall a frame too late.
+        # after it. An abrupt edge fills all bins of the frame that it cuts, so that the rise is
+        # strongest a frame too early, and the fall a frame too late.
         middle = (window_seconds + (BETWEEN - 1) * hop_seconds) / 2
         self._shifts = (middle + hop_seconds, middle - hop_seconds)
         self._context: Tensor | None = None  # frames that later columns need
@@ -119,7 +123,7 @@ class EdgeFinder:
 
 
 def without_stretches(edges: Edges, stretches: np.ndarray) -> Edges:
-    """Leaves out edges in stretches (M, 2), from and to, in seconds, and at their borders."""
+    """Leaves out edges in and near stretches (M, 2), begin and end in seconds."""
     starts, stops = stretches.T
     kept = []
     for side in edges:
@@ -132,7 +136,7 @@ def without_stretches(edges: Edges, stretches: np.ndarray) -> Edges:
 def borders(stretches: np.ndarray, end: float) -> Edges:
     """Weak edges where a recording begins and ends, and at the borders of bad stretches (M, 2).
 
-    A sound that is heard there and has no edge of its own began before, or goes on behind.
+    A sound that is heard there without an edge of its own began before it, or continues after it.
     """
     starts, stops = stretches.T
     rises, falls = np.append(0.0, stops), np.append(starts, end)
@@ -148,14 +152,14 @@ def in_order(parts: Sequence[Edges]) -> Edges:
 
 
 def nearest_edge(edges: np.ndarray, seconds: float, reach: float) -> float:
-    """The edge that an estimated one stands for: the strongest, where nearer ones count more.
+    """The edge that belongs to an estimated one: the strongest nearby; nearer ones count more.
 
     Args:
         edges: (E, 2), the rises or the falls, in order.
         seconds: The estimate.
         reach: In seconds, how far the estimate can be off.
     Returns:
-        The time of the edge, or the estimate itself where there is none.
+        The time of the edge, or the estimate itself if there is none.
     """
     first, last = np.searchsorted(edges[:, 0], [seconds - reach, seconds + reach])
     if first == last:
@@ -168,12 +172,13 @@ def nearest_edge(edges: np.ndarray, seconds: float, reach: float) -> float:
 def placed(
     spans: Sequence[tuple[float, float]], edges: Edges, reach: float
 ) -> list[tuple[float, float]]:
-    """Events of one label, from and to in seconds, with their edges in the spectrogram.
+    """Moves the events of one label, (begin, end) in seconds, to edges of the spectrogram.
 
     Args:
-        spans: As the scores give them, in order, apart from each other.
+        spans: As the scores give them, in order, without overlap.
         edges: Of the recording, in order.
-        reach: How far onsets and offsets can be off; none leaves its half of an event or of a gap.
+        reach: In seconds, how far an onset or offset may move. It stays in its half of the event,
+            and of the gap to the next one.
     """
     found = []
     for number, (onset, offset) in enumerate(spans):

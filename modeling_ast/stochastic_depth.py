@@ -1,7 +1,7 @@
 """Stochastic depth: while training, a clip skips some of the encoder's residual branches.
 
-What is left of a branch is divided by the probability of staying, so that its mean does not change
-and an evaluation computes the plain network.
+A branch that is not skipped is divided by the probability of not being skipped, so that its mean
+does not change and an evaluation computes the plain network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def drop_branches(x: Tensor, rate: float, ends: Tensor | None = None) -> Tensor:
     Args:
         x: (B, Q, D); of packed clips (1, S, D), the tokens of all clips one after the other.
         rate: Probability that a clip skips the branch, in [0, 1).
-        ends: Of packed clips (B + 1,): where each begins among the S tokens, and the end of all.
+        ends: For packed clips (B + 1,): where each begins among the S tokens, and the last end.
     Returns:
         As x: zeros for the clips that skip the branch, the others divided by 1 - rate.
     Source: Huang et al. 2016, equation 2; the scale as in timm, so that evaluations need none.

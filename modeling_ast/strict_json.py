@@ -1,4 +1,4 @@
-"""Strict JSON: NaN and infinity, which JSON does not have, become null; texts do no harm."""
+"""Strict JSON: NaN and infinity, which JSON lacks, become null; harmful characters are escaped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .labels import HARMFUL
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
-    """The text of a value, which every JSON parser reads.
+    """The text of a value, which every JSON parser can read.
 
     Args:
         value: Mappings, lists, tuples, texts and numbers. Characters that could harm a terminal are
@@ -22,12 +22,12 @@ def to_json(value: Any, indent: int | None = 2) -> str:
         indent: Spaces of each level; None gives one line.
     """
     text = json.dumps(strict(value), ensure_ascii=False, indent=indent, allow_nan=False)
-    # Labels and names of files may hold anything, also bytes that are no Unicode.
+    # Labels and names of files may hold any characters, and bytes that are not valid Unicode.
     return HARMFUL.sub(_escaped, text)
 
 
 def _escaped(found: re.Match) -> str:
-    # Line breaks stand between the values; json itself escapes those inside texts.
+    # A line break here separates values; json itself escapes those inside texts.
     return found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1]
 
 

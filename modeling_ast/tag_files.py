@@ -1,6 +1,6 @@
-"""All audio files of a folder -> a row each in a .jsonl or Parquet file; a killed run resumes.
+"""All audio files of a folder -> a row for each in a .jsonl or Parquet file; a killed run resumes.
 
-The .jsonl is the journal of the run (`journal.py`). The Parquet file is written from it at the end,
+The .jsonl is the journal of the run (`journal.py`). The Parquet file is made from it at the end,
 whole or not at all.
 """
 
@@ -29,7 +29,7 @@ from .tag_rows import (
 from .tagging import AudioTagger, ClipTags
 
 PARQUET_ROWS = 10_000
-# Rows of version 0.1 do not say their padding: it always padded to the longest.
+# Rows of version 0.1 do not state their padding, because it always padded to the longest clip.
 EARLIER = {"padding": "longest", "calibration": NO_CALIBRATION, "embeddings": NO_EMBEDDINGS}
 
 
@@ -37,7 +37,9 @@ class TagJournal(Journal):
     """The .jsonl of the tags of many files.
 
     Args:
-        path, model: As in `Journal`, which also says what is refused.
+        path, model: As in `Journal`.
+    Raises:
+        OSError, ValueError: As `Journal`.
     """
 
     def __init__(self, path: Path, model: str):
@@ -45,7 +47,7 @@ class TagJournal(Journal):
 
     @property
     def embeddings(self) -> str:
-        """Which vectors the rows have, as `tag_rows.tag_row` says."""
+        """Which vectors the rows have: an argument of `tag_rows.tag_row`."""
         return self.settings.get("embeddings", NO_EMBEDDINGS)
 
     def add_tags(self, name: str, tags: ClipTags) -> None:
@@ -72,7 +74,7 @@ def tag_files(tagger: AudioTagger, folder: Path, files: Sequence[str], journal: 
 
 
 def write_parquet(journal: TagJournal, target: Path) -> None:
-    """The journal as one Parquet file, which appears when it is whole."""
+    """Writes the journal as one Parquet file, which appears when it is whole."""
     from pyarrow import parquet
 
     schema = tag_schema(journal.embeddings, _width_of_vectors(journal))
@@ -88,7 +90,7 @@ def write_parquet(journal: TagJournal, target: Path) -> None:
 
 
 def _width_of_vectors(journal: TagJournal) -> int | None:
-    """The length of the vectors in the rows; None where no row has one."""
+    """The length of the vectors in the rows; None if no row has one."""
     if journal.embeddings == NO_EMBEDDINGS:
         return None
     column = VECTOR_COLUMNS[journal.embeddings]

@@ -1,4 +1,4 @@
-"""What a row of tags holds, as JSON and as Parquet: the one form for one machine and for many."""
+"""Rows of tags, as JSON and as Parquet, in the same form for one machine and for many."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_FIELDS = {"file", "seconds", "labels", "error", "model"}
-# What decides the content of a row beside the model, and the flag that sets it.
+# The settings that decide the content of a row besides the model, and the flag that sets each.
 SETTINGS = {
     "padding": "--padding {}",
     "scores": "--scores {}",
@@ -28,10 +28,10 @@ VECTOR_COLUMNS = {POOLED: "embedding", WINDOWS: "window_embeddings"}
 
 
 def tag_row(name: str, tags: ClipTags, embeddings: str = NO_EMBEDDINGS) -> dict[str, Any]:
-    """One result as JSON has it, without the model and the settings.
+    """One result as a row of JSON, without the model and the settings.
 
     Args:
-        name: Of the file, as the row calls it.
+        name: Of the file, as the row will state it.
         embeddings: "none"; "pooled" adds `embedding`, the mean of the vectors of the clip's parts;
             "windows" adds `window_embeddings`, one vector for each part.
     """
@@ -47,7 +47,7 @@ def tag_row(name: str, tags: ClipTags, embeddings: str = NO_EMBEDDINGS) -> dict[
 
 
 def settings_of(tagger: AudioTagger, embeddings: str = NO_EMBEDDINGS) -> dict[str, str]:
-    """What decides the rows of a tagger, by the names of `SETTINGS`."""
+    """The settings that decide the rows of a tagger, by the names of `SETTINGS`."""
     return {
         "padding": tagger.padding,
         "scores": tagger.activation,
@@ -62,7 +62,7 @@ def tag_schema(embeddings: str = NO_EMBEDDINGS, width: int | None = None) -> pa.
 
     Args:
         embeddings: As in `tag_row`.
-        width: Length of a vector; None where no row has one.
+        width: Length of a vector; None if no row has one.
     """
     import pyarrow as pa
 
@@ -91,7 +91,7 @@ def tag_table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def _valid(row: dict[str, Any]) -> dict[str, Any]:
-    """Parquet's strings are Unicode: labels get an escape where they are not."""
+    """The row with valid Unicode, which Parquet needs: other characters of labels are escaped."""
     labels = [
         entry | {"label": entry["label"].encode("utf-8", "backslashreplace").decode()}
         for entry in row["labels"]

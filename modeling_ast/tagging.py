@@ -2,9 +2,9 @@
 
 Workers decode while the model runs. A clip that is longer than the model's input is cut into equal
 parts (`clip_parts.py`), which wait in a window of bounded size (`batching.py`): memory grows
-neither with the number of clips nor with their length. Every clip gets the scores that it gets
-alone. Each part is padded as the extractor's saved `padding` says, unless the caller says
-otherwise.
+neither with the number of clips nor with their length. The scores of a clip do not depend on the
+other clips. Each part is padded as the extractor's saved `padding` says, unless the caller gives
+another.
 """
 
 from __future__ import annotations
@@ -39,76 +39,77 @@ from .workers import LONG_FILE_BYTES, decode_clips
 
 logger = logging.get_logger(__name__)
 
-# On a CPU the tokens of a batch stay in the cache; a GPU wants enough of them to be busy.
+# On a CPU the tokens of a batch should stay in the cache; a GPU needs many tokens to be busy.
 CPU_BATCH_FRAMES, DEVICE_BATCH_FRAMES = 1024, 32768
-# The window, in batches: more pad less, hold more audio and wait longer for the first result.
+# Size of the window, in batches. A larger one needs less padding, but holds more audio and gives
+# the first result later.
 CPU_WINDOW_BATCHES, DEVICE_WINDOW_BATCHES = 32, 8
-# Decoding keeps up with a model on a CPU in one process or two: half the CPUs, at most so many.
-# Beside a GPU all CPUs but one decode: sixteen decode about as fast as it tags.
+# For a model on a CPU, one or two processes decode fast enough: half of the CPUs are used, at most
+# so many. For a model on a GPU all CPUs but one are used: sixteen decode about as fast as it tags.
 MOST_WORKERS_ON_CPU = 8
-# Clips after which a run that pads most of what it computes says so.
+# After so many clips, a warning says if most of what is computed is padding.
 CLIPS_BEFORE_HINT = 100
 DEFAULT_TOP_K = 5
 
 
 class _Launched(NamedTuple):
-    """A batch that the model has been given."""
+    """A batch that was passed to the model."""
 
     batch: list[Piece]
     outputs: Tensor  # (B, C), or (B, C + D) with vectors, on the CPU
-    copied: torch.cuda.Event | None  # after which they are there
+    copied: torch.cuda.Event | None  # the end of their copy from a GPU
 
 
 @dataclass
 class ClipTags:
-    """What the model hears in one clip, or why there is nothing to hear."""
+    """The labels of one clip, or the reason why it cannot be used."""
 
     name: str  # the path, or "clip 3" (counted from 0)
     seconds: float | None = None  # None in a bad clip
-    # Label -> score, highest first; labels of one name have their index behind it.
+    # Label -> score, highest first. Labels of the same name are followed by their index.
     labels: dict[str, float] = field(default_factory=dict)
     error: str | None = None  # the reason, in a bad clip
     scores: np.ndarray | None = None  # (C,), float64: of all labels, in the model's order
-    # Labels whose scores reach their calibrated thresholds; None where the model has none.
+    # Labels whose scores reach their calibrated thresholds; None if the model has no calibration.
     detected: list[str] | None = None
-    # (parts, D), float32, where embeddings are wanted: the encoder's pooled output for each part.
+    # (parts, D), float32, if embeddings are wanted: the encoder's pooled output for each part.
     embeddings: np.ndarray | None = None
 
     @property
     def embedding(self) -> np.ndarray | None:
-        """(D,), float32: the mean over the parts of the clip; of a clip of one part its vector."""
+        """(D,), float32: the mean of the vectors of the clip's parts."""
         if self.embeddings is None:
             return None
         return self.embeddings.mean(0, dtype=np.float64).astype(np.float32)
 
 
 class AudioTagger:
-    """Tags any number of clips with an AST; see `from_pretrained` for the usual way to one.
+    """Tags any number of clips with an AST; usually it is made by `from_pretrained`.
 
-    A clip up to the length that the model was trained for (10.24 s for AudioSet) is heard in one
-    piece, a longer one in equal parts of at most that length; its scores are their mean. They are
-    the scores that a pipeline gives for the same parts.
+    A clip up to the length that the model was trained for (10.24 s for AudioSet) is scored in one
+    piece. A longer clip is scored in equal parts of at most that length, and its scores are the
+    mean over the parts. The scores of a part are those that a pipeline gives for it.
 
     Args:
-        model: In evaluation mode, on the device where it shall run.
+        model: In evaluation mode, on the device where it will run.
         extractor: The model's.
-        batch_frames: Frames in a batch, padding included; a longer clip comes alone. By
+        batch_frames: Frames in a batch, padding included; a longer clip is a batch of its own. By
             default 1024 on a CPU and 32768 elsewhere: 10 seconds and 5 minutes of audio.
-        num_workers: Processes that decode; 0 decodes in this one. By default all CPUs but one
-            beside a GPU; half the CPUs, at most 8, where the model is on the CPU too.
-        top_k: Labels of each result.
-        scores: "sigmoid" (each label for itself), "softmax" (one label for all), or "auto", which
-            asks the config and takes sigmoid for AudioSet's 527 classes.
+        num_workers: Processes that decode; 0 decodes in this process. By default all CPUs but one
+            if the model is on a GPU; half the CPUs, at most 8, if it is on the CPU.
+        top_k: Number of labels in each result.
+        scores: "sigmoid" (each label for itself), "softmax" (the scores of all labels sum to 1), or
+            "auto", which follows the config and takes sigmoid for AudioSet's 527 classes.
         padding: "max_length" pads each clip to the model's length, as plain transformers does;
             "longest" to the longest clip of its batch, which takes less time for short clips and
-            gives other scores. By default what the extractor has saved.
-        calibration: Makes probabilities of the scores, and says from which on a label counts.
+            gives other scores. By default the extractor's saved padding is used.
+        calibration: Turns scores into probabilities, and has a threshold for each label.
         embeddings: Whether results have vectors too: `pooler_output`, (D,), of the forward pass
             that gives the scores, for each part, and their mean.
 
     Raises:
-        ValueError: A number is too small, `scores` or `padding` is none of those, or the extractor
-            is that of another model.
+        ValueError: A number is too small, `scores` or `padding` has another value, or the extractor
+            belongs to another model.
 
     Example:
 
@@ -163,7 +164,7 @@ class AudioTagger:
         self.padding = extractor.padding if padding is None else padding_name(padding)
         self.calibration = calibration
         self.embeddings = embeddings
-        # Whether a log line says what padding costs where most of what is computed is padding.
+        # Whether a warning says what padding costs if most of what is computed is padding.
         self.hint_at_padding = True
         self.window_batches = CPU_WINDOW_BATCHES if on_cpu else DEVICE_WINDOW_BATCHES
         # A GPU works on one batch while the next is prepared; a CPU has nothing to wait for.
@@ -182,17 +183,17 @@ class AudioTagger:
 
         Args:
             model: Name on the Hub, or a directory.
-            device: A GPU if there is one, by default.
-            dtype: Of the weights; the checkpoint's by default. A GPU is many times faster with
+            device: By default a GPU if there is one.
+            dtype: Of the weights; by default the checkpoint's. A GPU is many times faster with
                 "bfloat16" than with "float32". On a CPU "auto" takes the one of these two that a
                 short measurement shows to be faster.
-            calibration: Whether the checkpoint's calibration.json is used, where it has one.
+            calibration: Whether the checkpoint's calibration.json is used, if it has one.
             kwargs: Arguments of `AudioTagger`.
 
         Raises:
             OSError: There is no such checkpoint, or the Hub cannot be reached.
-            ValueError: It is damaged, of another model or lacks weights, such as those of the head;
-                there is no such device; or as `AudioTagger`.
+            ValueError: It is damaged, belongs to another kind of model, or lacks weights, such as
+                those of the head; there is no such device; or for the reasons of `AudioTagger`.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype == "auto" and torch.device(device).type == "cpu":
@@ -204,7 +205,7 @@ class AudioTagger:
         try:
             module.to(device)
         except (AssertionError, RuntimeError) as error:
-            # An assertion of torch's says that it was not built for the device.
+            # torch raises an AssertionError if it was not built for the device.
             raise ValueError(
                 f"cannot use the device {str(device)!r} ({one_line(error)}); give --device cpu"
             ) from error
@@ -219,7 +220,7 @@ class AudioTagger:
         Args:
             clips: Each in a form that `audio.read_clip` takes: a path, the content of a file
                 (bytes), samples, (samples, rate), {"array", "sampling_rate"}, a data set's row, ...
-                A generator is read no further than the window reaches.
+                A generator is read only as far ahead as the window reaches.
         Returns:
             One result for each clip, in the order of `clips`.
         Raises:
@@ -241,7 +242,7 @@ class AudioTagger:
 
     @torch.inference_mode()
     def logits_and_embeddings(self, waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits as `logits` gives them, and `pooler_output` (B, D), float32, of the same pass."""
+        """Logits, as `logits` gives them, and `pooler_output` (B, D), float32, of the same pass."""
         inputs = self.extractor.extract(waveforms, self.padding, device=self.model.device)
         encoder = self.model.audio_spectrogram_transformer
         pooled = encoder(**inputs, prefix_only=True).pooler_output  # (B, D)
@@ -252,8 +253,8 @@ class AudioTagger:
         """Logits (B, C), float32, of clips whose frames are known, in one batch.
 
         Args:
-            frames: (B, T, F), as the extractor gives them, none of them padding.
-            num_frames: What T is padded to, as the extractor's `num_frames` says.
+            frames: (B, T, F), as the extractor gives them, without padding.
+            num_frames: The number of frames to pad to, from the extractor's `num_frames`.
         """
         num_clips, num_real, _ = frames.shape
         values = F.pad(frames, (0, 0, 0, num_frames - num_real))  # (B, num_frames, F)
@@ -265,19 +266,19 @@ class AudioTagger:
 
     @property
     def activation(self) -> str:
-        """What makes scores of logits: "sigmoid" or "softmax"."""
+        """The function that turns logits into scores: "sigmoid" or "softmax"."""
         return "sigmoid" if self.sigmoid else "softmax"
 
     @property
     def dtype_name(self) -> str:
-        """How the model computes: "float32", "bfloat16", "float16", or "int8" where quantized."""
+        """How the model computes: "float32", "bfloat16", "float16", or "int8" if quantized."""
         if is_quantized(self.model):
             return "int8"
         return str(self.model.dtype).removeprefix("torch.")
 
     def scores_of(self, logits: Tensor) -> np.ndarray:
         """Scores (..., C), float64, of logits on the CPU, before any calibration."""
-        # In float64: in float32 sure predictions round to 1 and tie.
+        # In float64, because in float32 scores near 1 round to 1 and tie.
         wide = logits.double()
         return (wide.sigmoid() if self.sigmoid else wide.softmax(-1)).numpy()
 
@@ -290,7 +291,7 @@ class AudioTagger:
                 expected += 1
 
     def _as_ready(self, clips: Iterable[Any]) -> Iterator[tuple[int, ClipTags]]:
-        """(number, result) of each clip, in the order in which the batches end."""
+        """(number, result) of each clip, in the order in which results are ready."""
         window = Window(self.batch_frames, self.window_batches)
         launched: deque[_Launched] = deque()
         lengths: list[int] = []
@@ -321,7 +322,7 @@ class AudioTagger:
             self._say_what_padding_costs(lengths)
 
     def _say_what_padding_costs(self, lengths: list[int]) -> None:
-        """Says how much time padding takes, where most of what is computed is padding."""
+        """Warns how much time padding takes, if most of what is computed is padding."""
         longest, rate = self.extractor.max_samples, self.extractor.sampling_rate
         wanted = self.hint_at_padding and self.padding == "max_length"
         if not wanted or not lengths or median(lengths) >= longest / 2:
@@ -350,7 +351,7 @@ class AudioTagger:
             outputs = self.logits(waveforms)  # (B, C)
         if not outputs.is_cuda:
             return _Launched(batch, outputs.cpu(), None)
-        # The copy begins now: asked for later, it would wait for the next batch too.
+        # The copy is requested now: requested later, it would wait for the next batch too.
         copied = outputs.to("cpu", non_blocking=True)
         return _Launched(batch, copied, torch.cuda.current_stream(outputs.device).record_event())
 
@@ -388,7 +389,7 @@ class AudioTagger:
 
 
 def default_workers(model_is_on_cpu: bool) -> int:
-    """Processes that decode as fast as the model tags, on the CPUs that this process may use."""
+    """Number of processes that decode, of the CPUs that this process may use."""
     cpus = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not on Windows and macOS
         cpus = len(os.sched_getaffinity(0))

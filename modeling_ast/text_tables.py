@@ -1,8 +1,8 @@
 """A text file of rows and cells -> a table, as spreadsheets, data sets and people write them.
 
-UTF-8 with or without a byte order mark, or UTF-16 with one; commas, semicolons or tabs between the
-cells; comment lines that begin with `#` above the first row, of which the last may be the header
-(AudioSet's `*_segments.csv`).
+The text is UTF-8 with or without a byte order mark, or UTF-16 with one. Commas, semicolons or tabs
+separate the cells. Lines that begin with `#` above the first row are comments; the last of them may
+be the header (AudioSet's `*_segments.csv`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def read_text(path: str | Path) -> str:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no text, or in another encoding than UTF-8 and UTF-16; the message has the
-            line and what it would say in cp1252, the usual other one.
+        ValueError: It is not a text, or its encoding is neither UTF-8 nor UTF-16. The message shows
+            the line as it reads in cp1252, the most common other encoding.
     """
     content = Path(path).read_bytes()
     try:
@@ -48,7 +48,7 @@ def read_text(path: str | Path) -> str:
         ) from error
     if "\0" in text:
         raise ValueError(f"{path} is no text (it has zero bytes); save it as a CSV file in UTF-8")
-    # A second mark, which some exports write, is no text either.
+    # Some programs write the byte order mark twice.
     return text.removeprefix("\ufeff")
 
 
@@ -59,8 +59,8 @@ def read_text_table(
 
     Args:
         path: Of the file.
-        header_of: First row -> the header that the file leaves out, or None if the first row is
-            the header.
+        header_of: Called with the first row; returns the header if the file has none, or None if
+            the first row is the header.
     Raises:
         OSError: It cannot be read.
         ValueError: See `read_text`; or quotes do not match, a row has more cells than the header,
@@ -104,7 +104,7 @@ def _rows(
     path: str | Path, text: str, delimiter: str, first_line: int
 ) -> list[tuple[int, list[str]]]:
     """The rows that are not empty, each with the number of its line."""
-    # Strict: else a quote that is never closed would swallow all rows behind it.
+    # Strict, because otherwise a quote that is never closed would swallow all rows after it.
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
     )

@@ -1,8 +1,8 @@
 """Many clips -> checked waveforms, in order, decoded in worker processes beside the model.
 
-A worker that dies, of too little memory or of a file that crashes the decoder, is replaced, and
-nothing is lost: the clips it may have held are decoded again, one at a time, and the one that kills
-its worker then too gets that as its error.
+A worker can die, because of too little memory or a file that crashes the decoder. It is replaced
+and nothing is lost: the clips that it may have held are decoded again, one at a time, and a clip
+that kills its worker again is returned with an error.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from .errors import one_line
 # How far workers read ahead of the model. Each worker may have LEAST_AHEAD clips in any case, and
 # MOST_AHEAD while the samples of all clips together take less than BYTES_AHEAD. The samples of a
 # file that is not decoded yet are guessed to take GUESSED_GROWTH times its size, as with MP3. A
-# FLAC of silence takes more, which shows only once it is decoded: so few clips may be undecoded.
+# FLAC of silence takes more, which is known only after decoding: therefore only MOST_UNDECODED
+# clips for each worker may be undecoded.
 LEAST_AHEAD, MOST_AHEAD, BYTES_AHEAD = 2, 64, 2**27
 GUESSED_GROWTH, MOST_UNDECODED = 8, 3
-# A file with more samples than that, 8.7 minutes at 16 kHz, is decoded part by part beside the
-# model, so that memory does not grow with its length.
+# A file whose samples take more than this, 8.7 minutes at 16 kHz, is decoded part by part in the
+# model's process, so that memory does not grow with its length.
 LONG_FILE_BYTES = 2**25
-# On Linux a worker gives samples to its parent in a file in memory. Through the pipe between them
+# On Linux a worker passes samples to its parent in a file in memory. Through the pipe between them,
 # each clip of 10 s would cost the parent 0.7 ms.
 SHARED_MEMORY = Path("/dev/shm")
 ORPHAN_SECONDS = 2.0
@@ -53,16 +54,16 @@ class SharedSamples:
 
     @classmethod
     def of(cls, samples: np.ndarray, folder: str) -> SharedSamples | np.ndarray:
-        """Puts samples there; returns them themselves where there is no room."""
+        """Writes samples to such a file; returns the samples themselves if there is no room."""
         try:
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
                 samples.tofile(file)
-        except OSError:  # what was written goes with the folder
+        except OSError:  # an unfinished file is removed with the folder
             return samples
         return cls(file.name, samples.nbytes)
 
     def taken(self) -> np.ndarray:
-        """The samples, once: the file is gone then."""
+        """The samples. This works once, because the file is removed."""
         samples = np.fromfile(self.path, np.float32)
         os.unlink(self.path)
         return samples
@@ -70,15 +71,15 @@ class SharedSamples:
 
 @dataclass
 class Clip:
-    """A clip on its way: with its source before it is decoded, then with a waveform or an error."""
+    """A clip: it has its source before it is decoded, then a waveform or an error."""
 
     number: int
     name: str  # the path, or "clip 3" (counted from 0)
     source: ClipSource | None = None
-    # (S,), float32, checked, at the wanted rate; a tensor but between processes.
+    # (S,), float32, checked, at the wanted rate; a tensor, except between processes.
     waveform: Tensor | np.ndarray | SharedSamples | None = None
     error: str | None = None
-    # A file that is too long for one waveform; it has neither that nor an error, but its source.
+    # Whether it is a file that is too long for one waveform; it then keeps its source.
     is_long: bool = False
 
 
@@ -93,18 +94,20 @@ def decode_clips(
     """Reads clips; a bad one comes with its error in its place.
 
     Args:
-        clips: Each in a form that `audio.read_clip` takes. Read a few clips ahead, no further.
+        clips: Each in a form that `audio.read_clip` takes. Only a few clips are read ahead.
         sampling_rate: Wanted, in Hz.
-        num_workers: Processes; 0 decodes in this one, and so does a daemonic process, which may
-            have no others. Samples at the wanted rate always stay here: to be sent there and back
-            costs more than to be checked.
-        pin_memory: Put waveforms where a GPU fetches them; those of workers are not.
+        num_workers: Processes; 0 decodes in this process, and so does a daemonic process, which
+            cannot have others. Samples at the wanted rate are always handled in this process,
+            because sending them costs more than checking them.
+        pin_memory: Whether waveforms are put into pinned memory, for a GPU. Those that come from
+            workers are not.
         min_samples: As in `audio.read_clip`.
-        max_bytes: A file whose waveform would have more comes with its source, for `stream_audio`.
-            By default it comes with an error, if it has more than `audio.MOST_BYTES`.
+        max_bytes: A file whose waveform would take more is returned with its source, for
+            `stream_audio`. By default a file that takes more than `audio.MOST_BYTES` is returned
+            with an error.
 
     Raises:
-        RuntimeError: The processes cannot begin.
+        RuntimeError: The processes cannot start.
     """
     wanted = _Wanted(sampling_rate, min_samples, max_bytes, pin_memory)
     if num_workers == 0 or multiprocessing.current_process().daemon:
@@ -141,7 +144,7 @@ class _Waiting:
 
     clip: Clip
     future: Future | None  # None if it needed no worker
-    num_bytes: int  # of its samples: a guess until they are there
+    num_bytes: int  # of its samples: a guess until it is decoded
 
 
 class _Ahead:
@@ -160,7 +163,7 @@ class _Ahead:
             self.undecoded[entry.future] = entry
 
     def take(self) -> tuple[Clip, Future | None]:
-        """The oldest."""
+        """Removes and returns the oldest clip."""
         entry = self.waiting.popleft()
         self.num_bytes -= entry.num_bytes
         if entry.future is not None:
@@ -168,9 +171,9 @@ class _Ahead:
         return entry.clip, entry.future
 
     def must_give(self) -> bool:
-        """Whether the oldest clip must be given before one more is read.
+        """Whether the oldest clip must be returned before another one is read.
 
-        Waits while too many are undecoded.
+        Waits while too many clips are undecoded.
         """
         while self.waiting:
             self._weigh_decoded()
@@ -186,7 +189,7 @@ class _Ahead:
         return False
 
     def _weigh_decoded(self) -> None:
-        """Puts the number of bytes in the place of its guess, for what is decoded by now."""
+        """Replaces the guessed number of bytes of each clip that is decoded by now."""
         for future in [future for future in self.undecoded if future.done()]:
             entry = self.undecoded.pop(future)
             if future.exception() is None and future.result().waveform is not None:
@@ -204,20 +207,20 @@ def _stored_bytes(source: ClipSource | None) -> int:
     if isinstance(content, str | Path):
         try:
             return os.stat(content).st_size
-        except (OSError, ValueError):  # the worker will say it
+        except (OSError, ValueError):  # the worker will report it
             return 0
     return 0
 
 
 class _Workers:
-    """Processes that decode, and others in their place when one dies."""
+    """Processes that decode; a process that dies is replaced."""
 
     def __init__(self, wanted: _Wanted, count: int):
         self.wanted = wanted
         self.count = count
         self.shared = _SharedFolder() if os.access(SHARED_MEMORY, os.W_OK) else None
         self.folder = self.shared.path if self.shared else None
-        # Neither has a process before it gets its first clip.
+        # A pool starts its processes when it gets its first clip.
         self.pool = self._new_pool(count)
         self.spare = self._new_pool(1)
         self.have_begun = False
@@ -228,13 +231,14 @@ class _Workers:
         )
 
     def _begin(self) -> None:
-        """Tells workers that cannot begin from clips that kill them."""
+        """Finds out whether workers can start at all, before a clip could kill one."""
         try:
             self.pool.submit(os.getpid).result()
         except BrokenProcessPool:
             raise RuntimeError(
-                "the processes that decode ended at once; a script must tag its clips under "
-                'if __name__ == "__main__": where processes are spawned; or give num_workers=0'
+                "the processes that decode ended as soon as they started; put the code of a script "
+                'under if __name__ == "__main__":, which spawned processes need, or give '
+                "num_workers=0"
             ) from None
         self.have_begun = True
 
@@ -243,7 +247,7 @@ class _Workers:
         if clip.error is not None or clip.source is None or self._is_decoded(clip.source):
             return _decode(clip, self.wanted), None
         if isinstance(clip.source.content, Tensor):
-            # Tensors would go to the other process through files; numpy has no bfloat16.
+            # As an array, because tensors would be sent through files; numpy has no bfloat16.
             tensor = clip.source.content.detach().cpu()
             tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
             clip.source = replace(clip.source, content=tensor.numpy())
@@ -271,10 +275,10 @@ class _Workers:
         try:
             clip = future.result()
         except BrokenProcessPool:
-            # A death breaks all that the pool had in hand and does not say whose it was: each of
-            # them is decoded again, with nothing beside it.
+            # If a worker dies, all clips of its pool fail, and it is not known which of them was
+            # the cause: each of them is decoded again, alone.
             clip = self._decode_alone(clip)
-        # It could not be sent there.
+        # The clip could not be sent to a worker.
         except Exception as error:
             clip.source, clip.error = None, one_line(error)
         clip.source = source if clip.is_long else None
@@ -285,7 +289,7 @@ class _Workers:
         return clip
 
     def _decode_alone(self, clip: Clip) -> Clip:
-        # Twice: the process may have died before, while it had nothing to do.
+        # Two attempts, because the process may have died while it was idle.
         for _ in range(2):
             try:
                 return self._submit(self.spare, clip).result()
@@ -293,8 +297,8 @@ class _Workers:
                 self.spare = self._new_pool(1)
         clip.source = None
         clip.error = (
-            f"{clip.name} killed each process that decoded it: too large for the memory, or of a "
-            f"kind that crashes the decoder; cut or convert it first"
+            f"{clip.name} killed each process that decoded it: it is too large for the memory, or "
+            f"it crashes the decoder; cut or convert it first"
         )
         return clip
 
@@ -308,7 +312,7 @@ class _Workers:
 class _SharedFolder:
     """A folder in memory, locked while a process of this run lives.
 
-    A run of which every process was killed leaves its folder there; the next one removes it.
+    If all processes of a run are killed, its folder stays; the next run removes it.
     """
 
     PREFIX = "modeling-ast-"
@@ -348,13 +352,13 @@ class _SharedFolder:
 def _begin_worker(parent: int, folder: str | None) -> None:
     # Ctrl-C goes to all processes of a terminal; the parent stops its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Threads of the parent's OpenMP do not outlive a fork: a worker that waits for them hangs.
+    # The threads of the parent's OpenMP do not survive a fork; a worker that waits for them hangs.
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
 
 
 def _end_with(parent: int, folder: str | None) -> None:
-    """Ends this process after its parent, which may have been killed and said nothing."""
+    """Ends this process when its parent has ended, which may have been killed."""
     while os.getppid() == parent:
         time.sleep(ORPHAN_SECONDS)
     if folder is not None:
@@ -378,7 +382,7 @@ def _decode(clip: Clip, wanted: _Wanted) -> Clip:
         assert clip.source is not None  # a clip that could not be opened has an error
         try:
             clip.waveform = _waveform(clip.source, wanted)
-        # Whatever a file does to a decoder: it must not stop the others.
+        # Any error of a decoder: a bad file must not stop the others.
         except Exception as error:
             too_large = isinstance(error, TooLargeError) and clip.source.is_file
             clip.is_long = too_large and wanted.max_bytes is not None
@@ -417,9 +421,9 @@ def _named_clips(clips: Iterable[Any]) -> Iterator[Clip]:
 
 
 def undecoded(clips: Iterable[Any]) -> Iterable[Any]:
-    """A data set with its audio as stored: `datasets` itself would decode it here, with ffmpeg.
+    """A data set whose audio stays encoded; `datasets` would decode it here, with ffmpeg.
 
-    Anything else is returned as it is.
+    Anything else is returned unchanged.
     """
     columns = getattr(clips, "features", None)
     if not columns or not hasattr(clips, "cast_column"):

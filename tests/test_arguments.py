@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
-from modeling_ast.commands.finetune import parse_arguments
+from modeling_ast.commands.finetune import USUAL, parse_arguments
 from modeling_ast.training.arguments import (
     KINDS,
     ModelArguments,
@@ -151,6 +151,7 @@ def test_help_shows_what_is_usual_and_help_all_everything(capsys):
         assert f"--{name.replace('_', '-')}" in short, name
         assert ARGUMENTS[name].metadata["help"], name
     assert "--learning-rate" in short and "--adafactor" not in short
+    assert USUAL.keys() <= ARGUMENTS.keys() and "Deprecated" not in short
     for name in ARGUMENTS:
         assert f"--{name.replace('_', '-')}" in whole, name
     assert len(short.splitlines()) < 265 < len(whole.splitlines())

@@ -371,9 +371,9 @@ def test_what_of_a_cluster_the_models_take(monkeypatch):
     assert of({"CPU": 4}) == Resources("cpu", 2, 1, 0, 1)
     assert of({"CPU": 3}) == Resources("cpu", 1, 1, 0, 1)
     for total, arguments, message in [
-        ({"CPU": 8}, ("cuda",), "0 models want a GPU each but the cluster has 0"),
-        ({"CPU": 8, "GPU": 2}, (None, 3), "3 models want a GPU each but the cluster has 2"),
-        ({"CPU": 8}, ("mps",), "on a cluster it is cuda or cpu"),
+        ({"CPU": 8}, ("cuda",), "0 models need a GPU each but the cluster has 0"),
+        ({"CPU": 8, "GPU": 2}, (None, 3), "3 models need a GPU each but the cluster has 2"),
+        ({"CPU": 8}, ("mps",), "on a cluster give cuda or cpu"),
         ({"CPU": 8}, (None, 7), "7 models of 1 CPUs leave less than two"),
         ({"CPU": 2}, (), "1 models of 1 CPUs leave less than two of the cluster's 2 CPUs"),
     ]:

@@ -172,7 +172,7 @@ def test_rows_of_other_settings_are_not_mixed(tiny_folder, sounds, tmp_path, cap
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--output", "events.xml"), "the format of 'events.xml' cannot be told by its name"),
+        (("--output", "events.xml"), "the name 'events.xml' does not say the format"),
         (("--threshold", "high"), "--threshold is 'high'; give a score such as 0.5, or LABEL=0.5"),
         (("--batch-frames", "0"), "--batch-frames is 0; give at least 1"),
         (("--output", "nowhere/e.csv"), "no folder at 'nowhere' to write --output to; make it"),
@@ -202,6 +202,12 @@ def test_one_sentence(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
         status, out, err = run(capsys, *arguments)
         assert status == 1 and message in err and not out
         assert len(err.strip().splitlines()) == 1
+    # A refused run leaves neither an empty file nor an empty folder.
+    before = set(tmp_path.rglob("*"))
+    for output in (("e.csv",), ("labels", "--format", "audacity")):
+        words = ("--output", tmp_path / output[0], *output[1:])
+        assert run(capsys, tmp_path / "no model", sounds, *words)[0] == 1
+        assert set(tmp_path.rglob("*")) == before
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     status, _, err = run(capsys, tiny_folder, sounds, "--output", tmp_path / "e.parquet")
     assert status == 1 and "needs pyarrow" in err
@@ -210,7 +216,7 @@ def test_one_sentence(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
 def test_a_model_with_one_label_to_a_clip_always_names_one(tiny_folder, sounds, capsys):
     rules = ("--window", "0.5", "--hop", "0.1", "--threshold", "0.4", "--activation")
     _, out, err = run(capsys, tiny_folder, sounds / "a.wav", *rules, "softmax")
-    assert "it always names one of its labels, in silence too" in err and "silence" not in out
+    assert "it always names one of its labels, in silence too;" in err and "silence" not in out
     assert len(err.strip().splitlines()) == 1
     assert not run(capsys, tiny_folder, sounds / "a.wav", *rules, "sigmoid")[2]
 
@@ -228,7 +234,7 @@ def test_a_journal_of_another_model_says_what_to_do(tiny_folder, sounds, tmp_pat
     assert run(capsys, tiny_folder, sounds / "a.wav", *output, *RULES)[0] == 0
     status, _, err = run(capsys, "another/model", sounds / "a.wav", *output, *RULES)
     assert status == 1 and "e.jsonl has the results of the model" in err
-    assert "give another --output, or move what is there away to begin anew" in err
+    assert "give another --output, or move that file away to start again" in err
 
 
 def test_progress_in_audio_hours_a_minute():

@@ -227,6 +227,10 @@ def test_a_directory_of_results(sounds, models, tmp_path, run):
     assert "holds a model, whose card and figures would be replaced" in error
     error = run(models[0], *options, "--output-dir", rows[0][0], status=1).err
     assert "cannot make the directory" in error and "give another --output-dir" in error
+    # A refused evaluation leaves no empty directory.
+    new = tmp_path / "new" / "deeper"
+    run(tmp_path / "no model", *options, "--output-dir", new, status=1)
+    assert not new.parent.exists()
 
 
 def test_groups_make_the_interval_wider(sounds, models, tmp_path, run):
@@ -293,7 +297,7 @@ def test_a_run_says_what_was_held_out(sounds, models, tmp_path, run):
     assert printed.out.startswith("18 clips\n")
     assert (
         f"WARNING: 12 of 18 clips are among those that {models[0]} was trained on; the scores "
-        f"flatter\n"
+        f"are too good\n"
     ) in printed.err
     assert printed.err.count("WARNING") == 1
     # The training clips of a model without run.json are unknown.

@@ -161,7 +161,7 @@ def test_the_suffix_says_the_format(name, kind):
 
 
 def test_refused(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"the format of 'e.xml' cannot be told by its name"):
+    with pytest.raises(ValueError, match=r"the name 'e.xml' does not say the format"):
         write_events([], "e.xml")
     with pytest.raises(ValueError, match="format is 'xml'; it must be one of csv, audacity"):
         write_events([], tmp_path / "e.csv", "xml")

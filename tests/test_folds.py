@@ -170,6 +170,15 @@ def test_what_cannot_be_done_is_one_line(base, sounds, tmp_path, capsys, words, 
     run(*words_of(base, sounds, tmp_path / "out"), "--folds", 2, *words, status=1)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_model_does_not_bind_the_directory(base, sounds, tmp_path, capsys):
+    """Its run.json would make the corrected command a run with another model."""
+    words = ["--folds", 2, "--eval-strategy", "no"]
+    run(*words_of(tmp_path / "no model", sounds, tmp_path / "out"), *words, status=1)
+    assert "cannot load the model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_undefined_metrics_are_left_out_of_the_mean():

@@ -10,6 +10,7 @@ from modeling_ast.plotting import (
     PeakColumns,
     draw_spectrogram,
     mel_bin,
+    plain_text,
 )
 
 
@@ -61,3 +62,23 @@ def test_mel_bins_lie_where_the_filters_do():
     for index in (60, 100, 120):  # wide enough for several bins of the FFT
         hz = float(banks[index].argmax()) * 16_000 / 512
         assert mel_bin(hz, extractor) == pytest.approx(index + 0.5, abs=0.6)
+
+
+def test_long_texts_lose_their_middle():
+    assert plain_text("short.wav", 9) == "short.wav"
+    assert plain_text("a-long-name.wav", 9) == "a-lo….wav"
+    # The backslash before a dollar sign is not drawn and does not count.
+    assert plain_text("$$$$", 4) == r"\$\$\$\$" and plain_text("$a") == r"\$a"
+
+
+def test_the_picture_of_a_short_clip_has_no_gap_at_its_end(tmp_path):
+    from matplotlib import pyplot
+
+    soundfile.write(tmp_path / "short.wav", np.random.default_rng(0).standard_normal(4800), 16_000)
+    figure, axis = pyplot.subplots()
+    draw_spectrogram(axis, tmp_path / "short.wav", ASTFeatureExtractor())
+    (image,) = axis.images
+    values = np.asarray(image.get_array())
+    assert values.shape == (128, 30) and image.get_extent()[1] == pytest.approx(0.3)
+    np.testing.assert_array_equal(values[:, 28:], values[:, 27:28].repeat(2, 1))
+    pyplot.close(figure)

@@ -85,7 +85,7 @@ DAMAGES = {
         "run `git lfs pull`",
     ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no file named model"),
-    "pickle": (pickled, "its pickle of weights was refused, for it would run posix.system"),
+    "pickle": (pickled, "its pickle of weights was refused, because it would run posix.system"),
     "cut pickle": (cut_pickle, "one of its files is damaged (RuntimeError"),
     "shard": (shard_missing, "model-00001-of-00001.safetensors"),
     "three weights": (weights(without_three), "it lacks 3 of the weights that its config.json"),
@@ -95,7 +95,7 @@ DAMAGES = {
     ),
     "other head": (config(id2label={"0": "a"}, label2id={}), "dense.bias is (5,) but must be (1,)"),
     "cut config": (write("config.json", b'{"hidden'), "its config.json is no JSON"),
-    "null config": (write("config.json", b"null"), "its config.json holds no object"),
+    "null config": (write("config.json", b"null"), "its config.json does not hold a JSON object"),
     "binary config": (write("config.json", b"\xff\xfe\0"), "its config.json is no JSON"),
     "other model": (config(model_type="wav2vec2"), "its model_type is 'wav2vec2'"),
     "list of labels": (config(id2label=["a"] * 5), "id2label is ['a', 'a'"),
@@ -166,7 +166,10 @@ def test_every_command_refuses_by_name(tiny_folder, sounds, tmp_path, monkeypatc
 def test_swapped_arguments(tiny_folder, sounds, capsys):
     clip = str(sounds / "test" / "low" / "0.wav")
     assert main(["classify", clip, str(tiny_folder)]) == 1
-    assert "it is a file; give the model's directory, before all" in capsys.readouterr().err
+    assert (
+        "it is a file; give the directory of a model, as the first argument"
+        in capsys.readouterr().err
+    )
 
 
 def test_only_the_head_may_be_fresh(tiny_folder, tiny_model):

@@ -106,5 +106,5 @@ def test_a_readable_matrix(drawn, tmp_path, count):
 def test_long_labels_are_shortened(drawn, tmp_path):
     draw_matrix(np.eye(2, dtype=int), ["x" * 200, "b\x1b"], tmp_path / "x.png")
     first, second = drawn[0].axes[0].get_yticklabels()
-    assert len(first.get_text()) == 32 and first.get_text().endswith("…")
+    assert len(first.get_text()) == 32 and "x…x" in first.get_text()
     assert second.get_text() == r"b\x1b"

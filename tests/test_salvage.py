@@ -58,7 +58,7 @@ def test_a_whole_file_is_that_of_stream_audio(tmp_path):
         np.testing.assert_array_equal(block, expected)
 
 
-def test_damaged_to_the_end(tmp_path):
+def test_damaged_to_the_end(tmp_path, caplog):
     path = tmp_path / "a.flac"
     soundfile.write(path, noise(10, RATE), RATE)
     content = path.read_bytes()
@@ -69,6 +69,8 @@ def test_damaged_to_the_end(tmp_path):
     (detection,) = EventDetector(loud_tagger()).detect([path])
     (stretch,) = detection.bad_stretches
     assert stretch.offset is None and stretch.onset == pytest.approx(detection.seconds)
+    assert EventDetector(loud_tagger())(path) == detection.events
+    assert f"from {stretch.onset:.3f} s to its end: " in caplog.text
 
 
 def test_nothing_can_be_decoded(tmp_path):

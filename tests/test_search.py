@@ -170,6 +170,7 @@ def test_spaces_that_cannot_be_searched(message, base, data, tmp_path, capsys):
     run(base, data, tmp_path / "run", *words, status=1)
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error and str(file) in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_search_in_the_same_directory_is_refused(searched, base, data, tmp_path, capsys):

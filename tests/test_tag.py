@@ -230,6 +230,7 @@ def check_resumed(capsys, arguments, output, before):
     status, _, err = run(capsys, *arguments)
     assert status == 0, err
     assert output.read_bytes().startswith(before)
+    assert f"resuming {output}: {before.count(bytes([10]))} of 40 clips are done\n" in err
     names = [row["file"] for row in rows_of(output)]
     assert len(names) == 40 and set(names) == {f"{number}.wav" for number in range(40)}
 
@@ -354,7 +355,7 @@ def test_a_full_disk(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1 and "error: [Errno 28] No space left on device" in err
-    assert "the same command goes on from here" in err and output.stat().st_size == 700
+    assert "run the same command again to resume" in err and output.stat().st_size == 700
     run(capsys, *arguments)
     assert [row["file"] for row in rows_of(output)] == ORDER
 
@@ -374,7 +375,7 @@ def test_ctrl_c_stops_all_processes_and_goes_on(tiny_folder, many_sounds, tmp_pa
         [*arguments, "--workers", 2], lambda process: os.killpg(process.pid, signal.SIGINT)
     )
     assert status == 1 and "Traceback" not in err
-    assert err.splitlines()[-1].startswith("stopped after 10 files; the same command goes on")
+    assert err.splitlines()[-1].startswith("stopped after 10 files; run the same command again")
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
     check_resumed(capsys, arguments, output, output.read_bytes())
@@ -403,11 +404,13 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
         assert given == status and message in err and "Traceback" not in err
         assert status == 2 or len(err.strip().splitlines()) == 1  # 2: argparse adds the usage
     assert (tmp_path / "mine.jsonl").read_text() == '{"my": "data"}\n'
+    # A refused run leaves no empty file.
+    assert not good[1].exists()
     # Nor is a line without an end taken for one that a kill tore, and cut off.
     for text in ('{"my": "data"}', '{"file": "x"}\n{"my": '):
         (tmp_path / "mine.jsonl").write_text(text)
         output = ("--output", tmp_path / "mine.jsonl")
-        assert "is no row of" in run(capsys, tiny_folder, sounds, *output)[2]
+        assert "is not a row of" in run(capsys, tiny_folder, sounds, *output)[2]
         assert (tmp_path / "mine.jsonl").read_text() == text
     run(capsys, tiny_folder, sounds, *good)
     given, _, err = run(capsys, "another/model", sounds, *good)
@@ -419,11 +422,14 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
 
 def test_stopped_by_hand_or_without_memory(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
     for error, message in [
-        (KeyboardInterrupt(), "stopped after 0 files; the same command goes on"),
-        (OSError(28, "No space left on device"), "No space left on device; the same command goes"),
+        (KeyboardInterrupt(), "stopped after 0 files; run the same command again to resume"),
+        (
+            OSError(28, "No space left on device"),
+            "No space left on device; run the same command again",
+        ),
         (
             torch.OutOfMemoryError("CUDA out of memory.\nlong story"),
-            "error: CUDA out of memory.; go on with a smaller --batch-frames",
+            "error: CUDA out of memory.; run it again with a smaller --batch-frames",
         ),
     ]:
 

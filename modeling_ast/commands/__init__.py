@@ -3,7 +3,7 @@
 Each verb is a file of this folder with a function `main(arguments) -> exit status`. It is imported
 when the verb is used, so that a verb works without the extras that the others need.
 
-Exit status: 0 done; 1 one sentence on standard error says what to mend, or some files are bad;
+Exit status: 0 done; 1 failed, and one sentence on standard error says why, or some files are bad;
 2 wrong usage.
 """
 
@@ -25,11 +25,11 @@ class Verb(NamedTuple):
 
     module: str  # in this folder
     help: str
-    extra: str = ""  # that installs what it needs beyond the core
+    extra: str = ""  # the extra of the package that it needs
 
 
-# What a user can cause and mend: a model, a file or a number that is wrong, a full disk, a closed
-# pipe. A verb says more where it can; what it did not foresee is one line all the same.
+# Errors that a user can cause and correct: a wrong model, file or number, a full disk, a closed
+# pipe. A verb gives a better message if it can; any other of these errors is printed on one line.
 EXPECTED = (
     OSError,
     ValueError,
@@ -49,8 +49,8 @@ VERBS = {
     "page": Verb("page", "write a web page that runs a model in the browser", "onnx"),
     "finetune": Verb("finetune", "fine-tune an AST on a data set", "train"),
     "evaluate": Verb("evaluate_models", "judge a model or an ensemble on held-out clips", "train"),
-    "calibrate": Verb("calibrate", "thresholds per label, scores as probabilities", "train"),
-    "stats": Verb("stats", "mean and deviation of a data set's log-mel values", "train"),
+    "calibrate": Verb("calibrate", "find a threshold for each label, and probabilities", "train"),
+    "stats": Verb("stats", "compute mean and deviation of a data set's log-mel values", "train"),
 }
 
 
@@ -72,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     verb = VERBS.get(name.replace("_", "-"))
     if verb is None:
-        sys.stderr.write(f"{usage()}\nerror: there is no verb {name!r}; take one of these\n")
+        sys.stderr.write(f"{usage()}\nerror: there is no verb {name!r}; give one of those above\n")
         return 2
-    # Names of files need not be valid Unicode, and a terminal need not know every character.
+    # Names of files need not be valid Unicode, and a terminal may not show every character.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

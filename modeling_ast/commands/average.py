@@ -32,14 +32,14 @@ def build_parser() -> CommandParser:
         metavar="DIR",
         help="new directory for the mean",
     )
-    add("--weights", type=float, nargs="+", metavar="W", help="one each (default: equal)")
-    add("--refit-grid", action="store_true", help="fit other grids to the first checkpoint's")
+    add("--weights", type=float, nargs="+", metavar="W", help="one for each (default: equal)")
+    add("--refit-grid", action="store_true", help="fit position grids to the first checkpoint's")
     add_output_flags(parser)
     return parser
 
 
 def convert(args: argparse.Namespace) -> Made:
-    """Does what the arguments say, up to what `delivery` does.
+    """Averages the checkpoints; `delivery` does the rest.
 
     Raises:
         ConversionError: A checkpoint cannot be read, or does not fit the others.

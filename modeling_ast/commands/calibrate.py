@@ -1,9 +1,10 @@
 """`modeling-ast calibrate MODEL [--data DATA]`: thresholds per label, and scores as probabilities.
 
-They are written to calibration.json in the model's folder, which classify, tag, detect and evaluate
-use where it is there, and plain transformers ignores. DATA's held-out clips are used. Of a folder
-that finetune wrote, run.json says the data, its split and its columns, unless flags say otherwise;
-clips that the model was trained on are refused, as far as the folder says which these are.
+They are written to calibration.json in the model's folder. classify, tag, detect and evaluate use
+this file if it exists; plain transformers ignores it. They are found with the held-out clips of
+DATA. If finetune wrote the folder, its run.json gives the data, the split and the columns for which
+there is no flag. Clips that the model was trained on are refused, if the folder says which they
+are.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from .output import fail, print_json, quiet_libraries
 
 DESCRIPTION = """
 Fit thresholds and probabilities to the held-out clips of DATA and write calibration.json into the
-model's folder, which classify, tag, detect and evaluate use. Of a model that finetune wrote, its
-run.json says the data, the split and the columns where no flag does.
+model's folder; classify, tag, detect and evaluate use that file. If finetune wrote the model, its
+run.json gives the data, the split and the columns for which there is no flag.
 """
 
 
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     if not folder.is_dir():
         return fail(
             f"there is no folder at {str(folder)!r} to write {CALIBRATION_FILE} to; name one with "
-            f"--output, for a model on the Hub the folder that you push"
+            f"--output; for a model on the Hub, name the folder that you will push"
         )
     try:
         result = calibrate(rest.model, options, running, data)
@@ -72,12 +73,19 @@ def parse_arguments(
         usage="modeling-ast calibrate MODEL [--data DATA] [flags]",
         description=DESCRIPTION,
     )
-    parser.add_argument("model", metavar="MODEL", help="directory, or on the Hub with --output")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="instead of the model's")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a directory, or a name on the Hub together with --output"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for calibration.json (default: that of the model)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     try:
         options, running, data, rest = parser.read(arguments)
-        # Flags that are given win over these.
+        # Flags on the command line win over these.
         names = parser.given_names(arguments)
         parser.set_defaults(**defaults_of_run(rest.model, data.data, names))
         options, running, data, rest = parser.read(arguments)
@@ -99,7 +107,7 @@ def fallbacks(result: Fit) -> list[str]:
 
 
 def report(result: Fit, path: Path) -> str:
-    """What was fitted, a line for each label."""
+    """The result as text, with a line for each label."""
     labels = result.calibration.labels
     width = max(map(len, labels))
     lines = [

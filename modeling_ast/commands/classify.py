@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "classify",
         description="Name the sounds in audio files with an AST checkpoint.",
         epilog="A file over the model's length (10.24 s for AudioSet) is cut into equal parts; its "
-        "scores are the mean over the parts. Of a model with a calibration.json a star marks the "
+        "scores are the mean over the parts. If the model has a calibration.json, a star marks the "
         "labels that reach their thresholds. Put -- before names that begin with a hyphen.",
     )
     add_model_flags(parser)
@@ -45,20 +45,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def table(results: list[ClipTags]) -> str:
-    """Labels and scores for reading."""
+    """Labels and scores as text."""
     lines = []
     for result in results:
         lines.append(f"{printable(result.name)} ({result.seconds:.2f} s)")
         for label, score in result.labels.items():
             bar = "█" * round(BAR_WIDTH * score)
-            # A calibrated model says which of its labels count.
+            # With a calibrated model, a star marks the labels that reach their thresholds.
             mark = "  *" if label in (result.detected or []) else ""
             lines.append(f"  {score:6.3f}  {bar:<{BAR_WIDTH}}  {printable(label)}{mark}")
     return "\n".join(lines)
 
 
 def row(result: ClipTags) -> dict:
-    """Labels and scores for programs."""
+    """Labels and scores of a clip for JSON."""
     if result.seconds is None:
         return {"file": result.name, "error": result.error}
     labels = [{"label": label, "score": score} for label, score in result.labels.items()]
@@ -72,12 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.plot:
             check_picture(options.plot)
-        # A few files are decoded before other processes would have begun.
+        # A few files are decoded here, because other processes would take longer to start.
         tagger = load_tagger(options, num_workers=0)
     except (OSError, ValueError, MissingExtra) as error:
         return fail(error)
     results = []
-    silent = True if len(options.files) < 2 else None  # None: no bar outside a terminal
+    silent = True if len(options.files) < 2 else None  # None shows the bar only in a terminal
     bar = tqdm(tagger(options.files), total=len(options.files), unit="file", disable=silent)
     for result in bar:
         results.append(result)

@@ -29,7 +29,7 @@ def build_parser() -> CommandParser:
     add("source", help="Hub id, directory (transformers or timm), .pth or .safetensors")
     add("output_dir", type=Path, help="new directory for the AST")
     add("--max-length", **number, default=ASTConfig.max_length, help="frames (default 1024)")
-    add("--num-mel-bins", **number, default=ASTConfig.num_mel_bins, help="default 128")
+    add("--num-mel-bins", **number, default=ASTConfig.num_mel_bins, help="of a frame (default 128)")
     add("--frequency-stride", **number, help="mel bins from patch to patch (default 10)")
     add("--time-stride", **number, help="frames from patch to patch (default 10)")
     add(
@@ -39,26 +39,36 @@ def build_parser() -> CommandParser:
         metavar=("F", "T"),
         help="mel bins and frames of a patch (default: the source's)",
     )
-    add("--channel-reduction", choices=("mean", "sum"), default="mean", help="default mean")
+    add(
+        "--channel-reduction",
+        choices=("mean", "sum"),
+        default="mean",
+        help="how the filters of the three colours become one (default mean)",
+    )
     labels = parser.add_mutually_exclusive_group()
     labels.add_argument(
-        "--num-labels", **number, default=NUM_AUDIOSET_LABELS, help="default 527, AudioSet's"
+        "--num-labels", **number, default=NUM_AUDIOSET_LABELS, help="default 527, as AudioSet"
     )
-    labels.add_argument("--label-csv", type=Path, metavar="FILE", help="index,mid,display_name")
-    add("--num-attention-heads", **number, help="for a model of unusual width")
+    labels.add_argument(
+        "--label-csv",
+        type=Path,
+        metavar="FILE",
+        help="names of the labels, in the columns index,mid,display_name",
+    )
+    add("--num-attention-heads", **number, help="of each layer, for a model of unusual width")
     add(
         "--source-grid",
         type=int,
         nargs=2,
         metavar=("ROWS", "COLUMNS"),
-        help="patches of the source, if not square",
+        help="patch grid of the source, if it is not square",
     )
     add_output_flags(parser)
     return parser
 
 
 def convert(args: argparse.Namespace) -> Made:
-    """Does what the arguments say, up to what `delivery` does.
+    """Converts the source; `delivery` does the rest.
 
     Raises:
         ConversionError: The source cannot be read or converted.

@@ -34,20 +34,27 @@ def build_parser() -> CommandParser:
     number: dict[str, Any] = {"type": int, "metavar": "N"}
     add("source", help="the authors' .pth file")
     add("output_dir", type=Path, help="new directory for the AST")
-    add("--label-csv", type=Path, metavar="FILE", help="default: the list on the Hub")
-    add("--frequency-stride", **number, help="where the shapes leave it open")
-    add("--time-stride", **number, help="where the shapes leave it open")
-    add("--max-length", **number, help="frames, where the shapes leave them open")
-    add("--num-mel-bins", **number, default=ASTConfig.num_mel_bins, help="default 128")
-    add("--num-attention-heads", **number, help="for a model of unusual width")
-    add("--mean", type=float, metavar="X", help="of log-mel values, if not of a known data set")
-    add("--std", type=float, metavar="X", help="their standard deviation")
+    add(
+        "--label-csv",
+        type=Path,
+        metavar="FILE",
+        help="names of the labels, in the columns index,mid,display_name (default: the list on the "
+        "Hub)",
+    )
+    unknown = "if the shapes of the weights do not determine it"
+    add("--frequency-stride", **number, help=f"mel bins from patch to patch, {unknown}")
+    add("--time-stride", **number, help=f"frames from patch to patch, {unknown}")
+    add("--max-length", **number, help=f"number of frames, {unknown}")
+    add("--num-mel-bins", **number, default=ASTConfig.num_mel_bins, help="of a frame (default 128)")
+    add("--num-attention-heads", **number, help="of each layer, for a model of unusual width")
+    add("--mean", type=float, metavar="X", help="of the log-mel values of an unknown data set")
+    add("--std", type=float, metavar="X", help="standard deviation of these values")
     add_output_flags(parser)
     return parser
 
 
 def convert(args: argparse.Namespace) -> Made:
-    """Does what the arguments say, up to what `delivery` does.
+    """Converts the source; `delivery` does the rest.
 
     Raises:
         ConversionError: The source cannot be read or converted.

@@ -1,4 +1,4 @@
-"""The parser of those verbs whose flags come from dataclasses, Trainer's arguments among them."""
+"""The parser of the verbs whose flags come from dataclasses, such as Trainer's arguments."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Group(NamedTuple):
 
     title: str
     sentence: str
-    # Of the flags of its dataclass; the others are shown by --help-all. None: all are shown.
-    shown: frozenset[str] | None = None
+    # The flags of its dataclass that --help shows, each with its help; --help-all shows the others
+    # too. None shows all, with the help of the dataclass.
+    shown: Mapping[str, str] | None = None
 
 
 class DataclassParser(CommandParser, HfArgumentParser):
@@ -27,9 +28,10 @@ class DataclassParser(CommandParser, HfArgumentParser):
     Args:
         verb: Of `modeling-ast`.
         dataclass_types: Their fields become the flags.
-        groups: Of a dataclass, the part of --help that its flags are in; by default they stand
-            among the other options.
-        kwargs: Of ArgumentParser. Give `usage`: argparse would print all flags at every mistake.
+        groups: For a dataclass, the part of --help that has its flags; without one they are among
+            the other options.
+        kwargs: Arguments of ArgumentParser. Give `usage`, because otherwise argparse prints all
+            flags at every mistake.
     """
 
     def __init__(
@@ -47,13 +49,16 @@ class DataclassParser(CommandParser, HfArgumentParser):
         super().__init__(verb, dataclass_types=dataclass_types, **kwargs)
         if self._hidden:
             self.add_argument(
-                "--help-all", action=HelpAll, nargs=0, help="show those flags too that are rare"
+                "--help-all",
+                action=HelpAll,
+                nargs=0,
+                help="also show the flags that are rarely used",
             )
 
     def add_argument(self, *names: str, **kwargs):
-        """As ArgumentParser's, without the spellings that have underscores.
+        """As in ArgumentParser, but without the spellings that have underscores.
 
-        CommandParser reads them as those with hyphens.
+        CommandParser turns underscores in flags into hyphens.
         """
         name = names[0].lstrip("-").replace("-", "_")
         kind = self._kinds.get(name) or self._kinds.get(name.removeprefix("no_"))
@@ -64,7 +69,8 @@ class DataclassParser(CommandParser, HfArgumentParser):
         if kind not in self._parts:
             self._parts[kind] = self.add_argument_group(group.title, group.sentence)
         if group.shown is not None:
-            kwargs["help"] = (kwargs.get("help") or "").partition(". ")[0]
+            first_sentence = (kwargs.get("help") or "").partition(". ")[0]
+            kwargs["help"] = group.shown.get(name, first_sentence)
         action = self._parts[kind].add_argument(*flags, **kwargs)
         is_opposite = name not in self._kinds
         if is_opposite or (group.shown is not None and name not in group.shown):
@@ -73,12 +79,12 @@ class DataclassParser(CommandParser, HfArgumentParser):
         return action
 
     def show_all(self) -> None:
-        """Has the help show all flags."""
+        """Makes the help show all flags."""
         for action, text in self._hidden:
             action.help = text
 
     def given_names(self, arguments: Iterable[str]) -> frozenset[str]:
-        """The names of the flags that stand in the command line."""
+        """The names of the flags that are given on the command line."""
         absent = object()
         blank = argparse.Namespace(**{action.dest: absent for action in self._actions})
         found, _ = self.parse_known_args(list(arguments), blank)
@@ -88,11 +94,11 @@ class DataclassParser(CommandParser, HfArgumentParser):
         """Parses; an unknown flag ends the process as wrong usage.
 
         Returns:
-            An instance of each dataclass and, if further arguments were added, their namespace.
+            An instance of each dataclass and, if other arguments were added, their namespace.
         Raises:
             ValueError: A dataclass refuses the values.
         """
-        # Without look_for_args_file=False it would read sys.argv and files named after it.
+        # By default it would also read a file of arguments that is named after the script.
         *parsed, unknown = self.parse_args_into_dataclasses(
             list(arguments), return_remaining_strings=True, look_for_args_file=False
         )
@@ -102,7 +108,7 @@ class DataclassParser(CommandParser, HfArgumentParser):
 
 
 class ShortHelp(argparse.ArgumentDefaultsHelpFormatter):
-    """Help with defaults that say something only, and short names for values."""
+    """Help that shows only informative defaults, and short names for values."""
 
     def __init__(self, prog: str, **kwargs):
         super().__init__(prog, **{"max_help_position": 34, **kwargs})
@@ -113,18 +119,18 @@ class ShortHelp(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
     def _get_default_metavar_for_optional(self, action):
-        # HfArgumentParser gives an optional type such as `int | None` as it is.
+        # HfArgumentParser passes an optional type such as `int | None` unchanged.
         kind = str(getattr(action.type, "__name__", action.type))
         return "N" if "int" in kind else "X" if "float" in kind else "VALUE"
 
     def _format_args(self, action, default_metavar):
-        # A switch: yes and no may follow it, but need not.
+        # A switch: its value (yes or no) is optional, and is not shown.
         is_switch = action.nargs == argparse.OPTIONAL and action.const is True
         return "" if is_switch else super()._format_args(action, default_metavar)
 
 
 class HelpAll(argparse.Action):
-    """--help-all: the help of all flags."""
+    """--help-all: prints the help of all flags."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         parser.show_all()

@@ -1,4 +1,4 @@
-"""What the conversions share: the flags on output, the table, the folder, the way to the Hub."""
+"""What the conversions share: output flags, the table, the new folder, the upload to the Hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .output import fail, print_json, quiet_libraries
 
 
 class Made(NamedTuple):
-    """A conversion and where its weights come from."""
+    """A conversion, and the origin of its weights."""
 
     conversion: Conversion
     origin: Origin
@@ -34,7 +34,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="replace an existing model")
     add("--dry-run", action="store_true", help="print the table, write nothing")
     add("--json", action="store_true", help="print the table and the paths as JSON")
-    add("--plot", type=Path, metavar="PNG", help="positions and filters, before and after")
+    add("--plot", type=Path, metavar="PNG", help="draw positions and filters, before and after")
     add("--push-to-hub", metavar="REPO", help="upload the result, e.g. to me/my-ast")
     add("--private", action="store_true", help="make REPO private if it is new")
     add("--base-model", metavar="REPO", help="for the model card (default: SOURCE on the Hub)")
@@ -50,9 +50,9 @@ def run(
     """Converts, and does what the flags of `add_output_flags` say.
 
     Args:
-        convert: What is particular to the verb.
-        args: With those flags and `output_dir`.
-        sources: Paths or Hub ids of what is converted.
+        convert: Makes the conversion of the verb.
+        args: With these flags and `output_dir`.
+        sources: Paths or Hub ids of the sources.
         command: The words of the whole command, for the model card.
     Returns:
         The exit status.
@@ -80,7 +80,7 @@ def run(
 
 
 def check_output(args: argparse.Namespace, sources: Iterable[Path]) -> None:
-    """Refuses, before anything is read, what `deliver` could not do in the end.
+    """Refuses, before anything is read, an output that could not be written at the end.
 
     Raises:
         ConversionError: See `check_target`; or the flags contradict each other.
@@ -111,7 +111,7 @@ def _convert_into(
     args: argparse.Namespace,
     command: Sequence[str],
 ) -> dict[str, Any]:
-    """All but the upload; what --json prints."""
+    """Does everything but the upload; returns what --json prints."""
     try:
         made = convert(args)
     except OSError as error:

@@ -1,9 +1,10 @@
 """`modeling-ast detect MODEL FILE... --output events.csv` finds when each sound begins and ends.
 
-FILE is an audio file of any length, or a folder, which is searched with all in it. Files are read
-block by block, so that a day takes no more memory than a minute. Each finished file is a row of a
-.jsonl beside the output: if the command is interrupted, run it again, and it resumes. A bad file,
-or a bad part of one, is named on standard error, the rest counts; the exit status is then 1.
+FILE is an audio file of any length, or a folder, which is searched with all its subfolders. Files
+are read block by block, so that a day takes no more memory than a minute. Each finished file is a
+row of a .jsonl beside the output: if the command is interrupted, run it again, and it resumes. A
+bad file, or a bad part of one, is named on standard error, and the rest is used; the exit status is
+then 1.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ from .ray_flags import RAY, add_ray_flags, check_ray_flags, run_on_ray
 from .ray_jobs import detect_job
 
 ROW_FIELDS = {"file", "seconds", "events", "bad_stretches", "error", "model"}
-# What decides the events of a row beside the model, and the flag that sets it.
+# The rules that decide the events of a row besides the model; each is the name of a flag.
 RULES = ("window", "hop", "combine", "hysteresis", "median", "min_gap", "min_length", "edges")
-# Of rows that do not say it: earlier versions placed events by their scores.
+# Settings of rows that do not state them: earlier versions placed events by their scores.
 EARLIER = {"edges": "scores"}
-# Labels of a model that was trained on what sounds between its events.
+# Usual names of a label for what sounds between the events.
 REST_LABELS = {"other", "silence", "background", "noise", "none", "unknown"}
 SETTINGS = {name: f"--{name.replace('_', '-')} {{}}" for name in RULES} | {
     "thresholds": "the same --threshold",
@@ -63,7 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line and refuses what cannot work, before hours of work."""
     parser = CommandParser(
         "detect",
-        description="Find out when each sound of audio files begins and ends, with an AST.",
+        description="Find out when each sound in audio files begins and ends, with an AST.",
         epilog="If it is interrupted, run the same command again: it resumes. A file or a part of "
         "one that cannot be used is named with its times; the exit status is then 1. Put -- before "
         "names that begin with a hyphen.",
@@ -87,7 +88,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     _read_thresholds(parser, options)
     if options.engine == RAY:
         if len(options.files) > 1 or options.format or options.scores_to or options.plot:
-            parser.error("--engine ray takes one FILE, and neither --format, --scores nor --plot")
+            parser.error(
+                "--engine ray takes one FILE, and neither --format, --write-scores nor --plot"
+            )
         return options
     options.recordings, options.skipped, options.unlisted = recordings_of(options.files)
     _check_outputs(parser, options)
@@ -95,8 +98,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def recordings_of(names: Sequence[str]) -> tuple[list[str], list[Skipped], list[OSError]]:
-    """The audio files of the command line, once each, those of folders among them; what of the
-    folders is skipped, and why a folder could not be listed."""
+    """The audio files of the command line and of the folders in it, each once; the skipped files of
+    these folders; and the errors of folders that could not be listed."""
     found: dict[str, None] = {}
     skipped: list[Skipped] = []
     unlisted: list[OSError] = []
@@ -112,7 +115,7 @@ def recordings_of(names: Sequence[str]) -> tuple[list[str], list[Skipped], list[
 
 
 def _check_outputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Settles the format; one file for several recordings is only for formats that name them."""
+    """Determines the format and refuses paths that do not fit it or cannot be written."""
     several = len(options.recordings) > 1
     if options.output is not None and options.format is None:
         try:
@@ -147,25 +150,25 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         type=Path,
-        help=f"events; its suffix says the format ({', '.join(SUFFIXES)}); a folder for Audacity "
-        f"and several recordings. Without it they are printed",
+        help=f"file for the events; its suffix says the format ({', '.join(SUFFIXES)}); a folder "
+        f"for several recordings in Audacity's format. Without it the events are printed",
     )
-    parser.add_argument("--format", choices=FORMATS, help="of --output, whatever its suffix")
+    parser.add_argument("--format", choices=FORMATS, help="format of --output, for any suffix")
     parser.add_argument(
         "--write-scores",
         "--scores",
         dest="scores_to",
         metavar="TSV",
         type=Path,
-        help="write the scores of each step to this table; a folder for several recordings (what "
-        "is --scores sigmoid of other verbs is --activation sigmoid here)",
+        help="write the scores of each step to this table; a folder for several recordings (the "
+        "flag --scores sigmoid of other verbs is --activation sigmoid here)",
     )
     parser.add_argument(
         "--plot",
         metavar="PNG",
         type=Path,
-        help="draw spectrogram, events and curves in one picture of any length; .pdf: a page "
-        "for each minute; a folder for several recordings",
+        help="draw spectrogram, events and curves: one picture of any length, or a .pdf with a "
+        "page for each minute; a folder for several recordings",
     )
     parser.add_argument(
         "--pages", action="store_true", help="with --plot FOLDER: PDFs with a page for each minute"
@@ -175,31 +178,34 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_rule_flags(parser: argparse.ArgumentParser) -> None:
     for flag, default, meaning in (
-        ("--window", None, f"heard at once ({WINDOW_SECONDS:g}, or the model's length)"),
+        ("--window", None, f"length of a window ({WINDOW_SECONDS:g}, or the model's length)"),
         ("--hop", HOP_SECONDS, f"from one window to the next, a step ({HOP_SECONDS:g})"),
-        ("--median", 0.0, "of a median filter over the scores (0: none)"),
-        ("--min-gap", MIN_GAP, f"between two events of a label; shorter is closed ({MIN_GAP:g})"),
-        ("--min-length", MIN_LENGTH, f"of an event; a shorter one is dropped ({MIN_LENGTH:g})"),
+        ("--median", 0.0, "length of a median filter over the scores (0: none)"),
+        ("--min-gap", MIN_GAP, f"events of a label with a shorter gap become one ({MIN_GAP:g})"),
+        ("--min-length", MIN_LENGTH, f"shorter events are dropped ({MIN_LENGTH:g})"),
     ):
         parser.add_argument(flag, type=float, metavar="SECONDS", default=default, help=meaning)
     parser.add_argument(
-        "--combine", choices=COMBINATIONS, default="mean", help="of the windows over a step (mean)"
+        "--combine",
+        choices=COMBINATIONS,
+        default="mean",
+        help="how the scores of the windows over a step are combined (mean)",
     )
     parser.add_argument(
         "--edges",
         choices=EDGES,
         default=EDGES[0],
-        help="spectrum: events begin and end where the spectrogram rises and falls within half a "
-        "window of where their scores say (default); scores: where these reach the threshold, at "
-        "multiples of --hop",
+        help="spectrum (default): events begin and end where the spectrogram rises and falls, "
+        "within half a window of where their scores say; scores: where the scores reach the "
+        "threshold, at multiples of --hop",
     )
     parser.add_argument(
         "--threshold",
         action="append",
         metavar="[LABEL=]SCORE",
-        help=f"that the steps of an event reach, of all labels or of one; may be repeated "
-        f"({THRESHOLD:g}; of a calibrated model that share of the windows over a step reaches the "
-        f"calibrated threshold of the label)",
+        help=f"score that an event must reach, for all labels or for one; may be repeated "
+        f"({THRESHOLD:g}; with a calibrated model, the share of the windows over a step that reach "
+        f"the calibrated threshold of the label)",
     )
     parser.add_argument(
         "--hysteresis",
@@ -254,6 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         detector = load_detector(options)
     except (OSError, ValueError, RuntimeError) as error:
+        if journal is not None:
+            discard(journal, options)
         return fail(error)
     print_report(hints(detector))
     try:
@@ -263,12 +271,12 @@ def main(arguments: list[str] | None = None) -> int:
         found = detect_missing(options, detector, journal)
         write_results(options, found, detector)
     except KeyboardInterrupt:
-        said = "" if journal is None else "; the same command goes on from here"
-        sys.stderr.write(f"stopped{said}\n")
+        resume = "" if journal is None else "; run the same command again to resume"
+        sys.stderr.write(f"stopped{resume}\n")
         return 1
     except torch.OutOfMemoryError as error:
-        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
-    # A full disk, mostly, or settings that are not those of the rows before.
+        return fail(f"{one_line(error)}; run it again with a smaller --batch-frames")
+    # Usually a full disk, or settings that differ from those of the earlier rows.
     except (OSError, ValueError, RuntimeError) as error:
         return fail(error)
     is_bad = any(detection.error or detection.bad_stretches for detection in found)
@@ -276,17 +284,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def journal_path(options: argparse.Namespace) -> Path:
-    """Where the finished recordings of --output stand."""
+    """The path of the journal, which has the finished recordings of --output."""
     if options.output_is_folder:
         return options.output / "events.jsonl"
     return options.output.with_suffix(".jsonl")
 
 
 def open_journal(options: argparse.Namespace) -> Journal:
-    """The journal of this output, which may be that of an earlier run."""
+    """The journal of this output, which may belong to an earlier run."""
+    options.folder_is_new = options.output_is_folder and not options.output.exists()
     if options.output_is_folder:
         options.output.mkdir(exist_ok=True)
     return Journal(journal_path(options), options.model, ROW_FIELDS, SETTINGS, EARLIER)
+
+
+def discard(journal: Journal, options: argparse.Namespace) -> None:
+    """Removes what `open_journal` has made for a run that was refused."""
+    journal.remove_if_unused()
+    if options.folder_is_new:
+        options.output.rmdir()
 
 
 def load_detector(options: argparse.Namespace) -> EventDetector:
@@ -306,18 +322,18 @@ def load_detector(options: argparse.Namespace) -> EventDetector:
 
 
 def hints(detector: EventDetector) -> list[str]:
-    """What to know of the model's answers, a line each; none where its scores are sigmoid."""
+    """Lines on what a user must know of the model's answers; none if its scores are sigmoid."""
     names = {label.lower() for label in detector.labels}
     if detector.tagger.sigmoid or names & REST_LABELS:
         return []
     return [
-        "this model has one label to a clip: it always names one of its labels, in silence too; "
-        "training it with a label such as 'other' or 'silence' helps"
+        "this model gives one label to each clip: it always names one of its labels, in silence "
+        "too; a label such as 'other' or 'silence' in its training helps"
     ]
 
 
 def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[str, Any]:
-    """What decides the events, for the journal."""
+    """The settings that decide the events, for the journal."""
     tagger = detector.tagger
     thresholds = dict(zip(detector.labels, detector.thresholds.tolist()))
     is_one = len(set(thresholds.values())) == 1
@@ -334,7 +350,7 @@ def settings_of(detector: EventDetector, options: argparse.Namespace) -> dict[st
 def detect_missing(
     options: argparse.Namespace, detector: EventDetector, journal: Journal | None
 ) -> list[Detection]:
-    """All recordings, in their order: those of the journal, and the others, which are heard now."""
+    """All recordings, in their order: those in the journal, and the others, processed now."""
     found = {}
     if journal is not None:
         found = {row["file"]: from_row(row) for row in journal.rows()}
@@ -345,7 +361,7 @@ def detect_missing(
     for name in options.recordings:
         if name not in missing:
             complain(found[name])
-    # None: no bar outside a terminal.
+    # disable=None shows the bar only in a terminal.
     with tqdm(total=len(options.recordings), unit="file", disable=None) as bar:
         bar.update(len(options.recordings) - len(missing))
         follower = Follower(options, detector, outputs, bar)

@@ -1,4 +1,4 @@
-"""The files of `modeling-ast detect`: where each goes, and what is written when."""
+"""The files of `modeling-ast detect`: the path of each, and when it is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Outputs:
         self.root = os.path.commonpath(parents) if parents else os.curdir
 
     def path(self, target: Path, name: str, suffix: str) -> Path:
-        """The target itself for a single recording; else a file in it, named after this one."""
+        """The target itself for a single recording; else a file in it, named like the recording."""
         if self.is_single and not target.is_dir() and target.suffix:
             return target
         path = target / (os.path.relpath(os.path.abspath(name), self.root) + suffix)
@@ -36,7 +36,7 @@ class Outputs:
         return path
 
     def lack(self, options: argparse.Namespace, name: str) -> bool:
-        """Whether the scores or the picture of a recording are wanted and not there."""
+        """Whether the scores or the picture of a recording are wanted and missing."""
         wanted = ((options.scores_to, ".tsv"), (options.plot, self.picture_suffix))
         return any(
             target is not None and not self.path(target, name, suffix).exists()
@@ -45,12 +45,16 @@ class Outputs:
 
 
 def speed(seconds: float, begin: float) -> float:
-    """Hours of audio a minute: so many seconds of it since `begin`, a time of `time.monotonic`."""
+    """Hours of audio for each minute since `begin`, a time of `time.monotonic`.
+
+    Args:
+        seconds: Of audio that were processed since then.
+    """
     return seconds / 60 / max(time.monotonic() - begin, 1e-9)
 
 
 class Follower:
-    """What is done with the scores of a recording while it is heard."""
+    """Writes and draws the scores of a recording while it is processed."""
 
     def __init__(
         self, options: argparse.Namespace, detector: EventDetector, outputs: Outputs, bar: tqdm
@@ -83,7 +87,7 @@ class Follower:
         self.bar.set_postfix_str(f"{minutes:.1f} min, {hours_a_minute:.2f} audio-h/min")
 
     def end(self, detection: Detection) -> None:
-        """A recording has been heard."""
+        """A recording is finished."""
         if self.writer is not None:
             self.writer.close()
         if self.columns is not None and detection.error is None:
@@ -94,19 +98,17 @@ class Follower:
 
 
 def complain(detection: Detection) -> None:
-    """Says what cannot be used of a recording, a line each."""
-    said = [f"{detection.name}: {detection.error}"] if detection.error is not None else []
-    for onset, offset, reason in detection.bad_stretches:
-        until = "its end" if offset is None else f"{offset:.3f} s"
-        said.append(f"{detection.name}: from {onset:.3f} s to {until}: {reason}; the rest is used")
-    for line in said:
-        tqdm.write(f"error: {one_line(line)}", file=sys.stderr)
+    """Prints a line for each part of a recording that cannot be used."""
+    reasons = [] if detection.error is None else [detection.error]
+    reasons += [stretch.sentence() for stretch in detection.bad_stretches]
+    for reason in reasons:
+        tqdm.write(f"error: {one_line(f'{detection.name}: {reason}')}", file=sys.stderr)
 
 
 def write_results(
     options: argparse.Namespace, found: Sequence[Detection], detector: EventDetector
 ) -> None:
-    """Writes the events to --output and a line to the screen, or prints them."""
+    """Writes the events to --output and prints a line, or prints the events."""
     if options.output is None:
         if options.json:
             print_json({"recordings": [as_row(detection) for detection in found]})

@@ -2,8 +2,8 @@
 
     modeling-ast evaluate MODEL... --data DATA [--eval-split test] [--output-dir OUT] [--json]
 
-Where finetune wrote the folder of the first model, its run.json says the data, the split and the
-columns, unless flags say otherwise. A warning counts the clips that a model was trained on.
+If finetune wrote the folder of the first model, its run.json gives the data, the split and the
+columns for which there is no flag. A warning counts the clips that a model was trained on.
 
 The work is in `training/evaluation.py`.
 """
@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..labels import printable
-from ..outputs import check_output_file
+from ..outputs import check_output_file, leaving_no_empty_folder
 from ..training.answers import summary_lines
 from ..training.arguments import RUN_FILE, LengthArguments, ResultArguments
 from ..training.bad_clip_search import listing_all_bad_clips
@@ -36,9 +37,9 @@ from .output import fail, print_json, print_report, quiet_libraries
 
 DESCRIPTION = """
 Judge a model, or an ensemble of several models, on the held-out clips of DATA: a data set on the
-Hub, a directory with one folder of audio files per label, or a CSV, JSON lines or parquet file. Of
-a model that finetune wrote, its run.json says the data, the split and the columns where no flag
-does.
+Hub, a directory with one folder of audio files per label, or a CSV, JSON lines or parquet file. If
+finetune wrote the first model, its run.json gives the data, the split and the columns for which
+there is no flag.
 """
 
 
@@ -55,16 +56,16 @@ def main(arguments: list[str]) -> int:
         options, data, lengths, results, rest = parse_arguments(arguments)
         for file in filter(None, (rest.per_class, rest.length_plot)):
             check_output_file(file)
-        folder = None if rest.output_dir is None else output_directory(rest.output_dir)
-        with listing_all_bad_clips(data, options.bad_clips, rest.models[0], train=False):
-            result = evaluate_models(rest.models, options, data, lengths.length_clips)
-        if rest.per_class:
-            write_table(result.answers.classes, Path(rest.per_class))
-        if rest.length_plot and result.lengths:
-            draw_lengths(result.lengths, result.metric, Path(rest.length_plot))
-        if folder is not None:
-            save_evaluation(folder, rest.models, str(data.data), result, results.worst_clips)
-        result.data.save_missing(options.missing_clips)
+        with output_directory(rest.output_dir) as folder:
+            with listing_all_bad_clips(data, options.bad_clips, rest.models[0], train=False):
+                result = evaluate_models(rest.models, options, data, lengths.length_clips)
+            if rest.per_class:
+                write_table(result.answers.classes, Path(rest.per_class))
+            if rest.length_plot and result.lengths:
+                draw_lengths(result.lengths, result.metric, Path(rest.length_plot))
+            if folder is not None:
+                save_evaluation(folder, rest.models, str(data.data), result, results.worst_clips)
+            result.data.save_missing(options.missing_clips)
     except (ImportError, OSError, ValueError) as error:
         return fail(error)
     print_report(result.data.lines(listed_in=options.missing_clips))
@@ -96,30 +97,37 @@ def training_clip_warnings(models: Sequence[str], clips: HeldOut) -> Iterator[st
         if again := count_training_clips(model, clips):
             yield (
                 f"WARNING: {again} of {len(clips.clips)} clips are among those that {model} was "
-                f"trained on; the scores flatter"
+                f"trained on; the scores are too good"
             )
 
 
-def output_directory(name: str) -> Path:
-    """The directory for the files of the evaluation.
+@contextmanager
+def output_directory(name: str | None) -> Iterator[Path | None]:
+    """Makes the directory for the files of the evaluation, and removes it again if it stays empty.
 
+    Args:
+        name: Its path; None if no directory is wanted.
     Raises:
-        ValueError: It is that of a model, whose card would be replaced, or cannot be made.
+        ValueError: It holds a model, whose card would be replaced, or it cannot be made.
     """
+    if name is None:
+        yield None
+        return
     folder = Path(name)
     if (folder / "config.json").exists():
         raise ValueError(
             f"--output-dir {name} holds a model, whose card and figures would be replaced; give "
             f"another directory"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot make the directory {name} ({error.strerror}); give another --output-dir"
-        ) from error
-    check_output_file(folder / "README.md")
-    return folder
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(leaving_no_empty_folder(folder))
+        except OSError as error:
+            raise ValueError(
+                f"cannot make the directory {name} ({error.strerror}); give another --output-dir"
+            ) from error
+        check_output_file(folder / "README.md")
+        yield folder
 
 
 def parse_arguments(
@@ -139,10 +147,12 @@ def parse_arguments(
         usage="modeling-ast evaluate MODEL... [--data DATA] [flags]",
         description=DESCRIPTION,
     )
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="on the Hub, or a directory")
-    parser.add_argument("--per-class", metavar="CSV", help="file to write a row for each class to")
     parser.add_argument(
-        "--length-plot", metavar="PNG", help="picture of the scores at several lengths to write"
+        "models", metavar="MODEL", nargs="+", help="name on the Hub, or a directory"
+    )
+    parser.add_argument("--per-class", metavar="CSV", help="file for a row of each class")
+    parser.add_argument(
+        "--length-plot", metavar="PNG", help="picture of the scores at several lengths"
     )
     parser.add_argument(
         "--output-dir",
@@ -151,7 +161,7 @@ def parse_arguments(
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options, data, lengths, results, rest = parser.read(arguments)
-    # Flags that are given win over these.
+    # Flags on the command line win over these.
     names = parser.given_names(arguments)
     parser.set_defaults(**defaults_of_run(rest.models[0], data.data, names))
     options, data, lengths, results, rest = parser.read(arguments)

@@ -22,14 +22,14 @@ from .output import CommandParser, fail, print_json, quiet_libraries
 VERB = "export"
 DESCRIPTION = """
 Write a checkpoint with ONNX files for runtimes without torch: onnxruntime, OpenVINO,
-transformers.js and browsers. Every file is compared with torch first; OUT appears whole or not at
+transformers.js and browsers. Every file is compared with torch before OUT appears, whole or not at
 all.
 """
 EPILOG = """
-With --data come the flags of `modeling-ast evaluate` that say where clips and labels are, such as
---eval-split, --audio-column, --label-column and --label-csv.
+With --data, the flags of `modeling-ast evaluate` that say where clips and labels are can be given
+too, such as --eval-split, --audio-column, --label-column and --label-csv.
 """
-# Columns of the table that each report has; those behind them are metrics.
+# Columns that the table always has; the columns after them are metrics.
 COLUMNS = {
     "file": "file",
     "megabytes": "MB",
@@ -40,7 +40,7 @@ COLUMNS = {
 
 
 def build_parser() -> CommandParser:
-    """The arguments of the verb, but for those of the data."""
+    """The arguments of the verb, except for those of the data."""
     parser = CommandParser(
         VERB,
         usage="modeling-ast export MODEL OUT [--data DATA ...] [--opset N] [--force] [--json]",
@@ -51,8 +51,14 @@ def build_parser() -> CommandParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="checkpoint on the Hub, or a directory")
     add("output_dir", metavar="OUT", type=Path, help="new directory")
-    add("--data", metavar="DATA", help="held-out clips that each file is judged by")
-    add("--opset", type=int, default=OPSET, metavar="N", help=f"of ONNX ({OPSET}: most runtimes)")
+    add("--data", metavar="DATA", help="data set whose held-out clips judge each file")
+    add(
+        "--opset",
+        type=int,
+        default=OPSET,
+        metavar="N",
+        help=f"version of ONNX's operators ({OPSET}, for most runtimes)",
+    )
     add("--force", action="store_true", help="replace an older export")
     add("--json", action="store_true", help="print JSON instead of a table")
     return parser
@@ -75,7 +81,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, Judge | None]:
-    """Reads the flags, and makes the judge that --data asks for.
+    """Reads the flags, and makes the judge if there is --data.
 
     Raises:
         ValueError: A flag of the data has an impossible value.

@@ -51,24 +51,45 @@ EXAMPLE = """
 example: modeling-ast finetune --recipe my_folder --model quickstart/model --data my_sounds
 --output-dir runs/mine
 """
-# Headings of --help, of those kinds of arguments whose names say too little.
+# Headings of --help, for those kinds of arguments whose names say too little.
 TITLES = {
     CheapArguments: "train a part",
     AutoArguments: "chosen numbers",
     LengthArguments: "short clips",
     ResultArguments: "report",
 }
-# Of TrainingArguments, those that --help shows.
-USUAL = frozenset(
-    (
-        *("output_dir", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type"),
-        *("warmup_steps", "weight_decay", "per_device_train_batch_size", "seed", "bf16"),
-        *("per_device_eval_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
-        *("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit"),
-        *("logging_steps", "report_to", "dataloader_num_workers", "use_cpu"),
-        *("resume_from_checkpoint", "push_to_hub", "hub_model_id"),
-    )
-)
+# The arguments of TrainingArguments that --help shows, with a help of ours, because
+# transformers' own is for readers who know Trainer.
+USUAL = {
+    "output_dir": "directory for the model, its checkpoints and all results",
+    "num_train_epochs": "how often the training goes through all clips",
+    "max_steps": "stop after this many steps, whatever the number of epochs; -1: no such limit",
+    "per_device_train_batch_size": "clips of a batch, on each GPU",
+    "gradient_accumulation_steps": "batches that are added up to one step",
+    "learning_rate": "highest learning rate",
+    "lr_scheduler_type": "how the learning rate falls over the run",
+    "warmup_steps": "steps in which the learning rate rises from 0; below 1, a share of the run",
+    "weight_decay": "pulls the weights towards 0, by this share of the learning rate at each step",
+    "bf16": "compute with bfloat16 where this is safe: faster on recent GPUs",
+    "gradient_checkpointing": "compute activations twice instead of keeping them: takes less "
+    "memory and more time",
+    "logging_steps": "steps from one line of the log to the next; below 1, a share of the run",
+    "report_to": "where the log goes: tensorboard, wandb, none, ...",
+    "eval_strategy": "when held-out clips are judged: at --eval-steps, each epoch, never",
+    "eval_steps": "steps from one evaluation to the next; below 1, a share of the run",
+    "per_device_eval_batch_size": "clips of a batch of an evaluation, on each GPU",
+    "save_strategy": "when a checkpoint is saved: after --save-steps, each epoch, or the best "
+    "evaluation so far, or never",
+    "save_steps": "steps from one checkpoint to the next; below 1, a share of the run",
+    "save_total_limit": "checkpoints that are kept; older ones are deleted (default: all)",
+    "push_to_hub": "upload the model, its card and its pictures to the Hub",
+    "hub_model_id": "name of the model on the Hub, such as me/my-ast",
+    "seed": "of all random numbers",
+    "use_cpu": "train on the CPU even if there is a GPU",
+    "dataloader_num_workers": "processes that decode clips",
+    "resume_from_checkpoint": "folder of the checkpoint to resume from (default: the newest in "
+    "--output-dir, if there is one)",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -81,7 +102,7 @@ def main(arguments: list[str]) -> int:
     """
     try:
         chosen, as_json = parse_arguments(arguments)
-        transformers_logging.disable_progress_bar()  # of files that are read or written in no time
+        transformers_logging.disable_progress_bar()  # files are read and written in a moment
         # Trainer prints its logs to standard output, which is for the result alone.
         with redirect_stdout(sys.stderr):
             result = run(chosen)
@@ -102,7 +123,7 @@ def run(arguments: Arguments) -> Outcome | CrossValidation | SearchResult:
 
 
 def report(result: Outcome | CrossValidation | SearchResult, folder: str, as_json: bool) -> None:
-    """Prints what came out of it."""
+    """Prints the result."""
     if isinstance(result, SearchResult):
         report_search(result, as_json)
     elif isinstance(result, CrossValidation):
@@ -136,7 +157,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
             settings = read_recipe(recipe)
         except ValueError as error:
             parser.error(str(error))
-        # A fold that the user asks for replaces the share that a recipe holds out.
+        # A fold that the user gives replaces the share that a recipe holds out.
         if names & {"folds", "eval_fold"}:
             settings.pop("eval_share", None)
         parser.set_defaults(**settings)
@@ -148,7 +169,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Arguments, bool]:
             parser.error(f"{flag} is missing; give it here or in the recipe")
     try:
         *kinds, rest = parser.read(arguments)
-    # A value of a recipe, of a kind that its flag does not take.
+    # A value of a recipe has a type that its flag does not accept.
     except (AttributeError, OverflowError, TypeError) as error:
         parser.error(f"a value has the wrong type: {one_line(error)}")
     chosen = Arguments(*kinds)
@@ -195,7 +216,7 @@ def report_search(found: SearchResult, as_json: bool) -> None:
 
 def report_outcome(outcome: Outcome, as_json: bool) -> None:
     """Prints what became of the data, the weights that were kept, the score and the place."""
-    # Again: clips that turned out bad are skipped by now.
+    # Printed again, because clips that turned out to be bad are skipped by now.
     print_report(outcome.data.lines()[:1])
     folder, metric = outcome.trainer.args.output_dir, outcome.metric
     if as_json:
@@ -217,7 +238,7 @@ def report_folds(folder: str, folds: CrossValidation, as_json: bool) -> None:
         results = {name: value for name, value in folds._asdict().items() if name != "division"}
         print_json({"output_dir": folder, **results})
         return
-    # The others are in folds.json.
+    # The other metrics are in folds.json.
     names = [name for name in folds.mean if name.startswith("eval_")]
     width = max(map(len, names))
     heads = "".join(f"{f'fold {number}':>10}" for number in folds.results)

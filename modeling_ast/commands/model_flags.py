@@ -1,4 +1,4 @@
-"""The flags that say which model gives the scores and how, the same for all verbs."""
+"""The flags on the model and on how it gives scores, the same for all verbs."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--padding",
         choices=PADDINGS,
         help="max_length: each clip is padded to the model's length, as plain transformers does; "
-        "longest: only to the longest clip of its batch, faster for short clips, with other "
-        "scores (default: what the checkpoint has saved, max_length for most)",
+        "longest: only to the longest clip of its batch, which is faster for short clips and gives "
+        "other scores (default: what the checkpoint has saved, max_length for most)",
     )
 
 
 def add_window_model_flags(parser: argparse.ArgumentParser) -> None:
-    """The same for a model that is given windows, which are shorter than its clips.
+    """The same for a model that gets windows, which are shorter than its clips.
 
-    `--scores` is free here, for a file of scores.
+    `--scores` is not among them: it is the name of a file here.
     """
     _add_shared_flags(parser, "--activation")
     parser.add_argument(
         "--padding",
         choices=PADDINGS,
         default="longest",
-        help="longest: a window is computed as it is (default, whatever the checkpoint has saved); "
+        help="longest (default): a window is not padded, whatever the checkpoint has saved; "
         "max_length: each is padded to the model's length, which takes as long as a whole clip",
     )
     parser.set_defaults(top_k=1)
@@ -52,26 +52,27 @@ def _add_shared_flags(parser: argparse.ArgumentParser, activation_flag: str) -> 
         dest="scores",
         choices=SCORES,
         default="auto",
-        help="sigmoid: each label for itself; softmax: one label for all. auto asks the config and "
-        "takes sigmoid for AudioSet's 527 classes, whose configs do not say it",
+        help="sigmoid: each label has its own score; softmax: the scores of all labels add up to "
+        "1; auto (default): as the config says, and sigmoid for AudioSet's 527 classes, whose "
+        "configs do not say it",
     )
     parser.add_argument(
         "--no-calibration",
         dest="calibration",
         action="store_false",
-        help="leave the model's calibration.json out (modeling-ast calibrate makes it)",
+        help="do not use the model's calibration.json, which modeling-ast calibrate makes",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of the weights (default: the checkpoint's; a GPU is many times faster with "
-        "bfloat16); auto: on a CPU bfloat16 where a short measurement shows it faster than float32",
+        help="type of the weights (default: the checkpoint's; a GPU is many times faster with "
+        "bfloat16); auto: on a CPU, bfloat16 if a short measurement shows that it is faster",
     )
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="on a CPU: 8-bit integers in the linear layers, faster, scores a little off",
+        help="on a CPU: 8-bit integers in the linear layers; faster, and scores change a little",
     )
 
 
@@ -88,12 +89,12 @@ def check_model_flags(parser: argparse.ArgumentParser, options: argparse.Namespa
 def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
     """The tagger that the flags describe.
 
+    If a calibration.json changes the scores, a line on standard error says so.
+
     Args:
         kwargs: Further arguments of `AudioTagger`.
     Raises:
         OSError, ValueError: The model cannot be loaded, or there is no such device.
-
-    One line on standard error says where a calibration.json changes the scores.
     """
     quiet_libraries()
     tagger = AudioTagger.from_pretrained(
@@ -119,7 +120,7 @@ def load_tagger(options: argparse.Namespace, **kwargs) -> AudioTagger:
 
 
 def calibration_line(model: str, calibration: Calibration) -> str:
-    """Says that scores and thresholds are those of a calibration."""
+    """The line that says that scores and thresholds are calibrated."""
     return (
         f"{CALIBRATION_FILE} of {model} is used ({calibration.method}, {calibration.criterion}, "
         f"fitted to {calibration.num_clips} clips); --no-calibration leaves it out"

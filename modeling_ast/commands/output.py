@@ -32,7 +32,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As ArgumentParser's, which every other way to parse calls."""
+        """As in ArgumentParser; every other method that parses calls this one."""
         args = list(sys.argv[1:] if args is None else args)
         self.given = self.given or list(args or ())
         end = args.index("--") if "--" in args else len(args)
@@ -40,7 +40,7 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(flags + args[end:], namespace)
 
     def error(self, message: str) -> NoReturn:
-        """As ArgumentParser's, with a hint where a name begins with a hyphen, as YouTube's do."""
+        """As in ArgumentParser, with a hint if a file's name begins with a hyphen."""
         end = self.given.index("--") if "--" in self.given else len(self.given)
         for word in self.given[:end]:
             is_audio = os.path.splitext(word)[1].lower() in AUDIO_SUFFIXES
@@ -61,26 +61,26 @@ def _hyphened(word: str) -> str:
 
 
 def quiet_libraries() -> None:
-    """Keeps what libraries log while they load a model off the screen; warnings of ours stay."""
+    """Hides what libraries log while they load a model; this package's own warnings are shown."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # The retries of the Hub's client would hide the one line with the reason.
+    # Logs of the retries of the Hub's client would hide the one line with the reason.
     hub_logging.set_verbosity_error()
 
 
 def fail(error: object) -> int:
-    """Prints one line on standard error and gives the exit status 1."""
+    """Prints one line on standard error and returns the exit status 1."""
     sys.stderr.write(f"error: {printable(one_line(error))}\n")
     return 1
 
 
 def print_json(result: Any) -> None:
-    """Prints a result as strict JSON: what is no finite number becomes null."""
+    """Prints a result as strict JSON: NaN and infinity become null."""
     sys.stdout.write(f"{to_json(result)}\n")
 
 
 def print_report(lines: Iterable[str]) -> None:
-    """Prints what became of the files on standard error: standard output has the result alone."""
+    """Prints notes on standard error, because standard output is for the result alone."""
     for line in lines:
         # A name need not be valid Unicode.
         text = os.fsencode(line).decode(errors="replace")

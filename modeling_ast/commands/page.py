@@ -16,8 +16,8 @@ from .output import CommandParser, fail, quiet_libraries
 
 VERB = "page"
 DESCRIPTION = """
-Write a folder with a page that names the sounds in a recording. The model runs in the browser in 8
-bits; any server of files hosts the folder, a Static Space on the Hub too.
+Write a folder with a page that names the sounds in a recording. The model runs in the browser with
+8-bit weights. Any server of static files can host the folder, such as a Static Space on the Hub.
 """
 
 
@@ -31,7 +31,7 @@ def build_parser() -> CommandParser:
         "--runtime",
         type=Path,
         metavar="DIR",
-        help=f"unpacked npm package {RUNTIME} {RUNTIME_VERSION} (default: npm fetches it)",
+        help=f"the unpacked npm package {RUNTIME} {RUNTIME_VERSION} (default: npm fetches it)",
     )
     add("--force", action="store_true", help="replace an older page")
     return parser

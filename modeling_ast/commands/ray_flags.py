@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..corpus import Job, Manifest, Resources, Source
 
 LOCAL, RAY = "local", "ray"
-# None of these is for --engine local.
+# Flags that are only for --engine ray.
 FLAGS = ("address", "shard_rows", "models", "cpus_per_model", "most_bad", "key_column")
 
 
@@ -31,20 +31,21 @@ def add_ray_flags(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=(LOCAL, RAY),
         default=LOCAL,
-        help="ray: on a Ray cluster; --output is then a folder that all machines see, for Parquet "
-        "shards and manifest.jsonl",
+        help="ray: run on a Ray cluster; --output is then a folder that all machines see, which "
+        "gets Parquet shards and manifest.jsonl",
     )
     group.add_argument(
         "--address",
         help="of the cluster: auto for that of this machine, or HOST:PORT (default: Ray is started "
-        "on this machine)",
+        "on this machine, for this run)",
     )
     group.add_argument("--shard-rows", type=int, metavar="N", help="rows of a shard (1024)")
     group.add_argument(
         "--models",
         type=int,
         metavar="N",
-        help="copies of the model (default: one a GPU, or as many as three quarters of the CPUs)",
+        help="copies of the model (default: one for each GPU; without GPUs, as many as three "
+        "quarters of the CPUs)",
     )
     group.add_argument(
         "--cpus-per-model", type=int, metavar="N", help="CPUs of each copy, and its threads (1)"
@@ -56,7 +57,7 @@ def add_ray_flags(parser: argparse.ArgumentParser) -> None:
         help="stop when more than this share of the clips is bad, from 0 to 1 (1: never)",
     )
     group.add_argument(
-        "--key-column", metavar="NAME", help="of Parquet: the column that names the clips"
+        "--key-column", metavar="NAME", help="column of Parquet files that names the clips"
     )
 
 
@@ -94,7 +95,7 @@ def run_on_ray(
 
     Args:
         source: As in `corpus.find_source`.
-        job_of: Makes the job, for what of the cluster the models take.
+        job_of: Makes the job, for the part of the cluster that the models take.
         whole_keys: As in `corpus.find_source`.
     """
     try:
@@ -109,7 +110,7 @@ def run_on_ray(
         with corpus.connected(options.address):
             device = "cpu" if options.int8 else options.device
             resources = corpus.Resources.of_cluster(device, options.models, options.cpus_per_model)
-            # The actors get the model from here, and put it on their device.
+            # The model is loaded here, and the actors move it to their device.
             options.device = "cpu"
             manifest = corpus.run_job(
                 job_of(resources),
@@ -121,10 +122,10 @@ def run_on_ray(
     except MissingExtra as error:
         return fail(error)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from the last shard\n")
+        sys.stderr.write("stopped; run the same command again to resume from the last shard\n")
         return 1
     except torch.OutOfMemoryError as error:
-        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
+        return fail(f"{one_line(error)}; run it again with a smaller --batch-frames to resume")
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         return fail(error)
     _report(options, found, manifest)

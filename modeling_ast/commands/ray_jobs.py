@@ -1,4 +1,4 @@
-"""What `--engine ray` does for tag and detect: the stages, and what decides their rows."""
+"""The jobs of `--engine ray` for tag and detect: their stages, and the settings of their rows."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def detect_job(
 
     Args:
         load: Makes the detector that the flags describe.
-        settings_of: Says what decides the events of a row.
-        flags: Which flag sets each of them.
+        settings_of: Returns the settings that decide the events of a row.
+        flags: The flag that sets each of them.
     Raises:
         OSError, ValueError, RuntimeError: The model cannot be loaded, or a number is impossible.
     """

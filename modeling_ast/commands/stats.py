@@ -36,7 +36,8 @@ class StatsArguments:
     """How the data is read."""
 
     max_length: int | None = field(
-        default=None, metadata={"help": "frames of 10 ms that count; by default the model's"}
+        default=None,
+        metadata={"help": "frames of 10 ms of each clip that count; by default the model's"},
     )
     num_workers: int = field(default=0, metadata={"help": "processes that decode"})
     bad_clips: str = field(
@@ -113,10 +114,10 @@ def measure(model: str, stats: StatsArguments, data: DataArguments) -> tuple[Mom
 
 
 def check_classes(loaded: Loaded, data: DataArguments) -> None:
-    """Finds what a fine-tuning would refuse in the labels, if the data has any.
+    """Refuses labels that a fine-tuning would refuse, if the data has labels.
 
     Raises:
-        ValueError: It would.
+        ValueError: A fine-tuning would refuse them.
     """
     clips = loaded.train
     assert clips is not None  # they were asked for

@@ -1,13 +1,13 @@
 """`modeling-ast tag MODEL FOLDER --output tags.parquet` tags every audio file of a folder.
 
 The output has a row for each file: file (relative to FOLDER), seconds, labels with scores, error,
-model, and what else decides the scores: padding, scores, dtype, calibration. Of a model with a
-calibration.json, detected has the labels that reach their thresholds. It is .jsonl, to which each
-result is appended as it comes, or .parquet, which is written at the end from such a .jsonl beside
-it. If it is interrupted, run the same command again: it resumes, and tags new files. A bad file
-is a row with the reason (delete the row from the .jsonl to have the file tried again); the exit
-status is then 1. Files that are no audio by their name, hidden ones and dangling links are counted
-as skipped; links to folders are not followed.
+model, and the settings that decide the scores: padding, scores, dtype, calibration. If the model
+has a calibration.json, the column detected has the labels that reach their thresholds. The output
+is .jsonl, to which each result is appended at once, or .parquet, which is written at the end from
+such a .jsonl beside it. If the command is interrupted, run it again: it resumes, and tags new
+files. A bad file is a row with the reason, and the exit status is then 1; delete the row from the
+.jsonl to have the file tried again. Files whose names are not those of audio, hidden files and
+dangling links are counted as skipped; links to folders are not followed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "folder",
         metavar="FOLDER",
-        help="searched with all in it; with --engine ray also an address such as s3://bucket/it, a "
-        ".txt file of paths, .parquet files with audio, .tar shards, or a pattern of these",
+        help="a folder, which is searched with all its subfolders; with --engine ray also an "
+        "address such as s3://bucket/it, a .txt file of paths, .parquet files with audio, .tar "
+        "shards, or a pattern of these",
     )
     parser.add_argument(
         "--output",
@@ -65,7 +66,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that decode (beside a GPU all CPUs but one, else half of them, at most 8)",
+        help="processes that decode (with a GPU all CPUs but one, else half of them, at most 8)",
     )
     parser.add_argument(
         "--embeddings",
@@ -119,35 +120,39 @@ def main(arguments: list[str] | None = None) -> int:
         if options.output.suffix == ".parquet":
             need_extra("pyarrow", "train", "writing .parquet")
         journal = TagJournal(path, options.model)
-        # Also where nothing is left to do: rows of other settings are not what was asked for.
+        # Checked even if nothing is left to do: rows of other settings are not the wanted ones.
         journal.use(**{name: value for name, value in given_settings(options).items() if value})
     except MissingExtra as error:
-        return fail(f"{error}; or give a .jsonl")
+        return fail(f"{error}; or give an --output that ends in .jsonl")
     except (OSError, ValueError) as error:
         return fail(f"cannot go on with {path}: {one_line(error)}")
+    if journal.done:
+        num_done = len(journal.done.intersection(files))
+        print_report([f"resuming {path}: {num_done} of {len(files)} clips are done"])
     try:
         if not journal.done.issuperset(files):
             status = _tag_missing(options, files, journal)
             if status:
+                journal.remove_if_unused()
                 return status
         if options.output.suffix == ".parquet":
             write_parquet(journal, options.output)
     except KeyboardInterrupt:
         sys.stderr.write(
-            f"stopped after {len(journal.done)} files; the same command goes on from here\n"
+            f"stopped after {len(journal.done)} files; run the same command again to resume\n"
         )
         return 1
     except torch.OutOfMemoryError as error:
-        return fail(f"{one_line(error)}; go on with a smaller --batch-frames")
-    # A full disk, mostly.
+        return fail(f"{one_line(error)}; run it again with a smaller --batch-frames to resume")
+    # Usually a full disk.
     except (OSError, RuntimeError) as error:
-        return fail(f"{one_line(error)}; the same command goes on from here")
+        return fail(f"{one_line(error)}; run the same command again to resume")
     _report(options, journal, skipped)
     return 1 if journal.num_bad or unlisted else 0
 
 
 def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJournal) -> int:
-    """Tags the files that are not in the journal; an exit status, 0 if all went well."""
+    """Tags the files that are not in the journal; returns an exit status, 0 for success."""
     try:
         tagger = load_tagger(
             options, batch_frames=options.batch_frames, num_workers=options.workers
@@ -164,7 +169,7 @@ def _tag_missing(options: argparse.Namespace, files: list[str], journal: TagJour
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, str | None]:
-    """The settings of the rows as far as the flags say them."""
+    """The settings of the rows that flags determine; None for the others."""
     return {
         "padding": options.padding,
         "scores": None if options.scores == "auto" else options.scores,

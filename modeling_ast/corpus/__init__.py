@@ -1,10 +1,11 @@
 """A corpus of any size on Ray Data (extra `ray`): tagged, detected or embedded on many machines.
 
-`tag_dataset` and `detect_dataset` are stages for a pipeline of your own; `find_source` and
-`run_job` are what `modeling-ast tag --engine ray` does with them. Ray moves, repeats and schedules.
+`tag_dataset` and `detect_dataset` are stages for a pipeline of your own. With `find_source` and
+`run_job`, `modeling-ast tag --engine ray` makes a whole run of them. Ray moves the data, schedules
+the tasks and repeats those that were lost.
 
-Names are imported when they are first asked for: each process of the cluster imports this package,
-and those that read, decode or write need no model, whose import takes seconds.
+Names are imported at first use: each process of the cluster imports this package, and those that
+read, decode or write do not need the model, whose import takes seconds.
 """
 
 from importlib import import_module
@@ -34,7 +35,7 @@ __all__ = [
     "tag_dataset",
     "write_shard",
 ]
-# Public name -> the file that is imported when it is asked for.
+# Public name -> the file that is imported at its first use.
 _LATER = {
     "MANIFEST": "shards",
     "SHARD_ROWS": "running",

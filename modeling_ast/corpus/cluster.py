@@ -13,9 +13,9 @@ import ray
 
 from ..errors import one_line
 
-# Unless the user has set them otherwise. Nothing of a run is sent to Ray's makers. What Ray logs of
-# its plans, and the warnings of its core, of which a user can make nothing, would hide the one line
-# with the reason.
+# Set unless the user has set these variables. No statistics are sent to Ray's developers. Ray's
+# logs of its plans and the warnings of its core are turned off: they do not help a user, and would
+# hide the one line with the reason of a failure.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -23,7 +23,8 @@ SETTINGS = {
 }
 
 
-# Of a Ray on this machine, even where it has fewer: models, decoding and writing run side by side.
+# CPUs of a Ray on this machine, even if the machine has fewer, because models, decoding and writing
+# run at the same time.
 LEAST_CPUS = 4
 
 
@@ -32,8 +33,8 @@ def connected(address: str | None = None) -> Iterator[None]:
     """Connects this process to Ray, and disconnects it at the end.
 
     Args:
-        address: "auto" for the cluster of which this machine is a part, HOST:PORT of another, None
-            to start Ray on this machine.
+        address: "auto" for the cluster that this machine belongs to, HOST:PORT for another one, or
+            None to start Ray on this machine.
     Raises:
         ValueError: There is no cluster at the address.
     """
@@ -62,7 +63,7 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def _nothing_on_stderr() -> Iterator[None]:
-    """Ray's core writes there, below Python, that its log level was set."""
+    """Hides standard error: Ray's core, which is no Python, prints there that its level was set."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:

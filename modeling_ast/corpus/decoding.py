@@ -1,7 +1,7 @@
 """The decoding stage: rows with audio in any form -> rows with waveforms, or with reasons.
 
-`workers.decode_clips` does it, as on one machine: in a process beside, so that a file that kills
-its decoder becomes a bad row and does not kill the task again and again.
+`workers.decode_clips` decodes, as on one machine. It uses a process of its own, so that a file that
+kills its decoder becomes a bad row and does not kill the task again and again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..labels import valid_unicode
 from ..workers import LONG_FILE_BYTES, Clip, decode_clips
 from .reading import AUDIO, ERROR, KEY, PATH, is_address
 
-# Of a row: the waveform (float32), or the reason, or of a file that is too long for one waveform
-# its path or its content. `name` is what errors call the clip.
+# A row has the waveform (float32), or the reason why there is none, or the path or content of a
+# file that is too long for one waveform. `name` is what errors call the clip.
 DECODED = pa.schema(
     [
         (KEY, pa.string()),
@@ -31,11 +31,12 @@ DECODED = pa.schema(
         ("content", pa.large_binary()),
     ]
 )
-# Waveforms of a block: small, so that a stage holds few bytes, and large beside Ray's own costs.
+# Bytes of the waveforms of a block: few, so that a stage holds little memory, but enough to make
+# Ray's cost for each block small.
 BLOCK_BYTES = 2**24
 # An object store that does not answer is asked again after so many seconds.
 PAUSES = (1.0, 5.0)
-# These are the clip's reason; other errors of a file system are not, and stop the job.
+# With these errors the clip is bad; other errors of a file system stop the job.
 GONE = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 
@@ -106,7 +107,7 @@ def clips_of(rows: pa.Table, audio: str = AUDIO) -> Iterator[Any]:
 
 
 def _fetched(path: str) -> Any:
-    """A local path as it is; of an address the bytes."""
+    """A local path unchanged; for an address, the bytes of its file."""
     if not is_address(path):
         return path
     filesystem, inside = fsspec.core.url_to_fs(path)
@@ -116,7 +117,7 @@ def _fetched(path: str) -> Any:
             return {"bytes": filesystem.cat_file(inside), "path": path}
         except GONE as error:
             return ValueError(f"no file at {path!r} that can be read ({error})")
-        # A network that fails: each library of fsspec raises errors of its own.
+        # Network errors: each library behind fsspec raises its own kinds.
         except Exception:
             pause = next(pauses, None)
             if pause is None:

@@ -1,4 +1,4 @@
-"""What a row of events holds in Parquet: a recording with its events, and how they were found."""
+"""Rows of events in Parquet: a recording with its events, and the settings that found them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def event_schema(settings: Mapping[str, Any]) -> pa.Schema:
     """The columns.
 
     Args:
-        settings: The model's name and the rules, which each row says; numbers stay numbers.
+        settings: The model's name and the rules, which become columns; numbers stay numbers.
     """
     event = pa.struct(
         [
@@ -48,7 +48,7 @@ def event_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Tabl
 
 
 def _valid(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Parquet's strings are Unicode; thresholds of single labels are a dict, written as JSON."""
+    """The row with valid Unicode, which Parquet needs, and a dict of thresholds as JSON."""
     valid = dict(row)
     for name in ("file", "error"):
         valid[name] = valid_unicode(row[name])

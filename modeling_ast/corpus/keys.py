@@ -9,16 +9,16 @@ import pandas as pd
 
 from ..labels import valid_unicode
 
-# Two hashes of 64 bits, of different seeds of 16 characters, as pandas wants them: that two of a
-# billion keys get the same 128 bits is as likely as 1 in 10^21.
+# Two hashes of 64 bits with different seeds; pandas needs seeds of 16 characters. The probability
+# that any two of a billion keys have the same 128 bits is 10^-21.
 SEEDS = ("modeling_ast.one", "modeling_ast.two")
 
 
 class KeySet:
-    """A set of keys, which cannot be listed.
+    """A set of keys. It keeps only their hashes, so that the keys cannot be listed.
 
     Args:
-        keys: Texts, block by block.
+        blocks: Keys, block by block.
     """
 
     def __init__(self, blocks: Iterable[Sequence[str]] = ()):
@@ -30,7 +30,7 @@ class KeySet:
         return len(self.digests)
 
     def missing(self, keys: Sequence[str]) -> list[str]:
-        """Those of some keys that are not in the set, in their order."""
+        """Those of the given keys that are not in the set, in their order."""
         if not len(self.digests) or not len(keys):
             return list(keys)
         wanted = digests_of(keys)
@@ -40,14 +40,14 @@ class KeySet:
 
 
 def digests_of(keys: Sequence[str]) -> np.ndarray:
-    """(N,), 16 bytes each, which numpy sorts and compares."""
+    """The hashes of keys: (N,), 16 bytes each, which numpy can sort and compare."""
     texts = np.array([valid_unicode(key) for key in keys], dtype=object)
     halves = [
         pd.util.hash_array(texts, hash_key=seed, categorize=False).astype(np.uint64)
         for seed in SEEDS
     ]
     pairs = np.stack(halves, 1).astype(">u8") if len(texts) else np.empty((0, 2), ">u8")
-    # Bytes compare as one number where the most significant come first.
+    # With the most significant byte first, bytes compare like one number.
     return np.ascontiguousarray(pairs).view("S16").reshape(-1)
 
 

@@ -20,11 +20,10 @@ from ..labels import valid_unicode
 from .keys import KeySet
 
 KEY, AUDIO, PATH, ERROR = "file", "audio", "path", "error"
-# Columns of Parquet that may name a clip, the first that is there: AudioSet's on the Hub is
-# video_id. Where none is there, a clip is named by its path, or by file and number of the row.
+# Columns of Parquet that may name a clip; the first that exists is used. AudioSet on the Hub has
+# video_id. Without any of them, a clip is named by its path, or by the file and the row's number.
 KEY_COLUMNS = ("file", "key", "video_id", "id", "filename")
-# Files of one task: many tasks balance the load; few cost less, since each begins a process.
-# Encoded audio that a reading task hands on at a time, and rows of Parquet that it holds.
+# Bytes of encoded audio that a reading task passes on at a time, and rows of Parquet that it holds.
 BYTES_AT_ONCE, ROWS_AT_ONCE = 2**24, 32
 
 # A row has bytes, a path (in bytes: names of files need not be valid Unicode), or an error.
@@ -34,7 +33,7 @@ ROWS = pa.schema(
 
 
 def is_address(text: str) -> bool:
-    """Whether a text has a protocol, as s3://bucket/name has."""
+    """Whether a text has a protocol, as in s3://bucket/name."""
     return "://" in text
 
 
@@ -44,8 +43,9 @@ def read_parquet(
     """The clips of Parquet files whose keys are not done.
 
     Args:
-        shards: Rows of `ROWS`, whose paths are those of the files.
-        done: A `KeySet`, or a reference to one, alone in a list, which Ray hands on as it is.
+        shards: Rows of `ROWS` with the paths of the files.
+        done: A list of one `KeySet`, or of one reference to it. In a list, Ray passes the reference
+            on unchanged.
         key_column: As in `find_source`.
     """
     for name, path in _shards(shards):
@@ -72,7 +72,7 @@ def _known(done: list[Any]) -> KeySet:
 
 
 def _readable(name: str, tables: Iterator[pa.Table], done: list[Any]) -> Iterator[pa.Table]:
-    """The same tables; of a shard that cannot be read to its end, at last a row with the reason."""
+    """The same tables. If the shard cannot be read to its end, a row with the reason follows."""
     try:
         yield from tables
     except (FileNotFoundError, PermissionError, ValueError, tarfile.TarError, EOFError) as error:
@@ -91,7 +91,7 @@ def _key_column(wanted: str | None, columns: Sequence[str], path: str) -> str | 
 def _parquet_keys(
     file: parquet.ParquetFile, group: int, key_name: str | None, prefix: str, first: int
 ) -> list[str]:
-    """The keys of a group of rows: of their column, of the audio's paths, or of their numbers."""
+    """The keys of a group of rows: from a column, from the paths of the audio, or from numbers."""
     if key_name is not None:
         column = file.read_row_group(group, [key_name]).column(0)
         return [str(key) for key in column.to_pylist()]
@@ -158,7 +158,7 @@ def _tables(clips: Iterable[tuple[str, bytes]]) -> Iterator[pa.Table]:
                 yield _table(keys, contents)
                 keys, contents, size = [], [], 0
     except Exception:
-        # Whatever ends a shard early, the clips before it count; the error goes on to the caller.
+        # The clips before an error count all the same; the error is passed on to the caller.
         if keys:
             yield _table(keys, contents)
         raise

@@ -20,10 +20,10 @@ from .sources import FILES, Source
 
 logger = logging.get_logger(__name__)
 
-# Rows of a shard: what a kill can cost, and how often there is progress to be seen. A multiple of
-# the blocks before it, whose rest would be a small shard of its own.
+# Rows of a shard. With more rows a kill costs more, and progress is shown less often. The number is
+# a multiple of the sizes of blocks, because the rest of a block would be a small shard of its own.
 SHARD_ROWS = 1024
-# Bad clips that an error names; all of them are in the list that it names.
+# How many bad clips an error names; it also names the file that lists them all.
 NAMED_CLIPS = 5
 
 
@@ -33,14 +33,14 @@ class TooManyBadError(ValueError):
 
 @dataclass
 class Job:
-    """What is done with a corpus.
+    """The work on a corpus.
 
     Args:
-        stages: Rows of a source -> rows with file, seconds and error among them.
+        stages: Rows of a source -> rows that have file, seconds and error among their columns.
         model: Name of the model.
-        settings: What else decides a row.
-        flags: Which flag sets each of them, as in `Journal`.
-        defaults: Settings of earlier rows that do not say them.
+        settings: The settings that decide a row besides the model.
+        flags: The flag that sets each of them, as in `Journal`.
+        defaults: Settings of earlier rows that do not state them.
     """
 
     stages: Callable[[Dataset], Dataset]
@@ -58,14 +58,16 @@ def run_job(
     shard_rows: int = SHARD_ROWS,
     most_bad: float = 1.0,
 ) -> Manifest:
-    """Does what is missing of a job, with a progress bar; Ray must be connected.
+    """Does the missing part of a job, with a progress bar; Ray must be connected.
 
     Args:
-        output: A directory that all machines see; it is made where it is missing.
-        shard_rows: Rows of a shard at most.
+        job: The stages and their settings.
+        source: The corpus.
+        output: A directory that all machines see; it is made if it is missing.
+        shard_rows: The most rows of a shard.
         most_bad: The run stops when a larger share of all its rows is bad.
     Returns:
-        The manifest of all that is done.
+        The manifest of all finished shards.
     Raises:
         ValueError: The directory cannot be written, holds something else, or rows of another model
             or other settings; another run is writing there; a shard is missing.
@@ -75,14 +77,14 @@ def run_job(
     """
     manifest = _opened(job, output)
     context = DataContext.get_current()
-    # Its bars would hide ours, and its own exception the reason.
+    # Ray's progress bars would hide ours, and its own exception would hide the reason.
     context.enable_progress_bars, context.raise_original_map_exception = False, True
     dataset = source.dataset(manifest.keys())
     if dataset is not None:
-        # Not `repartition`, which hands nothing on before the last row has come.
         rows = job.stages(dataset)
-        # Ray's types do not know arguments beside the batch.
+        # Ray's type hints do not allow arguments besides the batch.
         write: Any = write_shard
+        # `repartition` is not used: it passes nothing on before the last row has come.
         reports = rows.map_batches(
             write,
             batch_size=shard_rows,
@@ -96,8 +98,8 @@ def run_job(
         manifest.write_bad_list()
     if more := manifest.num_rows - len(manifest.keys()):
         logger.warning(
-            f"{more} rows have the key of another row; a run that goes on after a kill may do one "
-            f"of them only: give a column of distinct values with --key-column"
+            f"{more} rows have the key of another row, and a run that resumes may do only one of "
+            f"them; name a column of distinct values with --key-column"
         )
     return manifest
 
@@ -114,7 +116,7 @@ def _opened(job: Job, output: Path) -> Manifest:
 
 
 def _follow(reports: Dataset, manifest: Manifest, total: int | None, most_bad: float) -> None:
-    """Takes each finished shard into the manifest."""
+    """Adds each finished shard to the manifest."""
     begin, before = time.monotonic(), manifest.seconds
     with tqdm(total=total, initial=manifest.num_rows, unit="clip") as bar:
         for report in _reports(reports):
@@ -146,8 +148,8 @@ def _stop(manifest: Manifest, most_bad: float) -> None:
     some = ", ".join(row["file"] for row in islice(manifest.bad_rows(), NAMED_CLIPS))
     raise TooManyBadError(
         f"{manifest.num_bad} of {manifest.num_rows} clips are bad, more than {most_bad:g} of them "
-        f"({some}, ...; all with their reasons in {path}); mend them, or allow more with "
-        f"--most-bad"
+        f"({some}, ...; all with their reasons in {path}); repair or remove them, or allow more "
+        f"with --most-bad"
     )
 
 

@@ -1,9 +1,9 @@
 """The output of a corpus: Parquet shards, each whole or absent, and the manifest that counts them.
 
 A shard is named by the digest of its bytes and appears under its name when it is whole. It counts
-when its line is in `manifest.jsonl`. Only the process that drives the run writes there, once for
-each report of a shard that Ray gives it; a shard without a line, of a writer that was killed or of
-a task that ran twice, is removed. So nothing is lost, doubled or half.
+if its line is in `manifest.jsonl`. Only the process that drives the run writes this file, a line
+for each finished shard that Ray reports. A shard without a line, from a writer that was killed or a
+task that ran twice, is removed. So no row is lost or doubled, and no shard is unfinished.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def write_shard(rows: pa.Table, folder: str) -> pa.Table:
         rows: With the columns file, seconds and error.
         folder: A directory that all machines see.
     Returns:
-        A table of one row, `REPORT`: the line of the manifest. Without rows, none.
+        A table of one row, `REPORT`, which is the line of the manifest; empty if there are no rows.
     """
     if rows.num_rows == 0:
         return REPORT.empty_table()
@@ -75,7 +75,7 @@ def write_shard(rows: pa.Table, folder: str) -> pa.Table:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """A file that appears under its name when all of it is on the disk."""
+    """Writes a file that appears under its name when all of it is on the disk."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         with partial.open("wb") as file:
@@ -92,7 +92,9 @@ class Manifest(Journal):
 
     Args:
         folder: A directory that all machines see.
-        model, settings, defaults: As in `Journal`, which also says what is refused.
+        model, settings, defaults: As in `Journal`.
+    Raises:
+        OSError, ValueError: As `Journal`.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Manifest(Journal):
         super().__init__(folder / MANIFEST, model, ROW_FIELDS, settings, defaults, key=SHARD)
 
     def count(self, row: Mapping[str, Any]) -> None:
-        """Takes a shard into the numbers of the run."""
+        """Counts a shard."""
         self.done.add(row[SHARD])
         self.num_rows += row["rows"]
         self.num_bad += row["bad"]
@@ -117,7 +119,7 @@ class Manifest(Journal):
         """Removes shards, whole or partial, that are not in the manifest.
 
         Raises:
-            ValueError: One that is in the manifest is missing.
+            ValueError: A shard that is in the manifest is missing.
         """
         there = set()
         for path in self.folder.iterdir():

@@ -1,4 +1,4 @@
-"""What a corpus consists of -> a Ray data set with a row for each clip: its key, and its audio.
+"""A corpus in any form -> a Ray data set with a row for each clip: its key and its audio.
 
 A folder or a list of files becomes rows with addresses, which the decoding stage opens. Parquet
 files with audio bytes and tar shards become rows with bytes (`reading.py`). Keys of files are
@@ -36,8 +36,10 @@ from .reading import ROWS, is_address, read_parquet, read_tar
 
 FILES, PARQUET, TAR = "files", "parquet", "tar"
 SHARD_SUFFIXES = {".parquet": PARQUET, ".tar": TAR}
-# Powers of two, of which shards are multiples; so many clips of 10 s are one block for Ray, 82 MB.
+# Files of a block of Ray, and how many blocks are wanted. The sizes are powers of two, so that
+# shards are multiples of them; the waveforms of 128 clips of 10 s take 82 MB.
 LEAST_CHUNK, MOST_CHUNK, WANTED_CHUNKS = 32, 128, 200
+# CPUs of the cluster for each task that reads shards.
 CPUS_A_READER = 8
 
 
@@ -47,12 +49,12 @@ class Source:
 
     Args:
         kind: "files", "parquet" or "tar".
-        root: What keys are relative to, a folder or an address; "" where they are whole.
+        root: Folder or address that keys are relative to; "" if keys are whole paths.
         names: Files or shards below the root, with slashes.
-        skipped: What of a folder is left out.
-        errors: Of folders that could not be listed.
-        key_column: Of Parquet; None for the first of `reading.KEY_COLUMNS` that is there.
-        prefix: What keys of files begin with, before their names below the root.
+        skipped: The files of a folder that are left out.
+        errors: Those of folders that could not be listed.
+        key_column: Of Parquet; None for the first of `reading.KEY_COLUMNS` that exists.
+        prefix: The beginning of the keys of files, before their names below the root.
     """
 
     kind: str
@@ -64,7 +66,7 @@ class Source:
     prefix: str = ""
 
     def address(self, name: str) -> str:
-        """Where a file or shard is."""
+        """The path or address of a file or shard."""
         if not self.root:
             return name if is_address(name) else os.path.abspath(name)
         join = posixpath.join if is_address(self.root) else os.path.join
@@ -77,7 +79,7 @@ class Source:
     def dataset(self, done: KeySet) -> ray.data.Dataset | None:
         """Rows (`reading.ROWS`) of the clips whose keys are not in `done`.
 
-        Returns None where no file is left; shards are read to know it.
+        It is None if no file is left. Of shards this is known only after they have been read.
         """
         names = self.names
         if self.kind == FILES:
@@ -95,14 +97,15 @@ class Source:
         if self.kind == FILES:
             return dataset
         kept = ray.put(done)
-        # Ray's types do not know arguments beside the batch.
+        # Ray's type hints do not allow arguments besides the batch.
         read: Any = read_parquet if self.kind == PARQUET else read_tar
         return dataset.map_batches(
             read,
             batch_size=None,
             batch_format="pyarrow",
             fn_kwargs={"done": [kept], "key_column": self.key_column},
-            # Reading takes a tenth of decoding. It must not take the CPU that is kept for writing.
+            # Reading takes a tenth of the time of decoding, and must not take the CPU that is kept
+            # for writing.
             num_cpus=0,
             compute=TaskPoolStrategy(max(1, int(ray.cluster_resources()["CPU"] / CPUS_A_READER))),
         )
@@ -117,17 +120,18 @@ class Source:
 def find_source(
     source: str | Path | Iterable[str], key_column: str | None = None, whole_keys: bool = False
 ) -> Source:
-    """Finds out what was given; nothing but folders is opened.
+    """Finds out what was given; only folders and lists are opened.
 
     Args:
-        source: A folder or an address (s3://bucket/folder, hf://datasets/..., any of fsspec's): all
-            audio files in it, or all .parquet files, or all .tar shards; one such file, or a
-            pattern of them (`shards/*.tar`); a .txt file with a path or address in each line; or
-            the paths themselves.
+        source: A folder or an address (s3://bucket/folder, hf://datasets/..., any of fsspec's) of
+            audio files, .parquet files or .tar shards; one such file, or a pattern of them
+            (`shards/*.tar`); a .txt file with a path or address in each line; or the paths
+            themselves.
         key_column: Column of Parquet whose values are the keys.
-        whole_keys: Keys of files begin with their folder as it is given, as those of `detect` do.
+        whole_keys: Whether keys of files begin with their folder as given, as in `detect`.
     Raises:
-        ValueError: Nothing usable is there, several kinds are, or other machines cannot read it.
+        ValueError: There is nothing usable, there are several kinds of files, or other machines
+            cannot read it.
         OSError: It cannot be listed.
         ImportError: The library of the address's protocol is not installed.
     """
@@ -152,7 +156,7 @@ def find_source(
             found = _from_folder(text)
     except (OSError, ValueError, ImportError):
         raise
-    # Whatever the library of a protocol raises, such as for missing credentials.
+    # The library of a protocol may raise anything, for missing credentials, say.
     except Exception as error:
         raise ValueError(f"cannot list {text} ({one_line(error)})") from error
     found.key_column = key_column

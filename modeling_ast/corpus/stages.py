@@ -1,5 +1,5 @@
 """The stages of a corpus on Ray Data: decoding in tasks, the model in actors, each with its own
-resources; Ray keeps what waits between them small."""
+resources. Ray limits how much data waits between them."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from .decoding import Decoder, clips_of
 from .event_rows import event_schema, event_table
 from .reading import AUDIO, KEY
 
-# Clips that an actor takes at once. A GPU wants several batches of them; a CPU's shall be lost
-# seldom when a machine dies.
+# Clips that an actor takes at once. A GPU needs several batches of them; on a CPU they are few, so
+# that little work is lost when a machine dies.
 GPU_CLIPS, CPU_CLIPS = 256, 32
-# The part of the CPUs that models may take: the rest decodes, writes, and is there when a machine
-# is lost. One CPU is kept for writing: where decoding took all, shards would come at the end only.
+# The share of the CPUs that models may take: the rest decode, write, and replace a lost machine.
+# One CPU is kept for writing: if decoding took all, shards would only be written at the end.
 SHARE_OF_MODELS, CPUS_FOR_WRITING = 0.75, 1
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What of a cluster the models take.
+    """The part of a cluster that the models take.
 
     Args:
-        device: "cuda" gives each model a GPU of its own (or the share `gpus`); "cpu".
-        models: Their number.
-        cpus: CPUs of each model, its threads among them.
-        gpus: GPUs of each model; a part where several share one.
-        decoders: Tasks that decode at the same time.
+        device: "cpu", or "cuda", which gives each model a GPU of its own (or the share `gpus`).
+        models: Number of models.
+        cpus: CPUs of each model; it has as many threads.
+        gpus: GPUs of each model; less than 1 if several share one.
+        decoders: Number of tasks that decode at the same time.
     """
 
     device: str
@@ -53,8 +53,8 @@ class Resources:
     def of_cluster(
         cls, device: str | None = None, models: int | None = None, cpus: int | None = None
     ) -> Resources:
-        """A model for each GPU of the cluster that Ray is connected to; where there is none, or the
-        device is "cpu", models of `cpus` CPUs each, on three quarters of them.
+        """A model for each GPU of the cluster that Ray is connected to. If there is no GPU, or the
+        device is "cpu", models of `cpus` CPUs each, on three quarters of the CPUs.
 
         Raises:
             ValueError: There is no such device, or there are too few CPUs or GPUs.
@@ -63,13 +63,13 @@ class Resources:
         total_cpus, total_gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
         device, each = device or ("cuda" if total_gpus else "cpu"), cpus or 1
         if device not in ("cpu", "cuda"):
-            raise ValueError(f"the device is {device!r}; on a cluster it is cuda or cpu")
+            raise ValueError(f"the device is {device!r}; on a cluster give cuda or cpu")
         free = total_cpus - CPUS_FOR_WRITING
         if device == "cuda":
             models = models or total_gpus
             if not 1 <= models <= total_gpus:
                 raise ValueError(
-                    f"{models} models want a GPU each but the cluster has {total_gpus}; give fewer "
+                    f"{models} models need a GPU each but the cluster has {total_gpus}; give fewer "
                     f"--models, or --device cpu"
                 )
         else:
@@ -94,24 +94,24 @@ def tag_dataset(
     name: str | None = None,
     batch_frames: int | None = None,
 ) -> Dataset:
-    """Tags the clips of a Ray data set; nothing runs before its rows are asked for.
+    """Tags the clips of a Ray data set; nothing runs before the rows of the result are requested.
 
-    Decoding is a stage of tasks, the model one of actors. Each actor gets the model from here: the
+    Tasks decode and actors have the model. This process sends the model to the actors, so that the
     other machines need neither its folder nor the Hub.
 
     Args:
         dataset: With a column of keys, and one of audio: bytes, paths, addresses of fsspec,
-            {"bytes", "path"} as `datasets` has it, or {"array", "sampling_rate"}.
-        model: A name on the Hub, a directory, or a tagger, whose settings then hold.
+            {"bytes", "path"} as in `datasets`, or {"array", "sampling_rate"}.
+        model: A name on the Hub, a directory, or a tagger, whose settings are then used.
         key, audio: Names of the two columns.
         embeddings: "none", "pooled" or "windows", as in `tag_rows.tag_row`.
-        resources: What of the cluster the models take; all GPUs, or most CPUs, by default.
-        name: What rows call the model, `model` by default.
-        batch_frames: As in `AudioTagger`, where the models are.
+        resources: The part of the cluster that the models take; by default all GPUs, or most CPUs.
+        name: The model's name in the rows; by default `model`.
+        batch_frames: As in `AudioTagger`, on the machines of the models.
     Returns:
-        The rows of `modeling-ast tag`, by the names of `tag_rows.tag_schema`, in any order.
+        The rows of `modeling-ast tag`, with the columns of `tag_rows.tag_schema`, in any order.
     Raises:
-        OSError, ValueError: As `AudioTagger.from_pretrained`, and as `Resources.of_cluster`.
+        OSError, ValueError: As `AudioTagger.from_pretrained` and `Resources.of_cluster`.
     """
     tagger = model
     if not isinstance(tagger, AudioTagger):
@@ -145,16 +145,16 @@ def detect_dataset(
     resources: Resources | None = None,
     batch_frames: int | None = None,
 ) -> Dataset:
-    """Finds the events of the recordings of a Ray data set, each in one actor from end to end.
+    """Finds the events of the recordings of a Ray data set; one actor does a whole recording.
 
-    A recording may last a day: it is decoded block by block beside the model, not in a stage.
+    A recording may last a day. Therefore the actor decodes it block by block, not another stage.
 
     Args:
         dataset, key, audio, resources, batch_frames: As in `tag_dataset`.
-        detector: Its rules hold in all actors.
-        settings: What each row says beside the events: the model's name and the rules.
+        detector: Its rules are used by all actors.
+        settings: What each row states besides the events: the model's name and the rules.
     Returns:
-        Rows by the names of `event_rows.event_schema`, in any order.
+        Rows with the columns of `event_rows.event_schema`, in any order.
     """
     resources = resources or Resources.of_cluster()
     where = {"resources": resources, "batch_frames": batch_frames}
@@ -168,7 +168,7 @@ def _with_model(
     clips = GPU_CLIPS if resources.gpus else CPU_CLIPS
     return dataset.map_batches(
         actor,
-        # In a list: Ray would put the model itself in the place of a bare reference.
+        # In a list, because Ray would replace a bare reference by the model itself.
         fn_constructor_args=([ray.put(model)], where),
         fn_constructor_kwargs=arguments,
         batch_size=clips if actor is TagActor else 1,
@@ -192,7 +192,7 @@ class TagActor:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """The rows of some clips."""
-        # The waveforms stay where Ray has them; numpy reads them there.
+        # The waveforms are not copied: numpy reads them from Ray's memory.
         waveforms = decoded.column("waveform")
         rows = decoded.drop_columns("waveform").to_pylist()
         for row, waveform in zip(rows, waveforms):
@@ -250,7 +250,7 @@ class DetectActor:
 
 
 def _on_device(tagger: AudioTagger, resources: Resources, batch_frames: int | None) -> AudioTagger:
-    """The same tagger with its model where this actor computes."""
+    """The same tagger with its model on the device of this actor."""
     torch.set_num_threads(max(1, int(resources.cpus)))
     # transformers wraps `to` without its types.
     module: nn.Module = tagger.model

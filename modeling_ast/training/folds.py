@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 
-from ..outputs import one_run_at_a_time
+from ..outputs import leaving_no_empty_folder, one_run_at_a_time
 from ..strict_json import to_json
-from .arguments import RUN_FILE, Arguments
+from .arguments import Arguments
 from .clips import ClipReader
 from .data_arguments import DataArguments
 from .data_report import LocalData
 from .data_sources import clip_names
 from .finetuning import finetune
 from .parts import chosen_splits, fold_numbers, prepared, split_of
-from .run_record import check_same_run, deciding_arguments, naming_unwritable
+from .run_record import deciding_arguments, naming_unwritable, recorded
 from .sources import read_source
 from .trainer import output_folder
 
@@ -87,14 +87,11 @@ def cross_validate(
         )
     numbers, division = read_folds(arguments.data)
     folder = output_folder(training)
-    folder.mkdir(parents=True, exist_ok=True)
     first = training.process_index == 0
-    with one_run_at_a_time(folder) if first else nullcontext(), naming_unwritable(folder):
-        deciding = deciding_arguments(arguments)
-        check_same_run(folder, deciding)
+    lock = one_run_at_a_time if first else nullcontext
+    record = recorded(folder, deciding_arguments(arguments), first)
+    with leaving_no_empty_folder(folder), lock(folder), naming_unwritable(folder), record:
         done = read_results(folder, division)
-        if first:
-            (folder / RUN_FILE).write_text(to_json(deciding) + "\n", encoding="utf-8")
         for place, number in enumerate(numbers, 1):
             if done and str(number) in done.results:
                 announce([f"fold {number} is finished ({place} of {len(numbers)})"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plotting import plain_text
+from ..plotting import LONGEST_LABEL, plain_text
 from .metrics import ClassResult
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ DRAWN_CLASSES = 40
 MATRIX_CLASSES = range(2, 51)
 # With at most this many classes, a cell shows the share below the count.
 SHARES_UP_TO = 12
-LONGEST_LABEL = 32
 # Start of a metric's name in Trainer's log -> its name and colour in the picture.
 JUDGED = {
     "eval_validation": ("validation clips", "tab:purple"),
@@ -118,7 +117,7 @@ def draw_classes(table: Sequence[ClassResult], path: Path, quality: str) -> None
     axis = figure.subplots()
     bars = axis.barh(range(len(rows)), [values[row] for row in rows], color="tab:orange")
     axis.bar_label(bars, [f"{values[row]:.2f}" for row in rows], padding=3, fontsize=8)
-    labels = [f"{_shortened(row.name)} ({row.positives})" for row in rows]
+    labels = [f"{plain_text(row.name, LONGEST_LABEL)} ({row.positives})" for row in rows]
     axis.set_yticks(range(len(rows)), labels)
     axis.set(xlim=(0, 1.08), ylim=(-0.6, len(rows) - 0.4))
     figure.suptitle(title, fontsize=11)
@@ -141,7 +140,7 @@ def draw_matrix(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
     with_shares = count <= SHARES_UP_TO
     cell = 0.75 if with_shares else 0.42 if count <= 25 else 0.3
     font = 9 if with_shares else 8 if count <= 25 else 6
-    labels = [_shortened(name) for name in names]
+    labels = [plain_text(name, LONGEST_LABEL) for name in names]
     margin = 1.2 + 0.075 * max(map(len, labels))
     figure = _figure((max(4.5, count * cell + margin), max(3.8, count * cell + margin)))
     axis = figure.subplots()
@@ -170,11 +169,6 @@ def _figure(inches: tuple[float, float]) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=inches, layout="constrained")
-
-
-def _shortened(name: str) -> str:
-    text = plain_text(name)
-    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
 
 
 __all__ = ["MATRIX_CLASSES", "draw_classes", "draw_curve", "draw_matrix"]

@@ -78,6 +78,33 @@ def check_same_run(
             )
 
 
+@contextmanager
+def recorded(folder: Path, deciding: dict[str, Any], writes: bool = True) -> Iterator[None]:
+    """Writes the deciding arguments into a folder, and removes them if the run is refused.
+
+    A run that fails before it has written anything else leaves no run.json, so that the corrected
+    command is not refused for its other arguments.
+
+    Args:
+        folder: The output directory, which exists.
+        deciding: From `deciding_arguments`.
+        writes: Whether this process writes.
+    Raises:
+        ValueError: As `check_same_run`.
+    """
+    check_same_run(folder, deciding)
+    file = folder / RUN_FILE
+    is_new = writes and not file.exists()
+    if writes:
+        file.write_text(to_json(deciding) + "\n", encoding="utf-8")
+    try:
+        yield
+    except BaseException:
+        if is_new and list(folder.iterdir()) == [file]:
+            file.unlink()
+        raise
+
+
 def _refuse_other_data(folder: Path, num_files: int | None) -> None:
     """Raises an error if the number of files differs from that of the run in a folder."""
     file = folder / REPORT_FILE
@@ -128,4 +155,10 @@ def naming_unwritable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["check_same_run", "deciding_arguments", "find_resumed", "naming_unwritable"]
+__all__ = [
+    "check_same_run",
+    "deciding_arguments",
+    "find_resumed",
+    "naming_unwritable",
+    "recorded",
+]

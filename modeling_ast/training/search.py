@@ -23,7 +23,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..errors import need_extra, one_line
-from ..outputs import one_run_at_a_time
+from ..outputs import leaving_no_empty_folder, one_run_at_a_time
 from ..strict_json import to_json
 from .arguments import KINDS, RUN_FILE, Arguments
 from .batches import AudioCollator, LabelEncoder
@@ -168,8 +168,7 @@ def search(
     """
     need_extra("optuna", "search", "--search-trials")
     folder = output_folder(arguments.training)
-    folder.mkdir(parents=True, exist_ok=True)
-    with one_run_at_a_time(folder):
+    with leaving_no_empty_folder(folder), one_run_at_a_time(folder):
         return _search(arguments, announce)
 
 
@@ -253,7 +252,6 @@ def build_search(
     folder = output_folder(training)
     if (folder / LOG_FILE).exists():
         check_same_run(folder, deciding)
-    (folder / RUN_FILE).write_text(to_json(deciding) + "\n", encoding="utf-8")
 
     def new_model(given: Arguments) -> Any:
         model, _ = load_model(given.model, classes, with_softmax)
@@ -262,6 +260,7 @@ def build_search(
     _, extractor = load_model(arguments.model, classes, with_softmax)
     splits = (loaded.train, validation)
     trainer = build_trainer(new_model(arguments), extractor, classes, splits, arguments, judge)
+    (folder / RUN_FILE).write_text(to_json(deciding) + "\n", encoding="utf-8")
 
     def begin(trial: optuna.Trial) -> Any:
         own = of_trial(arguments, suggest(space, trial))
