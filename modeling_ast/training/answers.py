@@ -163,7 +163,7 @@ class Answers:
         """(C, C), counts of clips; the confusion matrix if each clip has exactly one label.
 
         Off the diagonal, [i, j] counts the clips that have label i, which was missed, and were
-        given label j, which they do not have. The diagonal counts labels that were found rightly.
+        given label j, which they do not have. The diagonal counts labels that were found correctly.
         """
         missed = (self.there & ~self.found).astype(np.float32)  # exact up to 2^24 clips
         false = (self.found & ~self.there).astype(np.float32)

@@ -50,7 +50,7 @@ def load_model(
     Args:
         arguments: They name the checkpoint and the changes to its config.
         classes: In the order of their indices; if their number is new, the head is fresh.
-        exclusive: Whether a clip has exactly one label, so that the loss is the cross entropy.
+        exclusive: Whether the loss is the cross entropy of exactly one label per clip.
     Raises:
         OSError, ValueError: The checkpoint cannot be read, or does not fit the arguments.
     """

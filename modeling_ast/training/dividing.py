@@ -9,7 +9,7 @@ one label and there are no groups, each part then has its share of each label, r
 as with scikit-learn's StratifiedKFold. With several labels, with groups, or with labels of very few
 clips this is only a start: units are then moved from part to part as long as that lowers a cost.
 The first aim is that a label which two or more units have is in every part, the second that the
-counts are near the wanted ones. To begin with the rarest label comes from Sechidis, Tsoumakas and
+counts are near the wanted ones. The order by the rarest label follows Sechidis, Tsoumakas and
 Vlahavas 2011, "On the Stratification of Multi-Label Data"; their method has no groups and may leave
 a label of few clips out of a part.
 
