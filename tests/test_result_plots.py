@@ -60,6 +60,19 @@ def test_bars_of_a_short_run(drawn, tmp_path):
     draw_curve([], tmp_path / "empty.png", "accuracy")
 
 
+def test_a_run_of_five_steps_with_one_evaluation(drawn, tmp_path):
+    """Its evaluation is logged twice, in the last step and at the end: bars, not a line."""
+    history = [{"loss": 0.7 - 0.01 * step, "epoch": step / 2} for step in range(1, 6)]
+    history += [{"eval_loss": 0.69, "eval_accuracy": 0.5, "epoch": 2.5}] * 2
+    history += [{"training_accuracy": 0.6, "training_loss": 0.68, "epoch": 2.5}]
+    draw_curve(history, tmp_path / "curve.png", "accuracy", 0.5)
+    left, right = drawn[0].axes
+    assert texts(right) == ["0.500", "0.600"] and not texts(left)
+    assert left.get_ylim() == (0, pytest.approx(1.08 * 0.69))
+    assert [line.get_marker() for line in left.lines] == ["o", "o", "o"]
+    assert left.lines[2].get_fillstyle() == "none"
+
+
 @pytest.mark.parametrize("count", [1, 6, 100])
 def test_a_bar_for_each_class(drawn, tmp_path, count):
     rng = np.random.default_rng(0)

@@ -148,7 +148,7 @@ def test_an_output_that_is_no_file(tiny_folder, sounds, tmp_path, capsys):
     (tmp_path / "full.jsonl").symlink_to("/dev/full")
     for name in ("pipe.jsonl", "full.jsonl"):
         status, _, err = run(capsys, tiny_folder, sounds, "--output", tmp_path / name)
-        assert status == 1 and "is no regular file" in err and err.count("\n") == 1
+        assert status == 1 and "is not a regular file" in err and err.count("\n") == 1
 
 
 def test_the_summary_as_json(tiny_folder, sounds, tmp_path, capsys):

@@ -54,7 +54,8 @@ def draw_curve(
     _draw_series(left, losses)
     _draw_series(right, metrics)
     left.set(title="loss")
-    left.set_ylim(bottom=0)
+    highest = [value for points, _ in losses.values() for _, value in points if value < np.inf]
+    left.set_ylim(0, 1.08 * max(highest, default=1.0))
     right.set(title=metric, ylim=(0, 1.08))
     if chance is not None:
         right.axhline(chance, color="0.5", linestyle="--", label="chance level")
@@ -82,11 +83,15 @@ def _draw_series(
     all become bars.
     """
     series = {name: entry for name, entry in series.items() if entry[0]}
-    if any(len(points) > 1 for points, _ in series.values()):
+    # Two points of one epoch are no line: the last evaluation of a run, and that at its end.
+    if any(len(dict(points)) > 1 for points, _ in series.values()):
         for name, (points, colour) in series.items():
-            marker = "o" if len(points) == 1 else "." if len(points) < DOTS_UP_TO else None
-            line = None if len(points) > 1 else "none"
-            axis.plot(*zip(*points), color=colour, marker=marker, linestyle=line, label=name)
+            style: dict[str, Any] = {"marker": "o" if len(points) < DOTS_UP_TO else None}
+            style["markersize"] = 4
+            if len(points) == 1:
+                # A ring, so that the point of another series under it is visible.
+                style = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
+            axis.plot(*zip(*points), color=colour, label=name, **style)
         axis.set_xlabel("epoch")
         return
     for place, (name, (points, colour)) in enumerate(series.items()):
