@@ -101,7 +101,7 @@ def test_too_few_clips_of_each_label(model, data, tmp_path, capsys, monkeypatch)
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, "calibrate", model, "--data", data)
     assert status == 1 and not out and not (model / "calibration.json").exists()
-    assert "no label has 10 clips (the most: 8 of 40 clips); give more" in err
+    assert "no label has 10 clips (the most is 8 of 40 clips); give more" in err
     assert run(capsys, "calibrate", model, "--data", data, "--min-positives", 8)[0] == 0
 
 
@@ -237,7 +237,7 @@ def test_one_sentence(model, data, tmp_path, capsys, monkeypatch):
     assert status == 1 and "precision is 2.0; give more than 0 and at most 1" in err
     (model / "calibration.json").write_text("{}")
     status, _, err = run(capsys, "classify", model, data / "0.wav")
-    assert status == 1 and "is no calibration" in err and "--no-calibration" in err
+    assert status == 1 and "is not a calibration" in err and "--no-calibration" in err
     # The file is written again, as that message advises.
     assert run(capsys, "calibrate", model, "--data", data, "--min-positives", 8)[0] == 0
     assert run(capsys, "classify", model, data / "0.wav")[0] == 0

@@ -153,7 +153,7 @@ def test_what_is_saved_is_loaded(tmp_path):
         load_calibration(tmp_path, ["x", "b", "c"], "sigmoid")
     for text in ("{}", "[1]", "no json", '{"labels": {"a": {"threshold": NaN}}}'):
         (tmp_path / "calibration.json").write_text(text)
-        with pytest.raises(ValueError, match=r"is no calibration .*; make it again"):
+        with pytest.raises(ValueError, match=r"is not a calibration .*; make it again"):
             load_calibration(tmp_path, LABELS, "sigmoid")
 
 

@@ -405,7 +405,7 @@ def nan_weights():
     [
         (nan_weights, [], "layers.1.mlp.fc2.weight holds NaN or infinity in 1 of 147456 values"),
         ("missing", [], "missing audio_spectrogram_transformer.layers.1.attention.o_proj.bias"),
-        ("resnet", [], "parameter names (conv1.weight, bn1.weight, bn1.bias and 119 more) are of"),
+        ("resnet", [], "parameter names (conv1.weight, bn1.weight, bn1.bias and 119 more) have no"),
         ("deit3", [], "the model has LayerScale (blocks.0.ls1.gamma), which AST does not have"),
         ("good", ["--max-length", 10], "it must be at most max_length=10"),
         ("good", ["--time-stride", 0], "time_stride is 0, which is impossible"),

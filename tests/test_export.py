@@ -117,7 +117,9 @@ def test_a_file_that_is_off_is_refused_and_nothing_is_left(exported_folder, tmp_
         return {OnnxFile("model.onnx", "frames"): other}
 
     monkeypatch.setattr(export, "write_files", write_other_weights)
-    with pytest.raises(ConversionError, match=r"model\.onnx are off by 0\.01 but at most 0\.0001"):
+    with pytest.raises(
+        ConversionError, match=r"model\.onnx have an error of 0\.01 but at most 0\.0001"
+    ):
         export_model(exported_folder, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -524,7 +524,7 @@ def test_impossible_settings_are_refused():
         ASTFeatureExtractor(std=-1.0)
     with pytest.raises(ValueError, match="padding is 'none'"):
         ASTFeatureExtractor(padding="none")
-    with pytest.raises(ValueError, match="padding_side is 'top'; it must be"):
+    with pytest.raises(ValueError, match="padding_side is 'top'; give \"right\""):
         ASTFeatureExtractor(padding_side="top")
     with pytest.raises(ValueError, match="padding_value is nan; it must be a finite number"):
         ASTFeatureExtractor(padding_value=float("nan"))

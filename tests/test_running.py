@@ -87,7 +87,7 @@ def test_what_is_refused(model, exported_folder, tmp_path):
     with pytest.raises(ValueError, match=r"has no labels in its metadata; give the waveform\.onnx"):
         WaveformModel(exported_folder / "onnx/model.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
-    with pytest.raises(ValueError, match=r"cannot run .*broken\.onnx .*write it anew"):
+    with pytest.raises(ValueError, match=r"cannot run .*broken\.onnx .*write it again"):
         WaveformModel(tmp_path / "broken.onnx")
     with pytest.raises(ValueError, match=r"cannot run .*missing\.onnx"):
         WaveformModel(tmp_path / "missing.onnx")

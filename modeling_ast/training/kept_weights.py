@@ -179,16 +179,21 @@ def choose_weights(
 def within_chance(scores: Mapping[str, float], num_clips: int) -> str:
     """The first of `ORDER` whose score is at most a standard error below the highest one.
 
+    The standard error is that of the highest score with two successes and two failures added:
+    without them it would be 0 for a score of 1, as if a few clips could prove that.
+
     Args:
         scores: Shares of the clips, from 0 to 1; an undefined score (NaN) is never taken.
         num_clips: Number of clips that the scores are shares of.
-    Source: Breiman et al. 1984, section 3.4.3 (the 1 SE rule).
+    Source: Breiman et al. 1984, section 3.4.3 (the 1 SE rule); Agresti and Coull 1998 (the
+        added successes and failures).
     """
     known = {name: scores[name] for name in ORDER if scores.get(name, math.nan) >= 0}
     if not known:
         return "last"
     highest = max(known.values())
-    lowest = highest - math.sqrt(highest * (1 - highest) / num_clips)
+    adjusted = (highest * num_clips + 2) / (num_clips + 4)
+    lowest = highest - math.sqrt(adjusted * (1 - adjusted) / (num_clips + 4))
     return next(name for name, score in known.items() if score >= lowest)
 
 
