@@ -43,7 +43,7 @@ from .tagging import AudioTagger
 
 logger = logging.get_logger(__name__)
 
-# Measured with scenes at known times: tests/benchmarks/events.py, docs/detection.md.
+# Measured with scenes at known times: tests/benchmarks/events.py, docs/detection_measured.md.
 WINDOW_SECONDS = 1.0  # at most the model's length
 HOP_SECONDS = 0.1
 THRESHOLD = 0.6
