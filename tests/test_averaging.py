@@ -132,7 +132,9 @@ def test_a_run_that_cannot_average_stops_before_it_trains(tmp_path):
     make_trainer(tmp_path).train()
     checkpoint = tmp_path / "checkpoint-9"
     (checkpoint / "weight_mean.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"weight_mean.safetensors .*before step 9 is missing"):
+    with pytest.raises(
+        ValueError, match=r"weight_mean.safetensors with .* before step 9 is missing"
+    ):
         make_trainer(tmp_path).train(resume_from_checkpoint=checkpoint)
 
 

@@ -51,13 +51,13 @@ class ModelArguments:
         },
     )
     frequency_stride: int | None = field(
-        default=None, metadata={"help": "step from patch to patch in frequency, in mel bins"}
+        default=None, metadata={"help": "step from patch to patch, in mel bins"}
     )
     time_stride: int | None = field(
-        default=None, metadata={"help": "step from patch to patch in time, in frames"}
+        default=None, metadata={"help": "step from patch to patch, in frames"}
     )
     patchout_frequency: int | None = field(
-        default=None, metadata={"help": "rows of patches to drop in training, as in PaSST"}
+        default=None, metadata={"help": "rows of patches to drop in training (PaSST)"}
     )
     patchout_time: int | None = field(
         default=None, metadata={"help": "columns of patches to drop in training"}
@@ -66,9 +66,7 @@ class ModelArguments:
         default=None,
         metadata={"help": "mean of the data's log-mel values; see modeling-ast stats"},
     )
-    std: float | None = field(
-        default=None, metadata={"help": "standard deviation of the data's log-mel values"}
-    )
+    std: float | None = field(default=None, metadata={"help": "standard deviation of these values"})
     features: str = field(
         default="auto",
         metadata={
@@ -126,9 +124,7 @@ class OptimizerArguments:
         default=None,
         metadata={"help": "epochs at the full learning rate before --decay-factor first applies"},
     )
-    decay_every: int = field(
-        default=1, metadata={"help": "epochs between two decays of the learning rate"}
-    )
+    decay_every: int = field(default=1, metadata={"help": "epochs between two decays"})
     decay_factor: float = field(
         default=0.5, metadata={"help": "factor that each decay multiplies the learning rate by"}
     )

@@ -231,7 +231,7 @@ def smooth_labels(labels: Tensor, amount: float, exclusive: bool = False) -> Ten
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How clips are changed during training: mixup, masks, gain, noise, roll, label smoothing.
+    """How clips are changed in training: mixup, masks, gain, noise, roll, labels.
 
     The defaults are those of the paper's AudioSet recipe.
 

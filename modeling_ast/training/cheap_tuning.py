@@ -46,7 +46,7 @@ class CheapArguments:
     )
     lora_alpha: float | None = field(
         default=None,
-        metadata={"help": f"scale of the adapter (default: {ALPHA_OF_RANK} times the rank)"},
+        metadata={"help": f"adapter's scale (default: {ALPHA_OF_RANK} times the rank)"},
     )
     merge: bool = field(
         default=False,

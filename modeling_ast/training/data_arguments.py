@@ -28,15 +28,13 @@ class DataArguments:
         },
     )
     data_config: str | None = field(
-        default=None, metadata={"help": "configuration of a data set on the Hub, e.g. balanced"}
+        default=None, metadata={"help": "configuration on the Hub, e.g. balanced"}
     )
     audio_root: str | None = field(
         default=None,
         metadata={"help": "folder with the audio files of a table; by default the table's own"},
     )
-    train_split: str = field(
-        default="train", metadata={"help": "split to train on; several as a+b"}
-    )
+    train_split: str = field(default="train", metadata={"help": "split to train on, or a+b"})
     eval_split: str = field(
         default="test", metadata={"help": "held-out split; validation if there is no test"}
     )
@@ -67,7 +65,7 @@ class DataArguments:
     )
     eval_fold: int | None = field(
         default=None,
-        metadata={"help": "hold out this fold of the training split, instead of a split"},
+        metadata={"help": "training fold to hold out, instead of a split"},
     )
     fold_column: str = field(
         default="fold",
@@ -84,7 +82,7 @@ class DataArguments:
         default=None, metadata={"help": f"by default the first of {', '.join(LABEL_COLUMNS)}"}
     )
     label_separator: str | None = field(
-        default=None, metadata={"help": "separator of several names in one cell, e.g. ';'"}
+        default=None, metadata={"help": "separator of names in a cell, e.g. ';'"}
     )
     label_csv: str | None = field(
         default=None,
@@ -105,7 +103,7 @@ class DataArguments:
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "read the training clips as a stream, without storing a copy"},
+        metadata={"help": "read the training clips without storing them"},
     )
     train_clips: int | None = field(
         default=None,
