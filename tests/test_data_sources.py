@@ -147,10 +147,10 @@ def test_several_names_in_a_cell_or_in_a_list(sounds):
         ({"eval_fold": 1, "fold_column": "part"}, "no column 'part'; give --fold-column one of"),
         ({"eval_share": 1.5}, "--eval-share is 1.5; it must be between 0 and 1"),
         ({"eval_share": 0.5, "eval_fold": 1}, "both say what is held out; give one"),
-        ({"eval_share": 0.5, "audio_column": "sound"}, "no column 'sound'; name the column"),
+        ({"eval_share": 0.5, "audio_column": "sound"}, "no column 'sound'; give the column"),
         (
             {"eval_share": 0.5, "audio_column": "gain"},
-            "column 'gain' holds float64; name",
+            "column 'gain' holds float64; give",
         ),
         ({"eval_share": 0.5, "label_column": "word"}, "no column 'word'; give --label-column"),
         ({"eval_share": 0.5, "label_column": "gain"}, "column 'gain' holds 0.5; labels must all"),

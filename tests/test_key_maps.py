@@ -133,7 +133,7 @@ def test_unknown_names_are_refused():
     ):
         key_maps.rename({**weights, "blocks.0.extra": torch.zeros(1)})
     with pytest.raises(
-        ConversionError, match=r"two parameters, one of them vit\.norm\.weight, are"
+        ConversionError, match=r"two parameters, one of them vit\.norm\.weight, would become"
     ):
         key_maps.rename({**weights, "vit.norm.weight": torch.zeros(1)})
     with pytest.raises(ConversionError, match=r"\(conv1\.weight\) have no known layout"):

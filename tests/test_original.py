@@ -254,7 +254,10 @@ def test_impossible_numbers_are_refused_and_not_taken_for_none(name):
         (lambda w: w.pop("module.v.pos_embed"), "has no embeddings.position_embeddings, which"),
         (lambda w: w.pop("module.mlp_head.1.weight"), "so it is not an AST of the authors"),
         (lambda w: w["module.mlp_head.1.bias"].fill_(float("inf")), "NaN or infinity in 35 of 35"),
-        (lambda w: w.update({"module.v.extra": torch.zeros(1)}), "a parameter v.extra that AST"),
+        (
+            lambda w: w.update({"module.v.extra": torch.zeros(1)}),
+            "the parameter v.extra, which AST does not have",
+        ),
     ],
 )
 def test_bad_input_is_one_line(speech_commands, tmp_path, capsys, change, message):

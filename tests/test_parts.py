@@ -91,7 +91,9 @@ def test_a_validation_split_decides_if_one_shall(make):
     assert "which decides which epoch is best; --validation-share 0.1 is not" in str(
         load(DataArguments(data, validation_share=0.1)).report.warnings
     )
-    with pytest.raises(ValueError, match=r"--validation-split is 'test'; it must be one of .*'v"):
+    with pytest.raises(
+        ValueError, match=r"--validation-split is 'test'; give one of .*'validation'"
+    ):
         load(DataArguments(data, validation_split="test"))
 
 

@@ -167,5 +167,7 @@ def test_nothing_of_a_stranger_is_markup(tmp_path):
 
 def test_the_text_of_an_evaluation(tmp_path):
     text = evaluation_text(tmp_path, ["a", "b"], "sounds", {"eval_mAP": 0.5}, answers_of())
-    assert text.startswith("# Evaluation\n\nOf the ensemble of 2 models, `a`, `b`, on the held-out")
+    assert text.startswith(
+        "# Evaluation\n\nThe results of the ensemble of 2 models, `a`, `b`, on the held-out"
+    )
     assert "## Training" not in text and "| mean average precision (mAP) | 0.5000 |" in text

@@ -95,8 +95,8 @@ def test_the_reason_says_what_decided_the_length(lengths, reason):
 
 def test_reasons_at_a_bound():
     assert epochs(200, True).reason == "about 8000 clips in all, as usual from trained weights"
-    assert epochs(20, True).reason == "the most from trained weights: 1200 clips in all"
-    assert epochs(2000, False).reason == "the fewest from random weights: 40000 clips in all"
+    assert epochs(20, True).reason == "the most epochs from trained weights: 1200 clips in all"
+    assert epochs(2000, False).reason == "the fewest epochs from random weights: 40000 clips in all"
     looks = {choice.reason for choice in schedule(5, 5) if choice.name.startswith("eval")}
     assert looks == {"5 steps, evaluated about 5 times"}
 
