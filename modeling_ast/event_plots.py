@@ -22,6 +22,7 @@ from .plotting import (
     draw_blocks,
     draw_spectrogram,
     load_pyplot,
+    missing_characters_as_boxes,
     plain_text,
     time_axis,
 )
@@ -152,7 +153,8 @@ def draw_events(
     _fill(axes, detection, bars, scores.curves(), scores.caption)
     axes[0].set(title=plain_text(Path(detection.name).name, LONGEST_TITLE), xlabel="")
     time_axis(axes[2], detection.seconds or 0.0)
-    figure.savefig(path, dpi=120)
+    with missing_characters_as_boxes():
+        figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
@@ -181,7 +183,8 @@ def _draw_pages(
             axes[0].set(title=f"{name}, page {number + 1} of {len(pages)}", xlabel="")
             axes[2].set_xlim(begin, end)
             time_axis(axes[2], detection.seconds or 0.0)
-            file.savefig(figure, dpi=120)
+            with missing_characters_as_boxes():
+                file.savefig(figure, dpi=120)
             pyplot.close(figure)
 
 

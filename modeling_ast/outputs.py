@@ -78,8 +78,12 @@ def leaving_no_empty_folder(folder: Path) -> Iterator[None]:
     Args:
         folder: An existing one is kept. Missing directories above it are made and removed as well.
     Raises:
+        ValueError: It, or one above it, is a file.
         OSError: It cannot be made.
     """
+    files = [path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()]
+    if files:
+        raise ValueError(f"{files[0]} is a file but must be a directory; give another output")
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,15 @@ of each column, so that a short sound is visible in an hour too. The audio is re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from .audio import open_clip
 from .errors import need_extra
@@ -22,6 +25,8 @@ from .labels import printable
 from .outputs import check_output_file
 from .recordings import Recording
 from .tagging import ClipTags
+
+logger = logging.get_logger(__name__)
 
 # A picture cannot show more columns than these; up to twice as many are kept.
 COLUMNS = 1000
@@ -92,7 +97,8 @@ def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str
         names = [plain_text(label, LONGEST_LABEL) for label in labels]
         right.set_yticks(range(len(labels)), names)
         right.set(xlim=(0, 1), xlabel="score")
-    figure.savefig(path, dpi=120)
+    with missing_characters_as_boxes():
+        figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
@@ -179,6 +185,23 @@ def check_picture(path: str | Path) -> None:
     check_output_file(path)
 
 
+@contextmanager
+def missing_characters_as_boxes() -> Iterator[None]:
+    """While a picture is saved: one sentence, once, instead of a warning for each character that
+    matplotlib's font lacks."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    others = [one for one in caught if "missing from" not in str(one.message)]
+    if len(others) < len(caught):
+        logger.warning_once(
+            "pictures show some characters of the labels as boxes, because matplotlib's font does "
+            "not have them"
+        )
+    for one in others:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
 def plain_text(text: str, longest: int | None = None) -> str:
     """A text that matplotlib draws as it is: no formula, no line break.
 
@@ -215,6 +238,7 @@ __all__ = [
     "draw_tags",
     "load_pyplot",
     "mel_bin",
+    "missing_characters_as_boxes",
     "plain_text",
     "time_axis",
 ]

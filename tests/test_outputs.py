@@ -55,6 +55,15 @@ def test_a_folder_that_stayed_empty_is_removed(tmp_path):
     assert (tmp_path / "other").is_dir()
 
 
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_folder_that_is_a_file_is_refused_and_the_file_is_kept(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    refused = pytest.raises(ValueError, match="file is a file but must be a directory; give")
+    with refused, leaving_no_empty_folder(tmp_path / name):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_one_run_at_a_time(tmp_path):
     """Another process is kept out until the first has ended, even by a kill."""
     code = """

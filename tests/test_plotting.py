@@ -1,5 +1,7 @@
 """Pictures: their columns against a loop, their axes against the formula of mel, their bars."""
 
+import warnings
+
 import numpy as np
 import pytest
 import soundfile
@@ -10,6 +12,7 @@ from modeling_ast.plotting import (
     PeakColumns,
     draw_spectrogram,
     mel_bin,
+    missing_characters_as_boxes,
     plain_text,
 )
 
@@ -62,6 +65,19 @@ def test_mel_bins_lie_where_the_filters_do():
     for index in (60, 100, 120):  # wide enough for several bins of the FFT
         hz = float(banks[index].argmax()) * 16_000 / 512
         assert mel_bin(hz, extractor) == pytest.approx(index + 0.5, abs=0.6)
+
+
+def test_characters_that_the_font_lacks_give_no_warning_and_others_do(tmp_path):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.suptitle("\u72ac")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with missing_characters_as_boxes():
+            figure.savefig(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match="another"), missing_characters_as_boxes():
+        warnings.warn("another", UserWarning, stacklevel=1)
 
 
 def test_long_texts_lose_their_middle():

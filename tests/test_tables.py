@@ -384,6 +384,15 @@ def test_an_audio_root_that_is_none(cars):
         load_checked(folder / "all.csv", audio_root="nowhere", eval_share=0.5)
 
 
+def test_names_that_are_not_in_the_audio_root(cars):
+    folder, _ = cars
+    (folder / "far.csv").write_text("file,label\n7,car\n")
+    with pytest.raises(ValueError, match="give the folder of the files as --audio-root"):
+        load_checked(folder / "far.csv", eval_share=0.5)
+    with pytest.raises(ValueError, match="compare the names in the table with those in this"):
+        load_checked(folder / "far.csv", audio_root=str(folder), eval_share=0.5)
+
+
 def test_a_metadata_table_as_datasets_has_it(cars):
     folder, lines = cars
     (folder / "metadata.csv").write_text("\n".join(["file_name,label", *lines[:4], *lines[6:9]]))

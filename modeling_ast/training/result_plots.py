@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plotting import LONGEST_LABEL, plain_text
+from ..plotting import LONGEST_LABEL, missing_characters_as_boxes, plain_text
 from .metrics import ClassResult
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def draw_classes(table: Sequence[ClassResult], path: Path, quality: str) -> None
     axis.set_yticks(range(len(rows)), labels)
     axis.set(xlim=(0, 1.08), ylim=(-0.6, len(rows) - 0.4))
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    with missing_characters_as_boxes():
+        figure.savefig(path, dpi=110)
 
 
 def draw_matrix(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
@@ -166,7 +167,8 @@ def draw_matrix(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
     axis.grid(which="minor", color="0.85", linewidth=0.5)
     axis.tick_params(which="minor", length=0)
     axis.set(xlabel="answer of the model", ylabel="label of the clip")
-    figure.savefig(path, dpi=110)
+    with missing_characters_as_boxes():
+        figure.savefig(path, dpi=110)
 
 
 def _figure(inches: tuple[float, float]) -> Any:

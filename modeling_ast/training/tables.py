@@ -126,9 +126,13 @@ def located(
         cells.append(None if found is None else found._asdict() if spans else found.path)
     if not kept:
         first = f" ({skipped[0].file!r}: {skipped[0].reason})" if skipped else ""
+        remedy = (
+            "give the folder of the files as --audio-root"
+            if arguments.audio_root is None
+            else "compare the names in the table with those in this folder"
+        )
         raise ValueError(
-            f"{path} has {len(files)} rows but no clip that can be used{first}; give the folder of "
-            f"the files as --audio-root"
+            f"{path} has {len(files)} rows but no clip that can be used{first}; {remedy}"
         )
     warnings += repeated(files, names_of, kept)
     kinds = {audio: dict(SEGMENT) if spans else Value("string")}
