@@ -96,6 +96,44 @@ def test_plain_transformers_judges_the_graph_of_frames(exported_folder, frames, 
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
 
 
+def opsets_in(folder):
+    """Versions of ONNX's own operators in the files of a folder."""
+    protos = [onnx.load(folder / file.path) for file in FILES]
+    return {entry.version for proto in protos for entry in proto.opset_import if not entry.domain}
+
+
+def test_the_opset_is_18_by_default(exported_folder):
+    assert opsets_in(exported_folder) == {18}
+
+
+@pytest.mark.parametrize(
+    "opset", [20, *(pytest.param(number, marks=pytest.mark.slow) for number in (19, 21, 22))]
+)
+def test_other_opsets(exported_folder, tmp_path, opset):
+    """Each file passes its check, or nothing is written."""
+    assert len(export_model(exported_folder, tmp_path / "out", opset=opset).files) == len(FILES)
+    assert opsets_in(tmp_path / "out") == {opset}
+
+
+def test_an_opset_that_cannot_be_written_is_refused(exported_folder, tmp_path):
+    with pytest.raises(ValueError, match="opset 17 cannot be written; give 18, 19, 20, 21 or 22"):
+        export_model(exported_folder, tmp_path / "out", opset=17)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_opset_that_torch_passes_over_is_refused(exported_folder, tmp_path, monkeypatch):
+    """torch keeps opset 18 and only logs it where it cannot convert a graph."""
+    written = torch.onnx.export
+
+    def export_in_18(*args, **kwargs):
+        return written(*args, **(kwargs | {"opset_version": 18}))
+
+    monkeypatch.setattr(torch.onnx, "export", export_in_18)
+    with pytest.raises(ConversionError, match=r"cannot write the model in opset 20; take another"):
+        export_model(exported_folder, tmp_path / "out", opset=20)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_folder_is_a_checkpoint_like_any_other(exported_folder, clip):
     tagger = AudioTagger.from_pretrained(exported_folder, num_workers=0)
     (tags,) = tagger([clip])
@@ -156,7 +194,14 @@ def error_of(capsys):
     ("arguments", "status", "said"),
     [
         (["nowhere", "out"], 1, "nowhere"),
-        (["model", "out", "--opset", "17"], 2, "--opset is 17; give 18 to 22"),
+        *(
+            (
+                ["model", "out", "--opset", opset],
+                2,
+                f"error: opset {opset} cannot be written; give 18, 19, 20, 21 or 22\n",
+            )
+            for opset in ("17", "23")
+        ),
         (["model", "out", "--eval-split", "test"], 2, "unrecognized arguments: --eval-split"),
         (["model"], 2, "OUT"),
     ],

@@ -16,7 +16,7 @@ from typing import Any
 from ..conversion import ConversionError
 from ..errors import need_extra
 from ..exporting.export import Judge, as_rows, export_model
-from ..exporting.onnx_files import NEWEST_OPSET, OPSET
+from ..exporting.onnx_files import OPSET, OPSETS, check_opset
 from .output import CommandParser, fail, print_json, quiet_libraries
 
 VERB = "export"
@@ -52,13 +52,8 @@ def build_parser() -> CommandParser:
     add("model", metavar="MODEL", help="checkpoint on the Hub, or a directory")
     add("output_dir", metavar="OUT", type=Path, help="new directory")
     add("--data", metavar="DATA", help="data set whose held-out clips judge each file")
-    add(
-        "--opset",
-        type=int,
-        default=OPSET,
-        metavar="N",
-        help=f"version of ONNX's operators ({OPSET}, for most runtimes)",
-    )
+    possible = f"of ONNX, {OPSETS[0]} to {OPSETS[-1]} ({OPSET}: most runtimes)"
+    add("--opset", type=int, default=OPSET, metavar="N", help=possible)
     add("--force", action="store_true", help="replace an older export")
     add("--json", action="store_true", help="print JSON instead of a table")
     return parser
@@ -89,8 +84,10 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, Judge | N
     """
     parser = build_parser()
     args, others = parser.parse_known_args(arguments)
-    if not OPSET <= args.opset <= NEWEST_OPSET:
-        parser.error(f"--opset is {args.opset}; give {OPSET} to {NEWEST_OPSET}")
+    try:
+        check_opset(args.opset)
+    except ValueError as error:
+        parser.error(str(error))
     if args.data is None:
         if others:
             parser.error(f"unrecognized arguments: {' '.join(others)}; see --help")

@@ -14,7 +14,7 @@ from ..conversion.checkpoint_files import find_file
 from ..conversion.output_folder import OUR_FILES, check_target, whole_or_nothing
 from ..tagging import AudioTagger
 from .checking import FileReport, check_files
-from .onnx_files import FILES, FOLDER, OPSET, OnnxFile, write_file
+from .onnx_files import FILES, FOLDER, OPSET, OnnxFile, check_opset, write_file
 
 # Copied if the checkpoint has them.
 COPIED_FILES = ("README.md", CALIBRATION_FILE)
@@ -50,10 +50,11 @@ def export_model(
         opset: Version of ONNX's operators, from 18 to 22.
         force: Whether an older export may be replaced.
     Raises:
-        ConversionError: `target` cannot be written or must not be replaced, or the error of a file
-            exceeds its limit.
-        OSError, ValueError: The model cannot be loaded.
+        ConversionError: `target` cannot be written or must not be replaced, or the error of a
+            file exceeds its limit.
+        OSError, ValueError: The model cannot be loaded, or `opset` cannot be written.
     """
+    check_opset(opset)
     target = Path(target)
     check_target(target, force, [Path(model)], EXPORTED_FILES)
     tagger = load_for_export(model)

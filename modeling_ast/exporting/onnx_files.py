@@ -28,11 +28,25 @@ from .graphs import FrameGraph, MaskedFrameGraph, WaveformGraph
 FOLDER = "onnx"
 # Opset 18 is the oldest that torch's exporter writes itself, so most runtimes read it. Beyond 22
 # torch writes attention as one operator, which few runtimes know and no tool quantizes.
-OPSET, NEWEST_OPSET = 18, 22
+OPSETS = range(18, 23)
+OPSET = OPSETS[0]
 # Limit of a protobuf file; several files are not possible, as transformers.js looks for one.
 MOST_BYTES = 2**31 - 2**20
 # Tables of the front end; in 8 bits quiet frames would be lost in rounding.
 KEPT_IN_FLOAT = {"dft", "filters"}
+
+
+def check_opset(opset: int) -> None:
+    """Refuses a version of ONNX's operators in which the files cannot be written.
+
+    Raises:
+        ValueError: It is another than `OPSETS`.
+    """
+    if opset not in OPSETS:
+        *others, newest = OPSETS
+        raise ValueError(
+            f"opset {opset} cannot be written; give {', '.join(map(str, others))} or {newest}"
+        )
 
 
 class OnnxFile(NamedTuple):
@@ -138,6 +152,13 @@ def _trace(kind: str, path: Path, tagger: AudioTagger, opset: int) -> None:
         )
     assert program is not None  # it is None only for the exporter of TorchScript
     proto = program.model_proto
+    written = {entry.version for entry in proto.opset_import if entry.domain == ""}
+    # Where torch cannot convert a graph to an opset, it only logs that.
+    if written != {opset}:
+        raise ConversionError(
+            f"this torch ({torch.__version__}) cannot write the model in opset {opset}; take "
+            f"another --opset, or a newer torch"
+        )
     _strip(proto)
     if kind == "waveform":
         settings = waveform_settings(tagger)
@@ -220,10 +241,11 @@ def _quiet_exporter() -> Iterator[None]:
 __all__ = [
     "FILES",
     "FOLDER",
-    "NEWEST_OPSET",
     "OPSET",
+    "OPSETS",
     "OnnxFile",
     "WaveformSettings",
+    "check_opset",
     "waveform_settings",
     "write_file",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import shutil
 import subprocess
 import tarfile
@@ -21,7 +24,21 @@ from .onnx_files import FILES, waveform_settings
 
 RUNTIME = "onnxruntime-web"
 RUNTIME_VERSION = "1.30.0"
-# The build for WebAssembly only, which every browser runs; the WebGPU build is twice as large.
+# Of the archive in npm's registry (`npm view onnxruntime-web@1.30.0 dist.integrity`): a mirror or a
+# cache that gives another is not trusted.
+RUNTIME_INTEGRITY = (
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7sv"
+    "Nc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+)
+# npm's own patience is minutes where there is no network. What is in its cache needs none.
+NPM_FLAGS = (
+    "--json",
+    "--prefer-offline",
+    "--fetch-retries=1",
+    "--fetch-retry-mintimeout=1000",
+    "--fetch-timeout=60000",
+)
+# The build for WebAssembly alone, which every browser runs; the one for WebGPU is twice as large.
 RUNTIME_FILES = (
     "ort.wasm.min.mjs",
     "ort-wasm-simd-threaded.mjs",
@@ -115,20 +132,39 @@ def _runtime_folder(given: Path | None) -> Iterator[Path]:
 
 
 def _fetched(folder: Path) -> Path:
+    """Fetches the package with npm, checks it, and unpacks it into `folder`."""
     wanted = f"{RUNTIME}@{RUNTIME_VERSION}"
-    hint = f"install npm, or give the unpacked package with --runtime ({wanted})"
-    command = ["npm", "pack", "--silent", wanted]
-    try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    except OSError as error:
-        raise ConversionError(f"cannot run npm ({one_line(error)}); {hint}") from error
-    except subprocess.CalledProcessError as error:
-        reason = one_line(error.stderr) or f"exit status {error.returncode}"
-        raise ConversionError(f"npm cannot fetch {wanted} ({reason}); {hint}") from error
+    remedy = f"or unpack what `npm pack {wanted}` gives elsewhere and name its folder by --runtime"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ConversionError(
+            f"{wanted} is fetched by npm, which is not here; install it, {remedy}"
+        )
+    command = [npm, "pack", *NPM_FLAGS, wanted]
+    run = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    if run.returncode:
+        raise ConversionError(
+            f"npm cannot fetch {wanted} ({_why(run)}); connect to the internet, {remedy}"
+        )
     (archive,) = folder.glob("*.tgz")
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if f"sha512-{digest}" != RUNTIME_INTEGRITY:
+        raise ConversionError(
+            f"what npm fetched is not the published {wanted}: its SHA-512 is {digest}; take npm's "
+            f"own registry (npm config get registry says which is used), {remedy}"
+        )
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
     return folder / "package"
+
+
+def _why(run: subprocess.CompletedProcess[str]) -> str:
+    """What npm says with --json about a failure, in a line."""
+    try:
+        error = json.loads(run.stdout)["error"]
+        return f"{error['code']}: {one_line(ValueError(error['summary']))}"
+    except (ValueError, KeyError, TypeError):
+        return one_line(run.stderr) or f"exit status {run.returncode}"
 
 
 __all__ = ["build_page"]

@@ -6,9 +6,18 @@ const NUM_SHOWN = 10; // rows in the table of scores
 const QUIETEST_DB = -60; // relative to the loudest value; everything below is black
 const HEIGHT = 200;
 const AXIS = 36; // pixels for the axes
+// By default a browser cleans up speech, which changes every other sound.
+const AS_IT_SOUNDS = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+const BITS_PER_SECOND = 256000;
 
 const element = (id) => document.getElementById(id);
-const settings = await (await fetch("settings.json")).json();
+const settings = await fetch("settings.json")
+  .then((response) => response.json())
+  .catch((error) => {
+    say("The model cannot be loaded.");
+    fail(`The page is not complete (settings.json: ${error.message}). Reload the page.`);
+    throw error;
+  });
 const worker = new Worker("worker.js", { type: "module" });
 let result = null; // the result of the recording that is shown
 let url = null;
@@ -95,7 +104,7 @@ function show() {
   element("player").src = url;
   const order = scores.map((_, n) => n).sort((a, b) => scores[b] - scores[a]);
   const rows = order.slice(0, NUM_SHOWN).map((n) => [settings.labels[n], scores[n].toFixed(4)]);
-  fill("scores", rows);
+  fill("scores", rows, 0);
   document.querySelectorAll("#scores tbody tr").forEach((row, n) => {
     row.dataset.score = scores[order[n]];
   });
@@ -109,13 +118,19 @@ function show() {
   );
 }
 
-// Writes rows of text into the body of a table; the last column is a score with a bar.
-function fill(id, rows) {
+// Writes rows of text into the body of a table. `heading` is the column that names a row; the last
+// column is a score with a bar.
+function fill(id, rows, heading) {
   const body = element(id).tBodies[0];
   body.replaceChildren(
     ...rows.map((cells) => {
       const row = document.createElement("tr");
-      for (const text of cells) row.insertCell().textContent = text;
+      cells.forEach((text, n) => {
+        const cell = document.createElement(n === heading ? "th" : "td");
+        if (n === heading) cell.scope = "row";
+        cell.textContent = text;
+        row.append(cell);
+      });
       row.lastChild.className = "bar";
       row.lastChild.style.setProperty("--score", cells.at(-1));
       return row;
@@ -134,6 +149,7 @@ function showEvents() {
     events.map(({ start, stop, label, score }) => [
       seconds(start), seconds(stop), label, score.toFixed(4),
     ]),
+    2,
   );
   const lanes = [...new Set(events.map(({ label }) => label))].map((label) => {
     const lane = document.createElement("div");
@@ -195,26 +211,49 @@ function axes(context, scale, left, bottom, duration) {
   }
 }
 
+// A sentence for what getUserMedia throws.
+function whyNoMicrophone(error) {
+  if (!window.isSecureContext) return "The microphone needs a page from https:// or localhost.";
+  const reasons = {
+    NotAllowedError: "The microphone is not allowed: allow it for this page in the browser.",
+    NotFoundError: "No microphone is connected.",
+    NotReadableError: "The microphone does not answer: another program may be using it.",
+  };
+  return reasons[error.name] ?? `The microphone cannot be used (${error.message}).`;
+}
+
 async function record() {
   const button = element("record");
+  button.onclick = null; // until the browser has an answer
+  element("error").hidden = true;
   let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-  } catch {
-    fail("The microphone cannot be used. Allow it for this page, or choose a file.");
+    stream = await navigator.mediaDevices.getUserMedia({ audio: AS_IT_SOUNDS });
+  } catch (error) {
+    button.onclick = record;
+    fail(`${whyNoMicrophone(error)} A file can be chosen all the same.`);
     return;
   }
-  const recorder = new MediaRecorder(stream);
+  const recorder = new MediaRecorder(stream, { audioBitsPerSecond: BITS_PER_SECOND });
   const chunks = [];
+  let clock = null;
   recorder.ondataavailable = ({ data }) => chunks.push(data);
+  recorder.onstart = () => {
+    const start = performance.now();
+    clock = setInterval(() => {
+      element("elapsed").textContent = `${((performance.now() - start) / 1000).toFixed(1)} s`;
+    }, 100);
+    say("Recording …");
+  };
   recorder.onstop = () => {
+    clearInterval(clock);
+    element("elapsed").textContent = "";
     stream.getTracks().forEach((track) => track.stop());
     button.textContent = "Record";
     button.onclick = record;
     classify(new File(chunks, "Recording", { type: recorder.mimeType }));
   };
   recorder.start();
-  say("Recording …");
   button.textContent = "Stop";
   button.onclick = () => recorder.stop();
 }
