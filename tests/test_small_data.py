@@ -23,6 +23,7 @@ from modeling_ast.training.small_data import (
     min_length,
     rates,
     schedule,
+    statistics,
     validation_share,
 )
 from tests.conftest import TINY, randomise
@@ -44,6 +45,8 @@ def facts(**changes):
         "time_stride": 16,
         "width": 128,
         "num_layers": 4,
+        "mean": -4.3,
+        "std": 4.6,
         "pretrained": True,
     }
     return Facts(**{**given, **changes})
@@ -126,6 +129,17 @@ def test_parts_of_clips_are_a_quarter_of_the_input_and_at_least_a_patch():
     assert at_least.value == 32 and at_least.reason.startswith("one patch")
 
 
+def test_trained_weights_keep_their_statistics_and_random_ones_get_those_of_the_clips():
+    assert values(statistics(facts())) == {"mean": -4.3, "std": 4.6}
+    assert "40 clips to train on is -7" in statistics(facts())[0].reason
+    assert values(statistics(facts(pretrained=False))) == {"mean": -7.0, "std": 3.0}
+
+
+def test_only_deep_models_have_smaller_rates_below():
+    assert values(rates(facts(num_layers=4)))["layer_decay"] == 1
+    assert values(rates(facts(num_layers=12)))["layer_decay"] == 0.75
+
+
 def test_rates_fall_with_the_width():
     small, base = (values(rates(facts(width=width, num_layers=12))) for width in (128, 768))
     assert small["learning_rate"] == 1e-3 and base["learning_rate"] == 5e-5
@@ -172,7 +186,7 @@ def test_what_is_given_stays():
     }
     assert arguments.training.num_train_epochs == 60 and arguments.augmentation.mixup_rate == 0.5
     assert arguments.training.lr_scheduler_type == SchedulerType.COSINE
-    assert arguments.model.max_length == 200 and arguments.optimizer.layer_decay < 1
+    assert arguments.model.max_length == 200 and arguments.optimizer.layer_decay == 1
 
 
 def test_a_recipe_gives_too(tmp_path):

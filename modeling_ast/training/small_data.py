@@ -43,6 +43,8 @@ SHORTEST_PART = 1 / 4
 # Width of a pretrained model -> its learning rate (AdamW, batches of 16). The rate of the small
 # model was measured; the rate of the base size is the usual one.
 RATES = {128: 1e-3, 768: 5e-5}
+# Layers from which on a model is deep: its lower layers get smaller rates, and some are skipped.
+DEEP = 6
 # The new matrices of an adapter need larger steps (Hu et al. 2021, appendix D).
 ADAPTER_FACTOR = 10
 # For random weights of width 128; wider models get a smaller rate (Yang et al. 2021, muP).
@@ -70,6 +72,7 @@ class Facts:
         moments: Moments of the log-mel values of the measured clips.
         max_length, num_mel_bins, patch_frames, time_stride: Sizes of the model's input.
         width, num_layers: Sizes of the model.
+        mean, std: Statistics that the model's extractor normalises with.
         pretrained: Whether the model starts from trained weights.
         adapted: Whether an adapter is trained instead of these weights.
         num_processes: Number of processes that share a batch.
@@ -86,6 +89,8 @@ class Facts:
     time_stride: int
     width: int
     num_layers: int
+    mean: float
+    std: float
     pretrained: bool
     adapted: bool = False
     num_processes: int = 1
@@ -129,6 +134,8 @@ def measure(arguments: Arguments, train: Dataset, exclusive: bool) -> Facts:
         time_stride=given.time_stride or config.time_stride,
         width=config.hidden_size,
         num_layers=config.num_hidden_layers,
+        mean=extractor.mean,
+        std=extractor.std,
         pretrained=not given.from_scratch,
         adapted=arguments.cheap.lora_rank is not None,
         num_processes=training.world_size,
@@ -176,13 +183,17 @@ def max_length(facts: Facts) -> Choice:
 
 
 def statistics(facts: Facts) -> list[Choice]:
-    """Mean and standard deviation of the training clips' log-mel values."""
-    count = len(facts.num_frames)
+    """Mean and standard deviation that normalise log-mel values: those that trained weights know,
+    or those of the training clips."""
+    count, mean, std = len(facts.num_frames), facts.moments.mean, facts.moments.std
+    if facts.pretrained:
+        reason = "the model's own, which its weights know; that of {} clips to train on is {:.4g}"
+        return [
+            Choice("mean", facts.mean, reason.format(count, mean)),
+            Choice("std", facts.std, reason.format(count, std)),
+        ]
     reason = f"measured, of the log-mel values of {count} clips to train on"
-    return [
-        Choice("mean", round(facts.moments.mean, 4), reason),
-        Choice("std", round(facts.moments.std, 4), reason),
-    ]
+    return [Choice("mean", round(mean, 4), reason), Choice("std", round(std, 4), reason)]
 
 
 def masks(facts: Facts, frames: int) -> list[Choice]:
@@ -241,9 +252,18 @@ def rates(facts: Facts) -> list[Choice]:
     head_rate = float(f"{min(10.0, high / rate):.2g}")
     return [
         Choice("learning_rate", rate, reason),
-        Choice("layer_decay", 0.75, "lower layers have general features and should change less"),
+        layer_decay(facts.num_layers),
         Choice("head_rate", head_rate, f"the head is new: up to ten times, at most {high:g}"),
     ]
+
+
+def layer_decay(num_layers: int) -> Choice:
+    """Smaller learning rates for the lower layers of a pretrained model, if it is deep."""
+    if num_layers < DEEP:
+        reason = f"{num_layers} layers all learn; from {DEEP} on lower ones should change less"
+        return Choice("layer_decay", 1.0, reason)
+    reason = "lower layers have general features and should change less"
+    return Choice("layer_decay", 0.75, reason)
 
 
 def batch_size(num_clips: int, num_processes: int = 1) -> Choice:
@@ -272,12 +292,14 @@ def epochs(num_clips: int, pretrained: bool) -> Choice:
 
 def regularisers(facts: Facts) -> list[Choice]:
     """The settings that keep a model from memorising its few clips."""
-    depth = 0.1 if facts.num_layers >= 6 else 0.0
+    depth = 0.1 if facts.num_layers >= DEEP else 0.0
     return [
         Choice("mixup_rate", 0.5, "as published; the labels of both clips count by their shares"),
         Choice("max_gain_db", 6.0, "recordings differ in level"),
         Choice(
-            "drop_path_rate", depth, f"{facts.num_layers} layers; with 6 or more, some are skipped"
+            "drop_path_rate",
+            depth,
+            f"{facts.num_layers} layers; with {DEEP} or more, some are skipped",
         ),
         Choice("weight_decay", 0.05, "keeps weights small, as there are few clips"),
     ]
