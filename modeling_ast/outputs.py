@@ -83,7 +83,7 @@ def leaving_no_empty_folder(folder: Path) -> Iterator[None]:
     """
     files = [path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()]
     if files:
-        raise ValueError(f"{files[0]} is a file but must be a directory; give another output")
+        raise ValueError(f"{files[0]} is a file but must be a directory; give another --output-dir")
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

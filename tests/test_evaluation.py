@@ -226,7 +226,7 @@ def test_a_directory_of_results(sounds, models, tmp_path, run):
     error = run(models[0], *options, "--output-dir", models[0], status=1).err
     assert "holds a model, whose card and figures would be replaced" in error
     error = run(models[0], *options, "--output-dir", rows[0][0], status=1).err
-    assert "cannot make the directory" in error and "give another --output-dir" in error
+    assert "is a file but must be a directory" in error and "give another --output-dir" in error
     # A refused evaluation leaves no empty directory.
     new = tmp_path / "new" / "deeper"
     run(tmp_path / "no model", *options, "--output-dir", new, status=1)
