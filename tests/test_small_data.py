@@ -10,14 +10,12 @@ from transformers.trainer_utils import SchedulerType
 from modeling_ast import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 from modeling_ast.commands import finetune
 from modeling_ast.commands.finetune import parse_arguments
+from modeling_ast.training.choices import GIVEN, Choice, choice_lines
 from modeling_ast.training.normalization import Moments
 from modeling_ast.training.small_data import (
-    GIVEN,
-    Choice,
     Facts,
     balance,
     batch_size,
-    choice_lines,
     choose,
     epochs,
     masks,

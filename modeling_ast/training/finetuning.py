@@ -27,6 +27,7 @@ from .bad_clip_search import listing_all_bad_clips
 from .batches import AudioCollator
 from .building import BAD_LIST, build_trainer, load_model, start_line
 from .cheap_tuning import as_saved, how_trained, train_a_part
+from .choices import GIVEN, Choice, choice_lines
 from .classes import check_labels, is_exclusive, read_classes
 from .clips import BadClips, ClipReader
 from .data_report import DataReport
@@ -48,7 +49,7 @@ from .results import Judge
 from .run_card import CHOSEN_FILE
 from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
 from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
-from .small_data import GIVEN, Choice, choice_lines, choose, measure, validation_share
+from .small_data import choose, measure, validation_share
 from .trainer import ASTTrainer, output_folder
 
 

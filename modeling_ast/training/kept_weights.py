@@ -20,7 +20,7 @@ from transformers.trainer_utils import SaveStrategy
 from ..pretrained import load_model
 from .arguments import Arguments, SamplingArguments
 from .cheap_tuning import is_adapted
-from .small_data import GIVEN, Choice
+from .choices import GIVEN, Choice
 from .trainer import ASTTrainer, output_folder
 
 VALIDATION = "validation"

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -21,6 +20,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 
 from ..pretrained import load_config, load_extractor
 from .arguments import Arguments
+from .choices import GIVEN, Choice
 from .classes import label_column, label_names
 from .clips import BadClips, ClipReader
 from .normalization import Moments, measure_clips
@@ -56,35 +56,6 @@ WARMUP_SHARE = 0.1
 IMBALANCE = 5
 # Number of evaluations in a run, and of logged values of its training loss.
 EVALUATIONS, LOSSES = 12, 40
-
-
-class Choice(NamedTuple):
-    """A chosen argument of a run: its name, its value, and the reason."""
-
-    name: str
-    value: Any
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.value_text} {self.reason}"
-
-    @property
-    def value_text(self) -> str:
-        """The value as it is printed."""
-        if self.value is None:
-            return "none"
-        value = getattr(self.value, "value", self.value)  # of an enumeration
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def choice_lines(choices: Sequence[Choice]) -> list[str]:
-    """A line for each choice, in columns: name, value, reason."""
-    names = max((len(choice.name) for choice in choices), default=0)
-    values = max((len(choice.value_text) for choice in choices), default=0)
-    return [f"{row.name:<{names}}  {row.value_text:<{values}}  {row.reason}" for row in choices]
-
-
-GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -389,13 +360,10 @@ def steps(arguments: Arguments, num_clips: int) -> tuple[int, int]:
 
 
 __all__ = [
-    "GIVEN",
     "MEASURED",
-    "Choice",
     "Facts",
     "balance",
     "batch_size",
-    "choice_lines",
     "choose",
     "epochs",
     "masks",
