@@ -135,14 +135,16 @@ def test_json_is_strict_and_has_all(tmp_path):
     assert rows[0]["bad_stretches"][1] == {"onset": 3.0, "offset": None, "reason": "damaged"}
 
 
-def test_names_that_are_no_unicode(tmp_path):
+def test_names_and_labels_that_are_no_unicode(tmp_path):
     name = b"caf\xe9.wav".decode("utf-8", "surrogateescape")
-    given = [Detection(name, 4.0, [Event(0.0, 1.0, "Dog", 0.5)])]
+    given = [Detection(name, 4.0, [Event(0.0, 1.0, "Dog \udc80", 0.5)])]
     for kind in ("csv", "raven", "json"):
         write_events(given, tmp_path / "e", kind)
         assert list(read_events(tmp_path / "e", kind)) == [name]
     write_events(given, tmp_path / "e.parquet")
-    assert list(read_events(tmp_path / "e.parquet")) == ["caf�.wav"]
+    assert read_events(tmp_path / "e.parquet") == {
+        "caf�.wav": [Event(0.0, 1.0, r"Dog \udc80", 0.5)]
+    }
 
 
 @pytest.mark.parametrize(

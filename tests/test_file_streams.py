@@ -28,7 +28,7 @@ def encode(samples: np.ndarray, rate: int, **kwargs) -> bytes:
 
 
 def mp3(rate: int, seconds: float, hz: float, channels: int = 1, counted: bool = True) -> bytes:
-    """An MP3 of varying bit rate, with or without a first frame that states the number of frames."""
+    """An MP3 of varying bit rate, with or without a first frame that counts the others."""
     kwargs = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.2}
     content = encode(tone(rate, seconds, hz, channels), rate, **kwargs)
     if counted:
