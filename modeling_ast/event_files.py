@@ -24,7 +24,7 @@ import numpy as np
 
 from .errors import need_extra
 from .events import Detection, Event, ScoreBlock
-from .labels import valid_unicode
+from .labels import escaped_unicode, valid_unicode
 from .recordings import BadStretch
 from .strict_json import to_json
 
@@ -271,8 +271,10 @@ def _write_parquet(detections: Iterable[Detection], path: Path) -> None:
     try:
         with parquet.ParquetWriter(partial, schema) as writer:
             for detection in detections:
-                name = valid_unicode(detection.name)  # as Parquet needs
-                rows = [dict(zip(COLUMNS, (name, *event))) for event in detection.events]
+                # Parquet needs valid Unicode.
+                name = valid_unicode(detection.name)
+                events = [e._replace(label=escaped_unicode(e.label)) for e in detection.events]
+                rows = [dict(zip(COLUMNS, (name, *event))) for event in events]
                 if rows:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
         os.replace(partial, path)

@@ -161,6 +161,11 @@ def valid_unicode(text: str | None) -> str | None:
     return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+def escaped_unicode(label: str) -> str:
+    """A label as valid Unicode, which Parquet needs: halves of characters become escapes."""
+    return label.encode("utf-8", "backslashreplace").decode()
+
+
 __all__ = [
     "HARMFUL",
     "NUM_AUDIOSET_LABELS",
@@ -168,6 +173,7 @@ __all__ = [
     "Label",
     "activation",
     "distinct_names",
+    "escaped_unicode",
     "printable",
     "read_label_file",
     "valid_unicode",

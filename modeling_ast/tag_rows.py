@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .calibration import SAME_CALIBRATION, fingerprint_of
-from .labels import valid_unicode
+from .labels import escaped_unicode, valid_unicode
 from .tagging import AudioTagger, ClipTags
 
 if TYPE_CHECKING:
@@ -92,10 +92,7 @@ def tag_table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 def _valid(row: dict[str, Any]) -> dict[str, Any]:
     """The row with valid Unicode, which Parquet needs: other characters of labels are escaped."""
-    labels = [
-        entry | {"label": entry["label"].encode("utf-8", "backslashreplace").decode()}
-        for entry in row["labels"]
-    ]
+    labels = [entry | {"label": escaped_unicode(entry["label"])} for entry in row["labels"]]
     texts = {name: valid_unicode(row[name]) for name in ("file", "error")}
     return {**row, **texts, "labels": labels}
 

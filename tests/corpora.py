@@ -1,4 +1,4 @@
-"""Corpora for the tests of modeling_ast.corpus, and what one machine makes of them."""
+"""Corpora for the tests of modeling_ast.corpus, and their rows by a single machine."""
 
 import io
 import json
@@ -11,7 +11,7 @@ RATE = 16000
 
 
 def sound(number, longest=0.6):
-    """Seconds and samples of clip number so and so."""
+    """Seconds and samples of the clip with this number."""
     rng = np.random.default_rng(number)
     return (0.1 * rng.standard_normal(int(RATE * rng.uniform(0.1, longest)))).astype(np.float32)
 
@@ -24,7 +24,7 @@ def encoded(samples, kind="FLAC"):
 
 
 def write_folder(folder, count, first=0):
-    """So many small files in folders of a hundred; returns their keys."""
+    """Writes small files into folders of a hundred; returns their keys."""
     keys = []
     for number in range(first, first + count):
         key = f"{number // 100:03d}/{number:06d}.flac"
@@ -35,14 +35,14 @@ def write_folder(folder, count, first=0):
 
 
 def add_bad_files(folder):
-    """Two files that cannot be used; returns their keys."""
+    """Writes two files that cannot be used; returns their keys."""
     (folder / "broken.mp3").write_text("no audio")
     soundfile.write(folder / "short.wav", np.zeros(100), RATE)
     return ["broken.mp3", "short.wav"]
 
 
 def write_tar(path, names, metadata=True):
-    """A shard as WebDataset writes it: a .json beside each clip."""
+    """Writes a shard of WebDataset, with a .json for each clip."""
     with tarfile.open(path, "w") as shard:
         for number, name in enumerate(names):
             members = {f"{name}.flac": encoded(sound(number))}
@@ -55,7 +55,7 @@ def write_tar(path, names, metadata=True):
 
 
 def write_audioset(path, ids, columns=("video_id", "audio", "labels", "human_labels")):
-    """Parquet with the columns of agkphysics/AudioSet, in groups of seven rows."""
+    """Writes Parquet with the columns of agkphysics/AudioSet, in groups of seven rows."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -73,7 +73,7 @@ def write_audioset(path, ids, columns=("video_id", "audio", "labels", "human_lab
 
 
 def rows_of(output):
-    """The rows of the shards that the manifest counts; each key must be there once."""
+    """The rows of the shards in the manifest; each key must occur once."""
     from pyarrow import parquet
 
     lines = (output / "manifest.jsonl").read_text().splitlines()
@@ -86,7 +86,7 @@ def rows_of(output):
 
 
 def check_equal(rows, tagger, clips):
-    """Rows are those of AudioTagger on this machine: same keys, labels, reasons, scores.
+    """The rows equal those of AudioTagger on this machine: keys, labels, reasons, scores.
 
     Args:
         rows: By key.

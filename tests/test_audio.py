@@ -61,7 +61,7 @@ def test_files_need_no_torchaudio(monkeypatch):
 @pytest.mark.parametrize("rate", [16000, 44100])
 @pytest.mark.parametrize("kwargs", [{"format": "WAV"}, {"format": "FLAC"}, {"format": "MP3"}])
 def test_blocks_are_the_whole(kwargs, rate):
-    """Of one length but the last; each in memory of its own."""
+    """All but the last have one length, and each has memory of its own."""
     content = encode(np.stack([tone(rate, 3), tone(rate, 3, 1234)], 1), rate, **kwargs)
     whole = read_audio(content)
     for seconds in (0.01, 0.7, 1.0, 3.0, 99.0):
@@ -128,7 +128,7 @@ def test_each_bad_argument_is_named():
 
 
 class Decoder:
-    """Has what torchcodec's AudioDecoder has."""
+    """A stand-in with the attributes of torchcodec's AudioDecoder."""
 
     def __init__(self, samples, rate):
         self.samples, self.rate = samples, rate
@@ -181,7 +181,7 @@ FORMS = [
 @pytest.mark.parametrize("rate", [16000, 44100])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_clip_is_the_same_waveform(tmp_path, form, rate):
-    """Rounded to 16 bits: all forms can hold it."""
+    """Samples rounded to 16 bits, so that all forms can hold them."""
     stereo = np.stack([tone(rate), tone(rate, hz=1234)])
     stereo = (np.round(stereo * 2**15) / 2**15).astype(np.float32)
     sf.write(tmp_path / "a.wav", stereo.T, rate, subtype="FLOAT")
@@ -195,7 +195,7 @@ def test_every_form_of_a_clip_is_the_same_waveform(tmp_path, form, rate):
 
 
 def test_a_file_says_which_axis_holds_its_channels(tmp_path):
-    """Also where it has fewer frames than channels."""
+    """The axis of channels is known, even if there are fewer samples than channels."""
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 60))
     sf.write(tmp_path / "wide.wav", samples, 1000, subtype="FLOAT")
     np.testing.assert_allclose(read_audio(tmp_path / "wide.wav", 1000), samples.mean(1), atol=1e-6)

@@ -1,4 +1,4 @@
-"""audio_files: what a folder holds, counted to the last entry."""
+"""audio_files: the listing of a folder, in which every entry is counted."""
 
 import io
 import os

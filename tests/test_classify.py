@@ -1,4 +1,4 @@
-"""modeling-ast classify as a person runs it, in this process: imports are slow."""
+"""modeling-ast classify as a user runs it, but in this process, because imports are slow."""
 
 import json
 from unittest.mock import Mock
@@ -22,7 +22,7 @@ RATE = 16000
 
 @pytest.fixture
 def audioset_like(tmp_path):
-    """A model that says, like those of the Hub, nothing of its labels' kind."""
+    """A model that, like those of the Hub, does not state the kind of its labels."""
     config = ASTConfig(
         hidden_size=24, num_attention_heads=2, num_hidden_layers=2, intermediate_size=32,
         max_length=200, num_mel_bins=32, num_labels=527,
@@ -162,7 +162,7 @@ def test_wrong_usage_is_2(audioset_like, tmp_path, capsys):
 
 
 def test_a_name_that_begins_with_a_hyphen_gets_the_hint(audioset_like, capsys):
-    """As YouTube's ids do."""
+    """YouTube's ids may begin with a hyphen."""
     for arguments in (["-0RWZT-miFs.wav"], ["a.wav", "-0RWZT-miFs.wav"]):
         with pytest.raises(SystemExit) as caught:
             run(capsys, audioset_like, *arguments)
@@ -196,12 +196,12 @@ def test_what_a_file_is_and_any_failure_of_a_decoder_is_its_reason(
         assert status == 1 and reason in error
 
 
-# Cursor, direction and line tricks, half a character, a formula, a tag, and two of one name.
+# Cursor, direction and line characters, half a character, a formula, a tag, and equal names.
 NASTY = ["a\x1b[2J", "\u202eb", "c\nd", "\udc80", "$\\frac{e$", "<b>f</b>", "dog", "dog"]
 
 
 def test_labels_of_a_stranger_do_no_harm(tiny_model, tmp_path, capsys):
-    """In the terminal, as JSON, in a picture; the two labels of one name keep their scores."""
+    """They do no harm in the terminal, as JSON and in a picture; equal names keep their scores."""
     config = ASTConfig.from_dict(
         {**tiny_model.config.to_dict(), "id2label": dict(enumerate(NASTY))}
     )

@@ -59,7 +59,7 @@ def test_a_folder_is_listed_as_on_one_machine(tmp_path):
     assert (source.kind, source.names) == ("files", sorted(keys))
     assert [entry.file for entry in source.skipped] == ["notes.txt"]
     assert source.address(keys[0]) == str(tmp_path / "clips" / keys[0])
-    # The same by an address.
+    # The same folder, given by an address.
     remote = find_source(f"file://{tmp_path / 'clips'}")
     assert (remote.names, remote.skipped) == (source.names, source.skipped)
     assert remote.address(keys[0]) == f"file://{tmp_path / 'clips' / keys[0]}"
@@ -127,10 +127,10 @@ def test_parquet_with_the_columns_of_audioset(tmp_path):
     wanted = [encoded(sound(number)) for number in range(20)]
     path = tmp_path / "a.parquet"
     assert read(read_parquet, path) == [(*pair, None) for pair in zip(ids, wanted)]
-    # What is done is not read again: of a group in part, or the whole group.
+    # Finished clips are not read again, neither a part of a group nor a whole group.
     rest = read(read_parquet, path, done=ids[:9] + ids[15:])
     assert [key for key, _, _ in rest] == ids[9:15] and rest[0][1] == wanted[9]
-    # Without a column of names: the paths of the audio, else file and number.
+    # Without a column of keys, they are the paths of the audio, or file and number.
     write_audioset(tmp_path / "b.parquet", ids, columns=("audio",))
     assert read(read_parquet, tmp_path / "b.parquet")[3][0] == "-id3.flac"
     audio = pa.array([encoded(sound(1))] * 9, pa.binary())
@@ -195,7 +195,7 @@ def test_the_decoding_stage_takes_what_data_sets_hold(tmp_path):
 
 
 def test_the_decoding_stage_gives_each_clip_its_own_row(tmp_path, monkeypatch):
-    """Bad ones too; a long file goes on as it is; waveforms come in small blocks."""
+    """Bad clips have rows too; a long file stays encoded; blocks of waveforms are small."""
     monkeypatch.setattr(decoding_stage, "BLOCK_BYTES", 30_000)
     monkeypatch.setattr(decoding_stage, "LONG_FILE_BYTES", 4 * RATE)
     clips = {f"{number}.flac": encoded(sound(number)) for number in range(6)}
@@ -219,7 +219,7 @@ def test_the_decoding_stage_gives_each_clip_its_own_row(tmp_path, monkeypatch):
 
 
 def test_an_object_store_that_fails_is_asked_again_and_then_stops_the_run(monkeypatch):
-    """It is not the clip's fault."""
+    """A network that fails does not make the clip bad."""
     calls = []
 
     class Broken:
@@ -237,7 +237,7 @@ def test_an_object_store_that_fails_is_asked_again_and_then_stops_the_run(monkey
 
 @pytest.mark.parametrize("embeddings", ["none", "pooled", "windows"])
 def test_an_actor_gives_the_rows_of_one_machine(embeddings, tiny_folder, tmp_path, monkeypatch):
-    """A clip at a time and together, long ones from their file."""
+    """Clips one at a time and together; long ones are read from their file."""
     from modeling_ast.tag_rows import settings_of, tag_row, tag_schema, tag_table
 
     monkeypatch.setattr(decoding_stage, "LONG_FILE_BYTES", 4 * RATE)
@@ -294,10 +294,10 @@ def test_shards_are_whole_named_by_their_bytes_and_counted_once(tmp_path):
     manifest.add(report)
     (bad,) = write_shard(some_rows(["x", "y"], "a reason"), str(tmp_path)).to_pylist()
     manifest.add(bad)
-    # A writer that was killed, and one whose report never came.
+    # Left by a writer that was killed, and by one whose report never came.
     (tmp_path / f"shard-{'0' * 24}.parquet.{'1' * 32}.partial").write_bytes(b"half")
     write_shard(some_rows(["lost"]), str(tmp_path))
-    # No file of this run, nor of any.
+    # Not a file of any run.
     (tmp_path / "part-00000.snappy.parquet").write_bytes(b"somebody's")
     manifest.remove_others()
     there = {path.name for path in tmp_path.iterdir()} - {"part-00000.snappy.parquet"}
@@ -314,7 +314,7 @@ def test_shards_are_whole_named_by_their_bytes_and_counted_once(tmp_path):
 def test_a_manifest_is_resumed_and_guards_what_it_counts(tmp_path):
     manifest = manifest_of(tmp_path)
     with pytest.raises(ValueError, match="another process is writing it"):
-        # The lock is of a process: another one asks.
+        # Locks belong to processes, so that another process must try.
         run_in_another_process(tmp_path)
     (report,) = write_shard(some_rows(["a"]), str(tmp_path)).to_pylist()
     manifest.add(report)
@@ -414,7 +414,7 @@ def test_the_extra_is_named_where_it_is_missing(tiny_folder, tmp_path, capsys, m
 
 
 def test_a_file_that_kills_its_decoder_is_a_row(tmp_path, monkeypatch):
-    """Ray would give it to one worker after the other."""
+    """Otherwise Ray would give it to one worker after the other."""
     decode = workers.decode_clip
 
     def deadly(source, *arguments):
@@ -432,7 +432,7 @@ def test_a_file_that_kills_its_decoder_is_a_row(tmp_path, monkeypatch):
 
 
 def test_keys_that_stand_twice_are_said(tmp_path, monkeypatch, caplog):
-    """Of clips with one key a resumed run may do one."""
+    """If clips have the same key, a resumed run may do only one of them."""
     (report,) = write_shard(some_rows(["a", "a", "b"]), str(tmp_path)).to_pylist()
     manifest_of(tmp_path).add(report)
     settings, flags = {"padding": "longest"}, {"padding": "--padding {}"}

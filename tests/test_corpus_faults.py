@@ -27,7 +27,7 @@ from tests.corpora import add_bad_files, check_equal, rows_of, write_folder
 pytestmark = pytest.mark.ray
 
 CLIPS, SHARD_ROWS = 1600, 64
-# Longer than any of these takes on a machine that does other things too.
+# In seconds; longer than any of these takes on a busy machine.
 PATIENCE_SECONDS = 600
 
 
@@ -71,7 +71,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def object_store():
-    """A server of S3's protocol on this machine, as every process sees it; or a skip."""
+    """A server of S3's protocol on this machine, which every process can reach; or a skip."""
     pytest.importorskip("s3fs", reason="the protocol s3 needs s3fs")
     moto = pytest.importorskip("moto.server", reason="needs moto, flask and flask-cors")
     server = moto.ThreadedMotoServer("127.0.0.1", STORE_PORT, verbose=False)
@@ -84,7 +84,7 @@ def object_store():
 
 @pytest.fixture(scope="module")
 def environment():
-    """What processes that are started here inherit."""
+    """Environment variables for the processes that are started here."""
     paths = [str(ROOT / "tests" / "slow_disk"), str(ROOT)]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**STORE, "PYTHONPATH": os.pathsep.join(paths)}.items():
@@ -94,7 +94,7 @@ def environment():
 
 @pytest.fixture(scope="module")
 def cluster(environment):
-    """Three raylets of two CPUs each, whose processes have a slow disk and know the store."""
+    """Three raylets of two CPUs each; their processes have a slow disk and the store's address."""
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
     )
@@ -117,12 +117,12 @@ class Run:
         )
 
     def shards(self):
-        """How many the manifest counts."""
+        """The number of rows that the manifest counts."""
         path = self.output / "manifest.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def wait_for(self, condition, what):
-        """Waits until something is so while the run goes on; returns it."""
+        """Waits for a condition while the run goes on; returns its value."""
         end = time.monotonic() + PATIENCE_SECONDS
         while not (found := condition()):
             assert self.process.poll() is None, self.process.communicate()
@@ -135,7 +135,7 @@ class Run:
         assert self.shards() < CLIPS / SHARD_ROWS, "the run has ended before the fault"
 
     def finish(self, status=1):
-        """Waits for the end; 1 because two clips are bad. Returns what it printed."""
+        """Waits for the end, with status 1 because two clips are bad. Returns the output."""
         out, err = self.process.communicate(timeout=PATIENCE_SECONDS)
         assert self.process.returncode == status, err
         assert "Traceback" not in err
@@ -143,7 +143,7 @@ class Run:
 
 
 def processes(name):
-    """Ray's processes that do this."""
+    """Ray's processes that run this task."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if name in " ".join(process.info["cmdline"] or []):
@@ -164,7 +164,7 @@ def test_a_machine_is_lost(model, tagger, clips, cluster, tmp_path):
 
 
 def test_a_model_a_decoder_and_a_writer_are_killed(model, tagger, clips, cluster, tmp_path):
-    """The writer in the middle of a shard."""
+    """The process of a writer that is in the middle of a shard."""
     folder, wanted = clips
     run = Run("tag", model, folder, tmp_path / "out", cluster)
     run.wait_for_shards(1)
@@ -178,7 +178,7 @@ def test_a_model_a_decoder_and_a_writer_are_killed(model, tagger, clips, cluster
 
 
 def kill_writer(output):
-    """Kills a process that has half a shard open; whether there was one."""
+    """Kills a process that has written half a shard; returns whether there was one."""
     half = {str(path) for path in output.glob("*.partial")}
     for process in processes("ray::MapBatches(write_shard)") if half else []:
         try:
@@ -203,7 +203,7 @@ def test_the_driver_is_killed_and_started_again(model, tagger, clips, cluster, t
     wanted = {key: str(folder / key) for key in clips[1]}
     rows = rows_of(first.output)
     check_equal(rows, tagger, wanted)
-    # What was done is not done again.
+    # Finished clips are not done again.
     assert (first.output / "manifest.jsonl").read_bytes().startswith(done)
     manifest = (first.output / "manifest.jsonl").read_bytes()
     _, err = Run("tag", model, folder, first.output, cluster, "--padding", "longest").finish()
@@ -222,7 +222,7 @@ def test_more_bad_clips_than_are_allowed_stop_the_run(model, cluster, tmp_path):
     assert "clips are bad, more than 0.2 of them (bad" in line and "--most-bad" in line
     bad = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
     assert all("cannot be decoded" in row["error"] for row in bad)
-    # The rest when more are allowed; what is new as well.
+    # The rest is done if more bad clips are allowed, and new clips are done as well.
     write_folder(folder, 5, first=1000)
     flags = ("--most-bad", 0.9, "--json")
     out, _ = Run("tag", model, folder, tmp_path / "out", cluster, *flags).finish()
@@ -256,7 +256,7 @@ def test_detect_finds_the_events_of_one_machine(model, clips, cluster, tmp_path)
 
 
 def test_clips_of_an_object_store(model, tagger, cluster, object_store, tmp_path):
-    """Read over S3's own protocol, in every process."""
+    """Every process reads them over S3's own protocol."""
     folder = tmp_path / "clips"
     keys = write_folder(folder, 30) + add_bad_files(folder)
     object_store.mkdir("corpus")

@@ -9,7 +9,7 @@ from tests.benchmarks.corpus import run
 pytestmark = pytest.mark.ray
 
 CLIPS = 20_000
-# What the allocators of a process may keep or give back between two moments.
+# Bytes that the allocators of a process may keep or give back between two measurements.
 SLACK_MB = 60
 
 

@@ -1,4 +1,4 @@
-"""decoding: files of any bytes. Judges: numpy's mean, the exceptions that are documented."""
+"""decoding: files of any bytes. Judges: numpy's mean, and the documented exceptions."""
 
 import io
 import logging
@@ -48,10 +48,10 @@ def test_the_mean_of_the_channels(channels):
     doubled=st.booleans(),
 )
 def test_damaged_files_are_read_or_refused(content, places, cut, doubled):
-    """Nothing but what `read_audio` documents is raised, and no file makes it take gigabytes."""
+    """Only documented exceptions of `read_audio` are raised, and no file costs gigabytes."""
     data = bytearray(content)
     for place, value in places:
-        # Mostly in headers.
+        # Most of the changed bytes are in headers.
         data[place % min(len(data), 200 if place % 2 else len(data))] = value
     data = bytes(data[: cut % (2 * len(data)) or None]) * (1 + doubled)
     check_refusals(data)

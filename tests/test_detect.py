@@ -1,4 +1,4 @@
-"""`modeling-ast detect`: the same events as in Python, in every format, also after a kill."""
+"""`modeling-ast detect`: the same events as in Python, in every format, even after a kill."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from modeling_ast.commands import detect_files, main
 from modeling_ast.event_files import read_events, read_scores
 
 RATE = 16_000
-# The tiny model finds something everywhere: what, is not the question here.
+# The tiny model finds events everywhere; which ones does not matter here.
 RULES = ("--window", "0.5", "--hop", "0.1", "--threshold", "0.4", "--activation", "sigmoid")
 SAME = {"window": 0.5, "hop": 0.1, "threshold": 0.4}
 
@@ -90,7 +90,7 @@ def test_scores_and_pictures(tiny_folder, sounds, tmp_path, capsys):
     labels, times, values = read_scores(scores / "in" / "a.wav.tsv")
     assert len(labels) == 5 and values.shape == (30, 5) and times[-1] == 3.0
     assert (pictures / "b.flac.png").read_bytes().startswith(b"\x89PNG")
-    # What is wanted and not there is made; the other files are not heard again.
+    # Missing files that are wanted are made; the other recordings are not processed again.
     (pictures / "b.flac.png").unlink()
     before = (pictures / "a.wav.png").stat().st_mtime_ns
     assert run(capsys, tiny_folder, sounds, *outputs, *RULES)[0] == 0

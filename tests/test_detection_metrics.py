@@ -1,4 +1,4 @@
-"""The benchmark's measures: by hand, and where it is installed against sed_eval."""
+"""The benchmark's measures, against results by hand and, if it is installed, sed_eval."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ TRUE = [Event(1.0, 3.0, "a", 1.0), Event(5.0, 6.0, "b", 1.0)]
 
 def test_by_hand():
     found = [Event(1.15, 3.35, "a", 0.9), Event(5.0, 6.3, "b", 0.8), Event(8.0, 8.5, "a", 0.7)]
-    # The second ends 0.3 s late, where 0.2 s is allowed.
+    # The second event ends 0.3 s late, but only 0.2 s are allowed.
     assert event_counts(found, TRUE) == Counts(1, 2, 1)
     assert segment_counts(found, TRUE, 10.0) == Counts(3, 3, 0)
     np.testing.assert_allclose(onset_errors(found, TRUE), [0.15, 0.0])

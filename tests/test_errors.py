@@ -1,4 +1,4 @@
-"""Errors on one line, and missing extras."""
+"""Error messages on one line, and missing extras."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What is written is read back exactly; and read by the readers of others: csv, pyarrow."""
+"""Written files are read back exactly, and also by other readers: csv, pyarrow."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ NAMES = ["a.wav", "folder/b, c.flac", 'q"uote.mp3', "tab\t.wav"]
 
 
 def detections(num=3, seed=0):
-    """Recordings with times on a grid, as those of a detector, and scores of all sizes."""
+    """Recordings with times on a grid, as a detector gives them, and scores of all sizes."""
     rng = np.random.default_rng(seed)
     made = []
     for number in range(num):
@@ -61,7 +61,7 @@ def name_of(kind):
     return {"audacity": "e.txt", "raven": "e.selections.txt"}.get(kind, f"e.{kind}")
 
 
-# A file of Audacity's has one recording.
+# A file of Audacity has one recording.
 KINDS = [(kind, num) for kind in FORMATS for num in (1, 4) if kind != "audacity" or num == 1]
 
 
@@ -98,7 +98,7 @@ def test_audacity_has_three_columns(tmp_path):
     events = [Event(0.3, 1.25, "Siren", 0.875), Event(2.0, 3.0, "Dog", 1.0)]
     write_events([Detection("a.wav", 4.0, events)], tmp_path / "e.txt")
     assert (tmp_path / "e.txt").read_text() == "0.3\t1.25\tSiren 0.875000\n2.0\t3.0\tDog 1.000000\n"
-    # As Audacity writes a label that has frequencies too.
+    # Audacity writes a label with frequencies in this way.
     text = "0.300000\t1.250000\tSiren 0.875000\n\\\t100.000000\t200.000000\n"
     (tmp_path / "e.txt").write_text(text)
     assert read_events(tmp_path / "e.txt") == {"e": events[:1]}
@@ -135,14 +135,16 @@ def test_json_is_strict_and_has_all(tmp_path):
     assert rows[0]["bad_stretches"][1] == {"onset": 3.0, "offset": None, "reason": "damaged"}
 
 
-def test_names_that_are_no_unicode(tmp_path):
+def test_names_and_labels_that_are_no_unicode(tmp_path):
     name = b"caf\xe9.wav".decode("utf-8", "surrogateescape")
-    given = [Detection(name, 4.0, [Event(0.0, 1.0, "Dog", 0.5)])]
+    given = [Detection(name, 4.0, [Event(0.0, 1.0, "Dog \udc80", 0.5)])]
     for kind in ("csv", "raven", "json"):
         write_events(given, tmp_path / "e", kind)
         assert list(read_events(tmp_path / "e", kind)) == [name]
     write_events(given, tmp_path / "e.parquet")
-    assert list(read_events(tmp_path / "e.parquet")) == ["caf�.wav"]
+    assert read_events(tmp_path / "e.parquet") == {
+        "caf�.wav": [Event(0.0, 1.0, r"Dog \udc80", 0.5)]
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ HALVES = [0.5, 0.5, 0.5]
 
 @pytest.fixture
 def figures(monkeypatch):
-    """What has been drawn."""
+    """The figures that were drawn."""
     from matplotlib import pyplot
 
     drawn = []
@@ -80,7 +80,7 @@ def test_each_label_has_its_threshold(tmp_path, figures):
 
 @pytest.mark.parametrize("size", [7, 300, 5000])
 def test_a_page_for_each_minute(size, tmp_path, figures):
-    """Bars and curves of its own minute, whatever the blocks of scores."""
+    """A page has the bars and curves of its own minute, for any blocks of scores."""
     name = tmp_path / "a.wav"
     x = np.zeros(150 * RATE)
     x[60 * RATE : 61 * RATE] = 0.5
@@ -103,12 +103,12 @@ def test_a_page_for_each_minute(size, tmp_path, figures):
     np.testing.assert_allclose(pages.pages[2].seconds, 120 + 0.1 * (np.arange(300) + 0.5))
     (image,) = figures[1].axes[0].images
     assert image.get_extent()[:2] == pytest.approx((60, 120), abs=0.03)
-    # The loud second is the first of its page.
+    # The loud second is the first one of its page.
     assert image.get_array()[:, :90].max() > image.get_array()[:, 110:].max()
 
 
 def test_a_damaged_recording_is_drawn(tmp_path):
-    """What cannot be decoded is grey; the rest is there, in a picture and on pages."""
+    """Parts that cannot be decoded are grey, and the rest is drawn, in a picture and on pages."""
     x = 0.1 * np.random.default_rng(0).standard_normal(70 * RATE)
     x[RATE : 2 * RATE] = np.nan
     soundfile.write(tmp_path / "a.wav", x, RATE, subtype="FLOAT")

@@ -1,4 +1,4 @@
-"""Times of sounds that are known: the steps of the windows that hold them, computed by hand."""
+"""Times of known sounds, against the steps of the windows that hold them, computed by hand."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def detector(**rules):
 
 
 def noise(seconds, rate=RATE, seed=0):
-    """Far below the level of the model."""
+    """A noise far below the level that the model reacts to."""
     rng = np.random.default_rng(seed)
     return 1e-4 * rng.standard_normal(round(seconds * rate)).astype(np.float32)
 
@@ -42,7 +42,7 @@ def all_scores(detector, clip):
 
 
 def covering_fractions(onset, offset, seconds, window, hop):
-    """By the definition: the share of the windows over each step that touch the sound."""
+    """The scores by definition: the share of the windows over each step that touch the sound."""
     num_covering = max(1, int(np.ceil(window / hop - 0.5)))
     shares = []
     for step in range(int(np.ceil(seconds / hop - 1e-9))):
@@ -60,7 +60,7 @@ def test_a_step_is_the_mean_of_the_windows_that_cover_it(window, hop):
     scores = all_scores(detector(window=window, hop=hop), with_sound(onset, offset, seconds))
     expected = covering_fractions(onset, offset, seconds, window, hop)
     assert scores.shape == (len(expected), len(LABELS))
-    # A frame takes in up to 25 ms beyond the sound; a window that touches less may not hear it.
+    # A frame reaches up to 25 ms beyond the sound; a window that touches less may miss it.
     wrong = np.abs(scores[:, 0] - expected) > 1e-6
     assert wrong.sum() <= 4
     np.testing.assert_allclose(scores[:, 0], expected, atol=2 * hop / window + 1e-6)
@@ -75,7 +75,7 @@ def test_the_maximum_is_1_wherever_a_window_touches_the_sound():
 @pytest.mark.parametrize("onset", [0.0, 0.4, 4.05, 8.5])
 @pytest.mark.parametrize("hop", [0.05, 0.1, 0.25])
 def test_an_event_is_where_the_sound_is_whatever_its_place(onset, hop):
-    """Half of the windows over a step touch the sound where the step lies at its edge."""
+    """At the edge of a sound, half of the windows over a step touch it."""
     offset = onset + 1.5
     (event,) = loud(detector(hop=hop, threshold=0.999)(with_sound(onset, offset)))
     assert event.onset == pytest.approx(onset, abs=hop + FRAME)
@@ -86,7 +86,7 @@ def test_an_event_is_where_the_sound_is_whatever_its_place(onset, hop):
 @pytest.mark.parametrize("depth", np.linspace(0.02, 0.98, 10))
 @pytest.mark.parametrize("is_silent", [True, False])
 def test_a_needle_is_found_where_it_is(depth, is_silent):
-    """One second in ten, at both of its ends within a frame, whatever the steps."""
+    """A sound of one second in ten is found within a frame at both ends, for any steps."""
     onset = depth * 9
     x = with_sound(onset, onset + 1)
     if is_silent:
@@ -102,7 +102,7 @@ def test_a_needle_is_found_where_it_is(depth, is_silent):
 
 @pytest.mark.parametrize("window", [0.5, 0.51, 1.0])
 def test_many_blocks_do_not_move_edges(window, monkeypatch, tmp_path):
-    """Also where windows do not overlap, so that no window holds what lies on a border."""
+    """This is so even if windows do not overlap and none holds a sound on their border."""
     monkeypatch.setattr("modeling_ast.recordings.BLOCK_SECONDS", 1.0)
     soundfile.write(tmp_path / "a.wav", with_sound(55.2, 56.4, 60), RATE, subtype="FLOAT")
     (event,) = loud(detector(window=window, hop=0.5)(tmp_path / "a.wav"))
@@ -111,7 +111,7 @@ def test_many_blocks_do_not_move_edges(window, monkeypatch, tmp_path):
 
 
 def test_a_sound_without_an_edge_reaches_to_the_end_of_the_recording():
-    """Or to a stretch that cannot be used: it went on there."""
+    """A sound may also reach a stretch that cannot be used, because it went on there."""
     (event,) = loud(detector()(with_sound(0, 5, 5)))
     assert (event.onset, event.offset) == (0.0, 5.0)
     x = with_sound(0, 8, 8)
@@ -138,7 +138,7 @@ CLICKS = [
 
 @pytest.mark.parametrize(("suffix", "rate"), CLICKS)
 def test_a_click_comes_back_at_its_time(rate, suffix, tmp_path):
-    """Its event lies around it: the middle is off by half a step and a frame at most.
+    """Its event lies around it: the middle is off by at most half a step and a frame.
 
     The decoders take off what the encoders put before the sound.
     """
@@ -158,7 +158,7 @@ def test_a_click_comes_back_at_its_time(rate, suffix, tmp_path):
 
 @pytest.mark.parametrize("seconds", [BLOCK_SECONDS - 0.01, BLOCK_SECONDS, 2 * BLOCK_SECONDS + 3.7])
 def test_blocks_cannot_be_heard(seconds, monkeypatch, tmp_path):
-    """The same scores where all of it is one block; so a sound on the border of two is found."""
+    """The scores equal those of a single block, so that a sound on a border is found."""
     x = with_sound(BLOCK_SECONDS - 1.3, BLOCK_SECONDS - 0.1, seconds)
     soundfile.write(tmp_path / "a.wav", x, RATE, subtype="FLOAT")
     in_blocks = all_scores(detector(), tmp_path / "a.wav")
@@ -168,7 +168,7 @@ def test_blocks_cannot_be_heard(seconds, monkeypatch, tmp_path):
 
 
 def test_windows_are_scored_as_clips_of_their_own(tiny_model, clip):
-    """By the tagger that every other tool uses, padding and mask included."""
+    """The judge is the tagger that every other tool uses, with its padding and mask."""
     extractor = ASTFeatureExtractor.from_config(tiny_model.config)
     for padding in ("longest", "max_length"):
         tagger = AudioTagger(
@@ -256,7 +256,7 @@ def test_what_is_nan_is_reported_and_the_rest_is_used(caplog):
 
 
 def test_nan_in_a_file_of_another_rate(tmp_path):
-    """The resampler spreads it by less than a tenth of a second."""
+    """The resampler spreads NaN by less than a tenth of a second."""
     x = with_sound(2, 4, 10, 48_000)
     x[5 * 48_000 : 6 * 48_000] = np.nan
     soundfile.write(tmp_path / "a.wav", x, 48_000, subtype="FLOAT")

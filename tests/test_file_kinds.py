@@ -1,4 +1,4 @@
-"""file_kinds: a reason says what a file is. Judge: the formats' own beginnings."""
+"""file_kinds: a reason says what a file is. Judge: the first bytes of each format."""
 
 import io
 import zipfile

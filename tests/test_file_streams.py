@@ -1,4 +1,4 @@
-"""file_streams: all of a file is heard. Judges: the lengths and tones that were written."""
+"""file_streams: all of a file is decoded. Judges: the lengths and tones that were written."""
 
 import io
 import logging
@@ -28,7 +28,7 @@ def encode(samples: np.ndarray, rate: int, **kwargs) -> bytes:
 
 
 def mp3(rate: int, seconds: float, hz: float, channels: int = 1, counted: bool = True) -> bytes:
-    """An MP3 of varying bit rate, with or without the first frame, which counts the others."""
+    """An MP3 of varying bit rate, with or without a first frame that counts the others."""
     kwargs = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.2}
     content = encode(tone(rate, seconds, hz, channels), rate, **kwargs)
     if counted:
@@ -38,7 +38,7 @@ def mp3(rate: int, seconds: float, hz: float, channels: int = 1, counted: bool =
 
 
 def check(content: bytes, tones: list[tuple[float, float]], slack: float = 0.08) -> None:
-    """The file is these tones (seconds, Hz), one after the other; a frame more or less is MP3's."""
+    """The file has these tones (seconds, Hz) in order; an MP3 may have a frame more or less."""
     heard = read_audio(content)
     total = sum(seconds for seconds, _ in tones)
     assert len(heard) / 16000 == pytest.approx(total, abs=slack)
@@ -54,12 +54,12 @@ def check(content: bytes, tones: list[tuple[float, float]], slack: float = 0.08)
 
 @pytest.mark.parametrize("kwargs", [{"subtype": "VORBIS"}, {"subtype": "OPUS"}])
 def test_every_link_of_a_chained_ogg_file(tmp_path, kwargs):
-    """As internet radio writes it; the links have rates of their own."""
+    """Internet radio writes such files; the links may have different rates."""
     first = encode(tone(48000, 2, 440), 48000, format="OGG", **kwargs)
     second = encode(tone(24000, 1, 880, 2), 24000, format="OGG", **kwargs)
     check(first, [(2, 440)], slack=0.001)
     check(first + second + first, [(2, 440), (1, 880), (2, 440)], slack=0.001)
-    # A hole between two pages is skipped.
+    # Bytes between two pages that are no page are skipped.
     check(first + bytes(1000) + second, [(2, 440), (1, 880)], slack=0.001)
     path = tmp_path / "radio.ogg"
     path.write_bytes(first + second)
@@ -97,7 +97,7 @@ def test_what_stands_behind_the_samples_of_a_wav_is_no_second_file():
 
 
 def test_an_mp3_that_does_not_count_its_frames():
-    """As an encoder writes it to a pipe: libsndfile guesses its length by the first frame."""
+    """An encoder that writes to a pipe makes such files; libsndfile guesses their length."""
     silence_first = np.concatenate([np.zeros((88200, 1), np.float32), tone(44100, 3, 440)])
     kwargs = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.2}
     counted = encode(silence_first, 44100, **kwargs)

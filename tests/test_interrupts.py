@@ -15,7 +15,7 @@ SLOW = "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
 
 @pytest.mark.parametrize("command", ["modeling-ast", "-m", "else.py"])
 def test_ctrl_c_while_importing(tmp_path, command):
-    """The command says nothing; another program gets its KeyboardInterrupt."""
+    """The command prints nothing; another program gets its KeyboardInterrupt."""
     for name in ("numpy", "torch"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(SLOW)

@@ -1,4 +1,4 @@
-"""labels: label files as AudioSet, spreadsheets and people write them, and each way to err."""
+"""labels: label files of AudioSet, spreadsheets and people, and all mistakes in them."""
 
 import csv
 import sys
@@ -42,10 +42,10 @@ def test_good_files(tmp_path, text, encoding):
         ("\ufeffindex,mid,display_name\n0,car,car\n1,bus,bus\n", ["car", "bus"]),
         ("index;mid;display_name\n0;car;car\n1;bus;bus\n", ["car", "bus"]),
         ("index\tmid\tdisplay_name\n0\t/m/1\tcar\n1\t/m/2\tbus\n", ["/m/1", "/m/2"]),
-        # Without identifiers the names stand for them.
+        # Without identifiers, the names are used.
         ("index,display_name\n0,car\n1,bus\n", ["car", "bus"]),
         ("index,mid,display_name\n0,,car\n1,/m/2,bus\n", ["car", "/m/2"]),
-        # Without a header: FSD50K's vocabulary, AudioSet's list and one of two columns.
+        # Without a header: FSD50K's vocabulary, AudioSet's list, and a list of two columns.
         ("0,car,/m/1\n1,bus,/m/2\n", ["/m/1", "/m/2"]),
         ("0,/m/1,car\n1,/m/2,bus\n", ["/m/1", "/m/2"]),
         ("1\tbus\r\n0\tcar\r\n", ["car", "bus"]),
@@ -164,7 +164,7 @@ def test_names_that_are_there_twice_get_their_index():
 
 @pytest.mark.parametrize("kind", ["Cc", "Cs", "Zl", "Zp"])
 def test_no_control_character_and_no_half_character_is_shown(kind):
-    """unicodedata says which these are."""
+    """The judge is unicodedata, which says which characters these are."""
     for number in range(sys.maxunicode + 1):
         if unicodedata.category(chr(number)) == kind:
             assert printable(chr(number)).isascii() and printable(chr(number)).isprintable()

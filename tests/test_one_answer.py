@@ -1,4 +1,4 @@
-"""One file, one model, one padding: the same scores by every tool.
+"""Every tool gives the same scores for the same file, model and padding.
 
 Judge: plain transformers, on the ceil(n / longest) equal parts of the clip, averaged. For the
 padding "longest", which it does not have, its model is built for just the patches of the part.
@@ -25,7 +25,7 @@ from tests.conftest import TINY, randomise
 
 RATE = 16000
 FRAMES = TINY["max_length"]
-# Samples that the model's 97 frames see.
+# Samples that the model's 97 frames cover.
 LONGEST = (FRAMES - 1) * 160 + 400
 SECONDS = [0.1, 0.26, 0.5, 0.97, LONGEST / RATE, 1.0, 1.01, 1.97, 3.3, 10.24, 27.7, 45.0]
 PADDINGS = ["max_length", "longest"]
@@ -34,7 +34,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model that hears several sounds at once, saved by plain transformers."""
+    """A model for several labels in each clip, saved by plain transformers."""
     folder = tmp_path_factory.mktemp("model")
     config = transformers.ASTConfig(**TINY, problem_type="multi_label_classification")
     randomise(transformers.ASTForAudioClassification(config)).save_pretrained(folder)
@@ -73,7 +73,7 @@ def parts_of(clip):
 
 
 def plain_scores(folder, part, padding):
-    """(C,), by plain transformers."""
+    """The scores (C,) of plain transformers."""
     model = transformers.ASTForAudioClassification.from_pretrained(folder)
     frames = FRAMES
     if padding == "longest":
@@ -105,7 +105,7 @@ def of_length(model, frames, columns):
 
 @pytest.fixture(scope="module", params=PADDINGS)
 def judged(request, folder, clips):
-    """(padding, scores (clips, C))."""
+    """(padding, scores (clips, C)) of a tool."""
     padding = request.param
     rows = [
         torch.stack([plain_scores(folder, part, padding) for part in parts_of(clip)]).mean(0)
@@ -191,7 +191,7 @@ def test_tag(folder, sounds, judged, tmp_path, saved):
 
 @pytest.fixture(scope="module")
 def labelled(sounds, folder, tmp_path_factory):
-    """A table of the files with labels of the model, of which every class has some."""
+    """A table of the files with labels of the model; each class has some files."""
     table = tmp_path_factory.mktemp("table") / "clips.csv"
     names = [f"LABEL_{number % TINY['num_labels']}" for number in range(len(sounds))]
     rows = [f"{path},{name}" for path, name in zip(sounds, names)]
@@ -239,7 +239,7 @@ def test_trainers_evaluation(folder, sounds, judged, tmp_path, features, batch_s
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_a_tone_at_the_very_end_of_a_long_clip_changes_the_scores(clips, padding):
-    """In the last 0.3 s of 45 s, with a model of 10.24 s."""
+    """The sound is in the last 0.3 s of 45 s, and the model takes 10.24 s."""
     config = ASTConfig(**{**TINY, "max_length": 1024})
     model = randomise(ASTForAudioClassification(config), std=0.5)
     tagger = AudioTagger(

@@ -1,4 +1,4 @@
-"""Pictures: their columns against a loop, their axes against the formula of mel, their bars."""
+"""Pictures: their columns against a loop, their axes against the formula of mel, their texts."""
 
 import warnings
 
@@ -35,7 +35,7 @@ def test_a_column_is_the_highest_of_its_rows(num_rows, seed):
 
 
 def test_a_tone_is_drawn_at_its_frequency_and_time(tmp_path):
-    """From 30 to 60 s of two minutes, at 2 kHz."""
+    """The tone lasts from 30 to 60 s of two minutes, at 2 kHz."""
     from matplotlib import pyplot
 
     rate = 16_000
@@ -57,7 +57,7 @@ def test_a_tone_is_drawn_at_its_frequency_and_time(tmp_path):
 
 
 def test_mel_bins_lie_where_the_filters_do():
-    """The middle of a bin is where its filter is highest."""
+    """The judge is torchaudio's filters: the middle of a bin is where its filter is highest."""
     from torchaudio.compliance.kaldi import get_mel_banks
 
     extractor = ASTFeatureExtractor()

@@ -43,7 +43,7 @@ NEEDED = {
     "what_we_measured.md": ("peft",),
 }
 INSTALLS = ("python3 -m venv", "pip install")
-# What makes a command short enough for a test; everything else is as printed.
+# Flags that make a command short enough for a test; everything else is as printed.
 SHORTER = {
     "embedded_data.py": "--num-train 32 --num-test 28 --seconds 1",
     "finetune": "--max_steps 2 --average_from 1 --per_device_eval_batch_size 14",
@@ -80,7 +80,7 @@ def blocks(document):
 
 
 def commands(document):
-    """(kind, what to run): Python blocks as text, lines of shell as argument lists."""
+    """(kind, command): Python blocks as text, lines of shell as lists of arguments."""
     for kind, text in blocks(document):
         if kind == "python":
             yield kind, text
@@ -146,7 +146,7 @@ def hub_folder(tmp_path_factory):
 
 
 def furnish(folder, hub_folder):
-    """What a reader of any page has at hand: a clone, clips, weights, a model, own sounds."""
+    """The files that each page assumes: a clone, clips, weights, a model, one's own sounds."""
     folder.mkdir()
     for name in ("examples", "conversion", "tests"):
         (folder / name).symlink_to(ROOT / name)
@@ -170,7 +170,7 @@ def furnish(folder, hub_folder):
 
 
 def run_documents(documents, hub_folder, tmp_path):
-    """Runs all that the documents show; the folder of each is named after it."""
+    """Runs all commands of the documents; the folder of each is named after it."""
     todo = []
     for document in documents:
         folder = tmp_path / document.stem

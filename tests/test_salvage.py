@@ -1,4 +1,4 @@
-"""Damaged files: what can be decoded is there, at its time, and what cannot is marked."""
+"""Damaged files: parts that can be decoded keep their times, and the others are marked."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ RATE = 16_000
 
 
 def noise(seconds, rate):
-    """Of low frequencies: half a sample of 16 kHz more or less is not seen in it."""
+    """Noise of low frequencies, in which a shift of half a sample at 16 kHz does not matter."""
     white = np.random.default_rng(0).standard_normal(round(seconds * rate))
     return 0.1 * np.convolve(white, np.hanning(rate // 400), "same") / (rate / 800) ** 0.5
 
 
 def damage(path, start, length, seed=0):
-    """Overwrites bytes, from a share of the file on."""
+    """Overwrites `length` bytes, from a share `start` of the file on."""
     content = bytearray(path.read_bytes())
     at = round(start * len(content))
     content[at : at + length] = np.random.default_rng(seed).bytes(length)
@@ -40,7 +40,7 @@ def test_flac_goes_on_behind_damages(rate, tmp_path):
     missing = np.isnan(joined)
     assert len({reason for _, reason in pieces if reason}) == 2
     assert 0.1 < missing.sum() / RATE < 6
-    # At its time: of each of the three parts the middle is what it was.
+    # The middle of each of the three parts has not changed and is at its time.
     for second in (5, 15, 25):
         part = slice(second * RATE, second * RATE + RATE)
         np.testing.assert_allclose(joined[part], expected[part], atol=0.02)

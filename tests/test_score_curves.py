@@ -1,4 +1,4 @@
-"""Steps and runs against scipy's filter, loops that follow the definitions, and any cut."""
+"""Steps and runs, against scipy's filter and loops that follow the definitions, in any blocks."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from modeling_ast.score_curves import (
 
 
 def some_curves(seed, num_steps=211, num_classes=4):
-    """Scores that stay high or low for a while, as those of a model do."""
+    """Scores that stay high or low for a while, like those of a model."""
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter1d(rng.standard_normal((num_steps, num_classes)), 3.0, axis=0)
     return (1 / (1 + np.exp(-12 * noise))).astype(np.float32)
@@ -31,7 +31,7 @@ def blocks(array, seed):
 
 
 def stepwise(curve, rules):
-    """Runs by a loop over the steps: a slow second form of `find_runs` on a filtered curve."""
+    """The runs of a filtered curve by a loop over the steps, slower than `find_runs`."""
     found, start = [], None
     for step, score in enumerate([*curve, -1.0]):
         if score >= rules.low and start is None:

@@ -1,4 +1,4 @@
-"""Edges of sounds at known samples, against loops that follow the definition, and any cut."""
+"""Edges of sounds at known samples, against loops that follow the definition, in any blocks."""
 
 from itertools import pairwise
 
@@ -104,7 +104,7 @@ def test_an_abrupt_sound_begins_and_ends_within_a_frame(kind, floor, onset):
 
 
 def test_strokes_that_follow_each_other_have_one_rise():
-    """A bell every 0.2 s: each stroke falls, but only the first rises above what was before."""
+    """A bell every 0.2 s: each stroke falls, but only the first rises above the sound before it."""
     x = 1e-3 * np.random.default_rng(0).standard_normal(3 * RATE)
     for stroke in range(5):
         start = round((1 + 0.2 * stroke) * RATE)
@@ -126,7 +126,7 @@ def test_the_nearer_of_two_equal_edges_and_the_stronger_of_two_near_ones():
 
 
 def test_events_do_not_cross():
-    """Whatever the edges: in order, apart, and none without a length."""
+    """For any edges, events stay in order, do not overlap, and have a length."""
     rng = np.random.default_rng(0)
     for _ in range(200):
         cuts = np.sort(rng.uniform(0, 20, 12)).reshape(-1, 2)

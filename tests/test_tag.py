@@ -1,4 +1,4 @@
-"""modeling-ast tag as a person runs it, and as the machine kills it."""
+"""modeling-ast tag, as a user runs it, and with runs that are killed."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def write(path, seconds, seed=0):
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Six files in three folders, two of them bad, and one that is no audio by its name."""
+    """Six files in three folders, two of them bad, and one whose name is not that of audio."""
     folder = tmp_path / "sounds"
     write(folder / "b.wav", 0.5)
     write(folder / "a" / "deep" / "c.FLAC", 0.7, 1)
@@ -90,7 +90,7 @@ def test_parquet_and_only_new_files_the_second_time(
     assert run(capsys, *arguments)[0] == 1
     second = parquet.read_table(output).to_pylist()
     assert second[:-1] == first and second[-1]["file"] == "new.wav"
-    # Nothing new: not even the model is needed.
+    # If there is no new file, not even the model is loaded.
     monkeypatch.setattr(tag, "load_tagger", None)
     assert run(capsys, *arguments)[0] == 1
     assert parquet.read_table(output).to_pylist() == second
@@ -124,13 +124,13 @@ def test_rows_of_another_padding_are_not_mixed(tiny_folder, sounds, tmp_path, ca
     flags = ("--output", output, "--padding", "longest")
     status, _, err = run(capsys, tiny_folder, sounds, *flags)
     assert status == 1 and "--padding max_length" in err and output.read_bytes() == before
-    # Also where nothing is new.
+    # It is refused even if there is no new file.
     (sounds / "new.wav").unlink()
     for other in (("--padding", "longest"), ("--scores", "sigmoid"), ("--int8",)):
         status, _, err = run(capsys, tiny_folder, sounds, "--output", output, *other)
         assert status == 1 and "give another --output, or " in err
     write(sounds / "new.wav", 0.4)
-    # Rows of version 0.1, which always padded to the longest.
+    # Rows of version 0.1, which always padded to the longest clip.
     output.write_text(
         "".join(
             json.dumps({key: row[key] for key in row if key not in SETTINGS}) + "\n"
@@ -143,7 +143,7 @@ def test_rows_of_another_padding_are_not_mixed(tiny_folder, sounds, tmp_path, ca
 
 
 def test_an_output_that_is_no_file(tiny_folder, sounds, tmp_path, capsys):
-    """A pipe would be waited for, a device read for ever."""
+    """A pipe would block the run, and a device would be read for ever."""
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "full.jsonl").symlink_to("/dev/full")
     for name in ("pipe.jsonl", "full.jsonl"):
@@ -160,7 +160,7 @@ def test_the_summary_as_json(tiny_folder, sounds, tmp_path, capsys):
 
 
 def test_int8(tiny_folder, sounds, tmp_path, capsys):
-    """Scores near those of the float model, and not equal to them."""
+    """The scores are near those of the float model, but not equal to them."""
     outputs = tmp_path / "float.jsonl", tmp_path / "int8.jsonl"
     arguments = (tiny_folder, sounds, "--top-k", 5, "--output")
     run(capsys, *arguments, outputs[0])
@@ -186,7 +186,7 @@ def test_a_torn_line_is_done_again(tiny_folder, sounds, tmp_path, capsys):
     assert [row["file"] for row in again] == [row["file"] for row in whole]
 
 
-# The command, which stops for ever once it has written ten rows, and says so.
+# The command, which after ten rows says so and then waits until it is killed.
 STOPS_AFTER_TEN_ROWS = """
 import sys, time
 from modeling_ast import tag_files
@@ -204,7 +204,7 @@ sys.exit(main(["tag", *sys.argv[1:]]))
 
 @pytest.fixture
 def many_sounds(tmp_path):
-    """Forty files, of which the names tell the number."""
+    """Forty files that are named by their numbers."""
     folder = tmp_path / "many"
     write(folder / "0.wav", 0.4)
     for number in range(1, 40):
@@ -215,7 +215,7 @@ def many_sounds(tmp_path):
 def interrupted(arguments, kill):
     """(status, standard error, process group) of the command, on which `kill` is called."""
     command = [sys.executable, "-c", STOPS_AFTER_TEN_ROWS, *map(str, arguments)]
-    # A session of its own: as in a terminal, all its processes get a signal to the group.
+    # It has a session of its own, so that all its processes get a signal, as in a terminal.
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -226,7 +226,7 @@ def interrupted(arguments, kill):
 
 
 def check_resumed(capsys, arguments, output, before):
-    """The same command does what is missing, and nothing else."""
+    """The same command does the missing files, and no others."""
     status, _, err = run(capsys, *arguments)
     assert status == 0, err
     assert output.read_bytes().startswith(before)
@@ -245,7 +245,7 @@ def test_killed_and_resumed_nothing_is_lost_or_repeated(tiny_folder, many_sounds
 
 
 def test_hostile_names_and_links(tiny_folder, tmp_path, capsys):
-    """Each name comes once, as it is on the disk; what is no file is skipped, and so are links."""
+    """Each name comes once, as on the disk; links and everything that is no file are skipped."""
     folder, output = tmp_path / "sounds", tmp_path / "tags.jsonl"
     names = ["line\nbreak.wav", os.fsdecode(b"\xff\xfe.wav"), "deep/er/quote\"'.WAV", "-x.wav"]
     write(tmp_path / "any.wav", 0.1)
@@ -342,7 +342,7 @@ sys.stdin.read()
 
 
 def test_a_full_disk(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
-    """A limit on the size of files stands for it: it too takes a part of a line first."""
+    """A limit on the size of files has the same effect: only a part of a line is written."""
     resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
     from pyarrow import parquet
 
@@ -406,7 +406,7 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
     assert (tmp_path / "mine.jsonl").read_text() == '{"my": "data"}\n'
     # A refused run leaves no empty file.
     assert not good[1].exists()
-    # Nor is a line without an end taken for one that a kill tore, and cut off.
+    # A line without an end that is not a row of this command is not cut off.
     for text in ('{"my": "data"}', '{"file": "x"}\n{"my": '):
         (tmp_path / "mine.jsonl").write_text(text)
         output = ("--output", tmp_path / "mine.jsonl")
@@ -455,7 +455,7 @@ def test_a_label_that_is_no_unicode_fits_into_parquet(tiny_folder, sounds, tmp_p
 
 
 def test_an_output_that_is_removed_meanwhile(tiny_folder, sounds, tmp_path, capsys, monkeypatch):
-    """The rows behind it would be lost without a word."""
+    """The rows after it would be lost without a message."""
     output = tmp_path / "tags.jsonl"
     add = Journal.add
 
@@ -473,7 +473,7 @@ def test_an_output_that_is_removed_meanwhile(tiny_folder, sounds, tmp_path, caps
 
 
 def test_vectors_beside_the_labels(tiny_folder, sounds, tmp_path, capsys):
-    """Those of AudioTagger, in float32; rows with others are not mixed; a bad file has none."""
+    """They are those of AudioTagger, in float32; other kinds are not mixed; a bad file has none."""
     from pyarrow import parquet
 
     write(sounds / "long.wav", 2.3, 4)

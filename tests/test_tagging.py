@@ -26,7 +26,7 @@ def noise(seconds, seed=0, rate=RATE):
 
 @pytest.fixture
 def tagger(tiny_folder):
-    """Batches of two seconds, so that ten clips need many."""
+    """A tagger with batches of two seconds, so that ten clips need many of them."""
     return AudioTagger.from_pretrained(
         tiny_folder,
         "cpu",
@@ -48,7 +48,7 @@ def alone(tagger, waveform):
 
 
 def as_logits(tagger, result):
-    """Logits (C,), taken back from the sigmoid scores of all labels."""
+    """Logits (C,), computed from the sigmoid scores of all labels."""
     index_of = tagger.model.config.label2id
     scores = torch.zeros(len(index_of), dtype=torch.float64)
     for label, score in result.labels.items():
@@ -56,7 +56,7 @@ def as_logits(tagger, result):
     return scores.logit().float()
 
 
-# Samples that the model's 97 frames see.
+# Samples that the model's 97 frames cover.
 LONGEST = 96 * 160 + 400
 
 
@@ -166,7 +166,7 @@ def test_bad_clips_have_a_reason_and_stop_nothing(tagger, tmp_path):
 
 
 def test_the_window_is_bounded_and_the_oldest_comes_next(tagger):
-    """However many clips there are, no more are read ahead than the window holds."""
+    """Only as many clips are read ahead as the window holds, whatever their number."""
     read = 0
 
     def clips():
@@ -179,9 +179,9 @@ def test_the_window_is_bounded_and_the_oldest_comes_next(tagger):
     for given, _ in enumerate(tagger(clips()), 1):
         first = first or read
         ahead = max(ahead, read - given)
-    # 32 batches of 200 frames, of clips that have 83 frames on average.
+    # The window has 32 batches of 200 frames; clips have 83 frames on average.
     assert given == read == 1000 and ahead <= 200
-    # The first comes when a quarter of them is there: 1600 frames, 20 clips.
+    # The first result comes when a quarter of it is filled: 1600 frames, 20 clips.
     assert first <= 30
 
 
@@ -217,7 +217,7 @@ def test_equal_parts_are_the_whole_clip(num_samples, more):
 @pytest.mark.parametrize("sigmoid", [True, False])
 @pytest.mark.parametrize("scale", [1, 60])
 def test_logits_of_clips_have_the_mean_scores_of_their_parts(sigmoid, scale):
-    """Also where a float32 score would be 1."""
+    """The order is right even if a float32 score would be 1."""
     logits = scale * torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     num_parts = [1, 3, 4, 1]
     found = mean_logits(logits, num_parts, sigmoid)
@@ -238,7 +238,7 @@ def test_a_clip_beyond_the_trained_length_is_heard_in_parts_all_of_it(tagger):
     assert tagger.extractor.max_samples == LONGEST and math.ceil(len(waveform) / LONGEST) == 3
     (result,) = tagger([waveform])
     np.testing.assert_allclose(result.scores, in_parts(tagger, waveform), atol=1e-5)
-    # Every second counts: a change anywhere, at a seam too, changes the scores.
+    # A change in any second changes the scores, even at the border of two parts.
     for second in np.arange(0.05, 2.5, 0.1):
         changed = waveform.copy()
         changed[int(second * RATE) :][:160] += 0.5
@@ -274,7 +274,7 @@ def test_one_line_says_what_padding_costs(tagger, caplog, padding, seconds, coun
         assert not lines
         return
     (line,) = lines
-    # 97 frames in the place of 20.
+    # Each clip is padded from 20 to 97 frames.
     assert "the median clip lasts 0.2 s but each is padded to 0.98 s" in line
     assert "about 4.8 times as fast" in line
 
@@ -332,7 +332,7 @@ def test_the_gpu_gives_the_cpus_scores(tiny_folder):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_long_file_has_the_scores_of_its_whole(tagger, tmp_path, monkeypatch, num_workers):
-    """Between short clips, in order; read in blocks that are not the parts."""
+    """It comes between short clips, in order, and is read in blocks that are not its parts."""
     tagger.num_workers = num_workers
     path, content = tmp_path / "long.flac", io.BytesIO()
     soundfile.write(path, noise(23.4, 7, 44100), 44100)
@@ -353,7 +353,7 @@ def test_a_long_file_has_the_scores_of_its_whole(tagger, tmp_path, monkeypatch, 
 def test_a_long_file_whose_header_is_wrong_has_the_scores_of_what_is_there(
     tagger, tmp_path, monkeypatch
 ):
-    """An MP3 that was cut, and a FLAC that does not say its length."""
+    """An MP3 that was cut off, and a FLAC that does not state its length."""
     soundfile.write(tmp_path / "cut.mp3", noise(30), RATE)
     content = (tmp_path / "cut.mp3").read_bytes()
     (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
@@ -395,7 +395,7 @@ def test_workers_by_default(tiny_folder, monkeypatch):
 
 
 def test_embeddings_are_the_pooled_outputs_of_transformers(tagger, tiny_folder, tmp_path):
-    """One for each part, and their mean; the scores stay what they are without."""
+    """There is one for each part, and their mean; the scores do not change."""
     path = tmp_path / "long.wav"
     soundfile.write(path, noise(3.0, 1), RATE, subtype="FLOAT")
     clips = [noise(seconds, seed) for seed, seconds in enumerate(LENGTHS)] + [path]
@@ -419,7 +419,7 @@ def test_embeddings_are_the_pooled_outputs_of_transformers(tagger, tiny_folder, 
                 ours = tagger.model.audio_spectrogram_transformer(**frames).pooler_output[0]
             np.testing.assert_allclose(vector, ours, atol=1e-5)
         np.testing.assert_allclose(result.embedding, result.embeddings.mean(0), atol=1e-6)
-    # transformers' own model knows no mask: judged where nothing is padded.
+    # transformers' own model has no mask, so that only clips without padding are compared.
     whole = noise(LONGEST / RATE, 7)
     frames = tagger.extractor(whole, sampling_rate=RATE, return_tensors="pt").input_values
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""workers: order, deaths of workers, reading ahead. Judge: soundfile and the clips given."""
+"""workers: order, workers that die, reading ahead. Judge: soundfile and the given clips."""
 
 import errno
 import multiprocessing
@@ -30,7 +30,7 @@ def files(tmp_path):
 
 
 def check(clips, files, bad=()):
-    """All clips are there, in order, with the samples of their files."""
+    """All clips come, in order, with the samples of their files."""
     clips = list(clips)
     assert [clip.number for clip in clips] == list(range(len(files)))
     for clip, path in zip(clips, files):
@@ -64,7 +64,7 @@ def test_arrays_and_files_in_turns(files):
 @pytest.mark.parametrize("pin_memory", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_array_may_be_filled_again_once_it_was_read(files, monkeypatch, num_workers, pin_memory):
-    """As by somebody who reads a stream into one buffer; files beside them must be waited for."""
+    """The caller uses one buffer again for each clip, while files make the results wait."""
     pinned, empty_like = [], torch.empty_like
 
     def unpinned(x, pin_memory):
@@ -84,7 +84,7 @@ def test_an_array_may_be_filled_again_once_it_was_read(files, monkeypatch, num_w
     decoded = list(decode_clips(clips(), RATE, num_workers, pin_memory))
     for number, clip in enumerate(decoded[1::2]):
         assert clip.waveform.unique().tolist() == pytest.approx([number / 100])
-    # What a worker decoded comes from another process, in memory that is not pinned.
+    # Samples from a worker come from another process, in memory that is not pinned.
     assert pinned.count(RATE) == 20 * pin_memory
     assert len(pinned) == (20 + 20 * (num_workers == 0)) * pin_memory
 
@@ -141,7 +141,7 @@ def test_no_more_is_read_ahead_than_fits_in_memory(files, tmp_path):
 
 
 def test_reading_ahead_counts_decoded_bytes(tmp_path, monkeypatch):
-    """Silence takes next to nothing as FLAC and is large when it is decoded."""
+    """Silence is very small as FLAC and large when it is decoded."""
     path = tmp_path / "silence.flac"
     soundfile.write(path, np.zeros(60 * RATE), RATE)  # 3.84 MB of float32
     monkeypatch.setattr(workers, "BYTES_AHEAD", 2 * 4 * 60 * RATE)
@@ -160,7 +160,7 @@ def test_reading_ahead_counts_decoded_bytes(tmp_path, monkeypatch):
 
 
 def test_a_file_above_the_limit_comes_with_its_source(files):
-    """Samples in memory come whole: they are there already."""
+    """Samples in memory are returned as a whole, because they are in memory already."""
     large = soundfile.read(files[39], dtype="float32")[0]
     for num_workers in (0, 1):
         given = [files[0], files[39], files[39].read_bytes(), large]
@@ -218,7 +218,7 @@ def test_workers_end_with_a_killed_caller(files):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         pids = process.stdout.readline().split()
         process.kill()
-        # The workers hold this pipe too: it ends when the last of them does.
+        # The workers hold this pipe too, so that it ends with the last of them.
         assert process.stdout.read() == ""
     assert len(pids) == 2
     assert shared_folders() <= before
@@ -240,7 +240,7 @@ def test_the_memory_of_a_run_that_was_killed_with_its_workers_is_given_back(file
 
 
 def test_a_daemonic_process_decodes_by_itself(files):
-    """Such a process, as of multiprocessing.Pool, may have no others."""
+    """A daemonic process, such as one of multiprocessing.Pool, cannot start others."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         lengths = pool.apply(lengths_of, (files, 2))
     assert lengths == [400 + 100 * number for number in range(40)]

@@ -241,7 +241,10 @@ def main(arguments: list[str] | None = None) -> int:
     for error in options.unlisted:
         sys.stderr.write(f"error: cannot list {error.filename!r}: {error.strerror}\n")
     if not options.recordings:
-        return fail(f"no audio file in these folders; names must end in one of {AUDIO_NAMES}")
+        instead = "".join(f"; {line}" for line in by_reason(options.skipped))
+        return fail(
+            f"no audio file in these folders; names must end in one of {AUDIO_NAMES}{instead}"
+        )
     try:
         if options.plot_is_file:
             check_picture(options.plot)

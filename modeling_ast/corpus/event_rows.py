@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..labels import valid_unicode
+from ..labels import escaped_unicode, valid_unicode
 
 FIELDS = frozenset({"file", "seconds", "events", "bad_stretches", "error", "model"})
 
@@ -53,8 +53,7 @@ def _valid(row: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("file", "error"):
         valid[name] = valid_unicode(row[name])
     valid["events"] = [
-        event | {"label": event["label"].encode("utf-8", "backslashreplace").decode()}
-        for event in row["events"]
+        event | {"label": escaped_unicode(event["label"])} for event in row["events"]
     ]
     valid["bad_stretches"] = [
         stretch | {"reason": valid_unicode(stretch["reason"])} for stretch in row["bad_stretches"]

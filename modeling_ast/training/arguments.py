@@ -214,7 +214,7 @@ class ResultArguments:
 
 @dataclass
 class SearchArguments:
-    """A search for good hyperparameters instead of one run; see `search.py`."""
+    """A search for good hyperparameters instead of one run (extra `search`)."""
 
     search_trials: int | None = field(
         default=None,

@@ -218,7 +218,8 @@ def steady_threshold(
     """The mean, as logits, of the best thresholds of `NUM_DRAWS` draws of the clips (B,).
 
     The best threshold of a few dozen clips depends on two or three of them; the mean over draws
-    with replacement gave a higher F1 on other clips with each of three seeds (docs/detection.md).
+    with replacement gave a higher F1 on other clips with each of three seeds
+    (docs/detection_measured.md).
     """
     rng = np.random.default_rng(0)
     logits: list[float] = []
