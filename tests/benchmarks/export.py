@@ -44,7 +44,7 @@ from modeling_ast.exporting.export import write_files
 from modeling_ast.exporting.onnx_files import FILES
 from modeling_ast.exporting.running import open_session
 
-NUM_TURNS = 3
+NUM_TURNS = 5
 HERE = Path(__file__).resolve().parent
 CLIENTS = Path(os.environ.get("CLIENTS_FOLDER", HERE.parent / "clients"))
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
