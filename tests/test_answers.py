@@ -145,7 +145,7 @@ def test_sizes_must_fit():
     scores = np.zeros((3, 2))
     with pytest.raises(ValueError, match=r"2 files and 2 classes have scores \(3, 2\) and targets"):
         Answers(scores, scores, ["a", "b"], True, ["x", "y"])
-    with pytest.raises(ValueError, match="at least one clip"):
+    with pytest.raises(ValueError, match="there are no clips; give the answers to one"):
         Answers(scores[:0], scores[:0], ["a", "b"], True, [])
     with pytest.raises(ValueError, match="2 groups are given for 3 clips"):
         Answers(scores, scores, ["a", "b"], True, list("xyz"), groups=[1, 2])

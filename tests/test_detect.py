@@ -146,8 +146,9 @@ def test_a_killed_run_goes_on(tiny_folder, sounds, tmp_path, capsys):
     assert not output.exists()
     with (tmp_path / "events.jsonl").open("a") as journal:
         journal.write('{"file": "torn')
-    status, out, _ = run(capsys, *arguments)
+    status, out, err = run(capsys, *arguments)
     assert status == 0 and "3 files" in out
+    assert f"resuming {output}: 2 of 3 recordings are done\n" in err
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 3
     for name, events in read_events(output).items():
         assert events == expected_of(tiny_folder, name)

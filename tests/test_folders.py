@@ -136,7 +136,7 @@ def test_what_is_left_out_is_counted_with_its_reason(make):
     assert "1 skipped: empty folder (empty)" in report.lines()
     assert report.as_dict()["folders"][1] == {"file": "empty", "reason": "empty folder"}
     assert report.warnings[0] == (
-        "no file in the folders 'empty' can be used; the skipped files have the reasons"
+        "no file in the folders 'empty' can be used; the line about skipped files says why"
     )
 
 

@@ -402,7 +402,7 @@ def test_a_metadata_table_as_datasets_has_it(cars):
     assert load_checked(folder, eval_share=0.3)[2].used == {"train": 8, "test": 4}
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(
         st.tuples(
@@ -425,7 +425,7 @@ def test_any_labels_in_a_table_are_read_or_refused(tmp_path_factory, rows, diale
     check_read_or_refused(path)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     content=st.binary(max_size=120)
     | st.text(alphabet="file,label\n\"\t;#01.'[]{}:x", max_size=80).map(str.encode)

@@ -270,6 +270,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if journal is not None:
             journal.use(**settings_of(detector, options))
+            if journal.done:
+                num_done = len(journal.done.intersection(options.recordings))
+                num_all = len(options.recordings)
+                print_report(
+                    [f"resuming {options.output}: {num_done} of {num_all} recordings are done"]
+                )
         print_report(by_reason(options.skipped))
         found = detect_missing(options, detector, journal)
         write_results(options, found, detector)

@@ -97,10 +97,12 @@ class Answers:
         wanted = (num_clips, len(self.names))
         sizes = {"scores": self.scores.shape, "targets": self.targets.shape}
         wrong = [f"{name} {shape}" for name, shape in sizes.items() if shape != wanted]
-        if wrong or num_clips == 0:
+        if num_clips == 0:
+            raise ValueError("there are no clips; give the answers to one clip or more")
+        if wrong:
             raise ValueError(
                 f"{num_clips} files and {len(self.names)} classes have {' and '.join(wrong)}; "
-                f"scores and targets must be (clips, classes), of at least one clip"
+                f"scores and targets must be (clips, classes)"
             )
         if self.groups is not None and len(self.groups) != num_clips:
             raise ValueError(

@@ -157,7 +157,7 @@ def labels_without_clips(files: list[str], skipped: list[Skipped], has_splits: b
     if not lost:
         return []
     names = ", ".join(map(repr, lost[:5]))
-    return [f"no file in the folders {names} can be used; the skipped files have the reasons"]
+    return [f"no file in the folders {names} can be used; the line about skipped files says why"]
 
 
 __all__ = ["SPLITS", "read_folder"]
