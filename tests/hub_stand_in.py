@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, url.path))
         try:
             if self.hub.broken:
-                raise _Refusal(503, "the stand-in is told to be broken")
+                raise _Refusal(503, "the stand-in is set to fail")
             self.route(url.path)
         except _Refusal as refusal:
             self.send({"error": str(refusal)}, refusal.status, refusal.headers)

@@ -178,7 +178,7 @@ def test_a_padded_batch_gives_what_the_list_gives(layout):
     result = extractor.extract_padded(waveforms, num_samples)
     assert result.keys() == expected.keys()
     assert all(torch.equal(result[name], expected[name]) for name in expected)
-    # A tensor on "meta" has no values, so that whoever waits for one fails.
+    # A tensor on "meta" has no values, so that code which waits for one fails.
     with CountedOperations():
         shapes = extractor.extract_padded(waveforms.to("meta"), num_samples.to("meta"))
     assert {name: x.shape for name, x in shapes.items()} == {
