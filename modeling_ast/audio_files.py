@@ -24,7 +24,7 @@ RESOURCE_FILE = "resource file of macOS (its name begins with ._), which has no 
 HIDDEN = "hidden: its name begins with a dot"
 HIDDEN_FOLDER = "hidden folder: its name begins with a dot"
 DANGLING = "link to a file that is not there"
-LINKED_FOLDER = "link to a folder, which is not followed"
+LISTED_FOLDER = "folder that is listed already, under another name"
 EMPTY_FOLDER = "empty folder"
 UNLISTED_FOLDER = "folder that cannot be listed"
 NO_FILE = "neither a file nor a folder"
@@ -42,7 +42,7 @@ class Skipped(NamedTuple):
     @property
     def is_folder(self) -> bool:
         """Whether it is a folder; the files in it are not counted."""
-        return self.reason in (HIDDEN_FOLDER, LINKED_FOLDER, EMPTY_FOLDER) or (
+        return self.reason in (HIDDEN_FOLDER, LISTED_FOLDER, EMPTY_FOLDER) or (
             self.reason.startswith(UNLISTED_FOLDER)
         )
 
@@ -56,15 +56,28 @@ class Listing(NamedTuple):
 
 
 def audio_files(folder: str | Path) -> Listing:
-    """Lists a folder with all in it; links to folders are not followed."""
+    """Lists a folder with all in it.
+
+    Links to folders are followed, after all folders that are no links. A folder is listed once,
+    even if several links lead to it.
+    """
     files: list[str] = []
     skipped: list[Skipped] = []
     errors: list[OSError] = []
     # (path to list, how its entries' names begin)
-    waiting = [(os.fspath(folder), "")]
-    while waiting:
+    waiting, links = [(os.fspath(folder), "")], []
+    listed: set[tuple[int, int]] = set()  # device and number of each folder
+    while waiting or links:
+        if not waiting:
+            links.sort(reverse=True)
+            waiting.append(links.pop())
         path, prefix = waiting.pop()
         try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in listed:
+                skipped.append(Skipped(prefix.rstrip("/"), LISTED_FOLDER))
+                continue
+            listed.add((status.st_dev, status.st_ino))
             with os.scandir(path) as entries:
                 inside = list(entries)
         except OSError as error:
@@ -76,8 +89,10 @@ def audio_files(folder: str | Path) -> Listing:
             skipped.append(Skipped(prefix.rstrip("/"), EMPTY_FOLDER))
         for entry in inside:
             name = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                waiting.append((entry.path, f"{name}/"))
+            # For a link that leads to itself, os.path.isdir returns False; entry.is_dir raises.
+            if os.path.isdir(entry.path) and not entry.name.startswith("."):
+                found = links if entry.is_symlink() else waiting
+                found.append((entry.path, f"{name}/"))
             elif (left_out := _reason_to_skip(entry)) is not None:
                 skipped.append(Skipped(name, left_out))
             else:
@@ -88,12 +103,7 @@ def audio_files(folder: str | Path) -> Listing:
 def _reason_to_skip(entry: os.DirEntry) -> str | None:
     """Why an entry of a folder is no audio file; None if it is one."""
     if entry.name.startswith("."):
-        if entry.is_dir(follow_symlinks=False):
-            return HIDDEN_FOLDER
-        return skipped_by_name(entry.name)
-    # For a link that leads to itself, os.path's functions return False; those of `entry` raise.
-    if entry.is_symlink() and os.path.isdir(entry.path):
-        return LINKED_FOLDER
+        return HIDDEN_FOLDER if os.path.isdir(entry.path) else skipped_by_name(entry.name)
     if not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
         return NO_FILE if os.path.exists(entry.path) else DANGLING
     return skipped_by_name(entry.name)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
+
 END_OF_FILE = 2**63 - 1
-SEARCH_BYTES = 2**16
+SEARCH_BYTES = 2**18
 # Bytes of tags (ID3, APE, lyrics, a picture) that may stand between joined MP3 files.
 MOST_TAG_BYTES = 2**22
 # The first bytes of a FLAC file: its mark, and the header of the first block, which has 34 bytes.
@@ -117,11 +120,25 @@ def _flac_files(file: BinaryIO) -> list[int]:
     Source: RFC 9639, sections 6 and 8.
     """
     starts, position = [], 0
-    while position >= 0:
-        if _bytes_at(file, position, 8) in FLAC_BEGINNINGS:
-            starts.append(position)
-        position = _find(file, b"fLaC", position + 1)
+    overlap = len(FLAC_BEGINNINGS[0]) - 1
+    while len(block := _bytes_at(file, position, SEARCH_BYTES)) > overlap:
+        starts += sorted(position + place for place in _flac_places(block))
+        position += len(block) - overlap
     return starts
+
+
+def _flac_places(block: bytes) -> Iterator[int]:
+    """Where FLAC files begin in a block, which has two bytes or more.
+
+    numpy compares two bytes at once; bytes.find takes several times as long.
+    """
+    fl = np.frombuffer(b"fL", np.uint16)
+    for first in (0, 1):
+        pairs = np.frombuffer(block, np.uint16, (len(block) - first) // 2, first)
+        for pair in np.flatnonzero(pairs == fl):
+            place = first + 2 * int(pair)
+            if block.startswith(FLAC_BEGINNINGS, place):
+                yield place
 
 
 def _is_wav(head: bytes) -> bool:

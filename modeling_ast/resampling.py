@@ -72,9 +72,16 @@ def resampled_blocks(blocks: Iterable[np.ndarray], given: int, wanted: int) -> I
     import soxr
 
     stream = soxr.ResampleStream(given, wanted, num_channels=1, dtype="float32", quality="HQ")
+    num_given = num_done = 0
     for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+        num_given += len(block)
+        resampled = stream.resample_chunk(block)
+        num_done += len(resampled)
+        yield resampled
+    rest = stream.resample_chunk(np.empty(0, np.float32), last=True)
+    # soxr may round a length of x.5 down.
+    missing = resampled_length(num_given, given, wanted) - num_done - len(rest)
+    yield np.pad(rest, (0, missing))
 
 
 def resampled_length(num_samples: int, given: int, wanted: int) -> int:
@@ -89,9 +96,10 @@ def _by_soxr(waveform: np.ndarray, given: int, wanted: int) -> np.ndarray:
         waveform = waveform.astype(np.float32)
     rows = waveform.reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1])  # (N, S)
     length = resampled_length(rows.shape[1], given, wanted)
-    out = np.empty((len(rows), length), rows.dtype)
+    out = np.zeros((len(rows), length), rows.dtype)
     for row, target in zip(rows, out):
-        target[:] = soxr.resample(np.ascontiguousarray(row), given, wanted, quality="HQ")
+        resampled = soxr.resample(np.ascontiguousarray(row), given, wanted, quality="HQ")
+        target[: len(resampled)] = resampled  # soxr may round a length of x.5 down
     return out.reshape(*waveform.shape[:-1], length)
 
 

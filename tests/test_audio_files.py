@@ -71,7 +71,7 @@ def test_every_entry_is_either_audio_or_skipped_with_its_reason(tmp_path):
     expected |= {
         "gone.wav": "link to a file that is not there",
         "itself.wav": "link to a file that is not there",
-        "round": "link to a folder",
+        "round": "folder that is listed already",
         "none": "empty folder",
         ".git": "hidden",
         "pipe.wav": "neither a file nor a folder",
@@ -83,6 +83,26 @@ def test_every_entry_is_either_audio_or_skipped_with_its_reason(tmp_path):
     assert found.keys() == expected.keys()
     for name, reason in expected.items():
         assert re.search(re.escape(reason), found[name]), name
+
+
+def test_linked_folders_are_listed_once_and_after_those_that_are_no_links(tmp_path):
+    folder, elsewhere = tmp_path / "sounds", tmp_path / "elsewhere"
+    for path in (folder / "z" / "own.wav", elsewhere / "in" / "c.wav", elsewhere / "d.wav"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    for name, target in (
+        ("a", folder / "z"),  # of a folder that is here anyway
+        ("dog", elsewhere),
+        ("hound", elsewhere),
+        ("inner", elsewhere / "in"),  # of a part of a linked folder
+    ):
+        (folder / name).symlink_to(target, target_is_directory=True)
+    (elsewhere / "up").symlink_to(tmp_path, target_is_directory=True)
+    listing = audio_files(folder)
+    assert listing.files == ["dog/d.wav", "dog/in/c.wav", "z/own.wav"] and not listing.errors
+    again = {skipped.file for skipped in listing.skipped}
+    assert again == {"a", "hound", "inner", "dog/up/sounds", "dog/up/elsewhere"}
+    assert {skipped.reason for skipped in listing.skipped} == {rules.LISTED_FOLDER}
 
 
 def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path):

@@ -40,10 +40,14 @@ def test_levels_near_the_upper_end(given):
         assert level_db(resample(tone(given, hz), given, 16000), 16000, 16000 - hz) < -100
 
 
-@pytest.mark.parametrize(("given", "wanted"), [(48000, 16000), (44100, 16000), (8000, 16000)])
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(48000, 16000), (44100, 16000), (8000, 16000), (24000, 44100), (11040, 10000)],
+)
 def test_lengths_and_blocks(given, wanted):
     rng = np.random.default_rng(0)
-    for num_samples in (1, 2, 159, 1000, 44101):
+    # With 3560 samples at 24000 Hz, and with 25323 at 11040 Hz, the exact length ends in .5.
+    for num_samples in (1, 2, 159, 1000, 3560, 25323, 44101):
         wave = rng.standard_normal(num_samples).astype(np.float32)
         whole = resample(wave, given, wanted)
         assert len(whole) == resampled_length(num_samples, given, wanted)

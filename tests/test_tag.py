@@ -264,7 +264,7 @@ def test_hostile_names_and_links(tiny_folder, tmp_path, capsys):
     assert "is empty" in rows["empty.wav"]
     for line in (
         "1 skipped: link to a file that is not there (itself.wav)",
-        "1 skipped: link to a folder, which is not followed (deep/round)",
+        "1 skipped: folder that is listed already, under another name (deep/round)",
         "1 skipped: neither a file nor a folder (pipe.wav)",
         "1 skipped: empty folder (folder.wav)",
     ):

@@ -41,6 +41,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     # Flags may stand between the files.
     options = parser.parse_intermixed_args(arguments)
     check_model_flags(parser, options)
+    if options.plot:
+        try:
+            check_picture(options.plot)
+        except (OSError, ValueError, MissingExtra) as error:
+            parser.error(one_line(error))
     return options
 
 
@@ -70,8 +75,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Classifies each file."""
     options = parse_arguments(arguments)
     try:
-        if options.plot:
-            check_picture(options.plot)
         # A few files are decoded here, because other processes would take longer to start.
         tagger = load_tagger(options, num_workers=0)
     except (OSError, ValueError, MissingExtra) as error:

@@ -7,7 +7,7 @@ is .jsonl, to which each result is appended at once, or .parquet, which is writt
 such a .jsonl beside it. If the command is interrupted, run it again: it resumes, and tags new
 files. A bad file is a row with the reason, and the exit status is then 1; delete the row from the
 .jsonl to have the file tried again. Files whose names are not those of audio, hidden files and
-dangling links are counted as skipped; links to folders are not followed.
+dangling links are counted as skipped. Links to folders are followed; each folder is tagged once.
 """
 
 from __future__ import annotations
