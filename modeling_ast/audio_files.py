@@ -65,7 +65,8 @@ def audio_files(folder: str | Path) -> Listing:
     skipped: list[Skipped] = []
     errors: list[OSError] = []
     # (path to list, how its entries' names begin)
-    waiting, links = [(os.fspath(folder), "")], []
+    waiting: list[tuple[str, str]] = [(os.fspath(folder), "")]
+    links: list[tuple[str, str]] = []
     listed: set[tuple[int, int]] = set()  # device and number of each folder
     while waiting or links:
         if not waiting:
