@@ -85,7 +85,7 @@ def object_store():
 @pytest.fixture(scope="module")
 def environment():
     """Environment variables for the processes that are started here."""
-    paths = [str(ROOT / "tests" / "slow_disk"), str(ROOT)]
+    paths = [str(ROOT / "tests" / "faulty_machine"), str(ROOT)]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**STORE, "PYTHONPATH": os.pathsep.join(paths)}.items():
             patch.setenv(name, value)
@@ -94,7 +94,7 @@ def environment():
 
 @pytest.fixture(scope="module")
 def cluster(environment):
-    """Three raylets of two CPUs each; their processes have a slow disk and the store's address."""
+    """Three raylets of two CPUs each; their processes have faults, and the store's address."""
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
     )
@@ -253,6 +253,19 @@ def test_detect_finds_the_events_of_one_machine(model, clips, cluster, tmp_path)
             assert ours["label"] == theirs["label"] and ours["onset"] == theirs["onset"]
             assert abs(ours["score"] - theirs["score"]) < 1e-5
     assert sum(len(row["events"]) for row in expected) > 0
+
+
+def test_a_recording_that_crashes_its_decoder_is_a_row(model, cluster, tmp_path):
+    """The actor that detects decodes the recordings itself, and dies with the decoder."""
+    folder = tmp_path / "recordings"
+    write_folder(folder, 6)
+    (folder / "deadly.wav").write_bytes(next(folder.rglob("*.flac")).read_bytes())
+    run = Run("detect", model, folder, tmp_path / "out", cluster)
+    run.finish()
+    rows = rows_of(run.output)
+    errors = {os.path.basename(name): row["error"] for name, row in rows.items()}
+    assert "deadly.wav killed each process that decoded it" in errors.pop("deadly.wav")
+    assert list(errors.values()) == [None] * 6
 
 
 def test_clips_of_an_object_store(model, tagger, cluster, object_store, tmp_path):

@@ -9,12 +9,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 from torch import Tensor
 
+from ..audio import open_clip, stream_audio
 from ..labels import valid_unicode
 from ..workers import LONG_FILE_BYTES, Clip, decode_clips
 from .reading import AUDIO, ERROR, KEY, PATH, is_address
@@ -106,6 +111,33 @@ def clips_of(rows: pa.Table, audio: str = AUDIO) -> Iterator[Any]:
             yield clip
 
 
+def check_survives(clip: Any) -> None:
+    """Decodes a recording to its end in a process of its own.
+
+    Args:
+        clip: In a form that `audio.read_clip` takes.
+    Raises:
+        ValueError: That process was killed. If the recording is only bad, nothing is raised.
+    """
+    source = open_clip(clip)
+    if source.file is None:
+        return
+    with ProcessPoolExecutor(1) as pool:
+        try:
+            pool.submit(_decode_to_the_end, source.file).result()
+        except BrokenProcessPool:
+            raise ValueError(
+                f"{source.name} killed each process that decoded it: it crashes the decoder; "
+                f"convert it first"
+            ) from None
+
+
+def _decode_to_the_end(file: str | Path | bytes) -> None:
+    with suppress(OSError, ValueError):
+        for _ in stream_audio(file):
+            pass
+
+
 def _fetched(path: str) -> Any:
     """A local path unchanged; for an address, the bytes of its file."""
     if not is_address(path):
@@ -143,4 +175,4 @@ def _row(key: str, name: str, **values: Any) -> dict[str, Any]:
     return {**dict.fromkeys(DECODED.names), KEY: key, "name": os.fsencode(name), **values}
 
 
-__all__ = ["DECODED", "Decoder", "clips_of"]
+__all__ = ["DECODED", "Decoder", "check_survives", "clips_of"]

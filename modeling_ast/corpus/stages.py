@@ -15,11 +15,12 @@ import torch
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from torch import nn
 
+from ..errors import one_line
 from ..event_files import as_row
 from ..events import EventDetector
 from ..tag_rows import NO_EMBEDDINGS, settings_of, tag_row, tag_schema, tag_table
 from ..tagging import AudioTagger, ClipTags
-from .decoding import Decoder, clips_of
+from .decoding import Decoder, check_survives, clips_of
 from .event_rows import event_schema, event_table
 from .reading import AUDIO, KEY
 
@@ -29,6 +30,9 @@ GPU_CLIPS, CPU_CLIPS = 256, 32
 # The share of the CPUs that models may take: the rest decode, write, and replace a lost machine.
 # One CPU is kept for writing: if decoding took all, shards would only be written at the end.
 SHARE_OF_MODELS, CPUS_FOR_WRITING = 0.75, 1
+# How many recordings an actor guards itself against after it was started again. Ray gives it those
+# first that it had before; they are few.
+GUARDED = 16
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,7 @@ class TagActor:
         self.tagger.embeddings = row["embeddings"] != NO_EMBEDDINGS
         width = self.tagger.model.config.hidden_size
         self.schema = tag_schema(row["embeddings"], width)
+        self.guard = Guard()
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """The rows of some clips."""
@@ -197,6 +202,9 @@ class TagActor:
         rows = decoded.drop_columns("waveform").to_pylist()
         for row, waveform in zip(rows, waveforms):
             row["waveform"] = waveform.as_buffer()
+        for row in rows:
+            if row["waveform"] is None and row["error"] is None:
+                row["error"] = self.guard.reason_against(_clip(row))
         good = [row for row in rows if row["error"] is None]
         tags = iter(self.tagger(map(_clip, good)))
         results = [
@@ -235,18 +243,46 @@ class DetectActor:
         self.detector: EventDetector = ray.get(detector[0])
         self.detector.tagger = _on_device(self.detector.tagger, **where)
         self.schema = event_schema(row)
+        self.guard = Guard()
 
     def __call__(self, recordings: pa.Table) -> Iterator[pa.Table]:
         """The rows of some recordings."""
         keys = recordings.column(self.key).to_pylist()
         for key, clip in zip(keys, clips_of(recordings, self.audio)):
             found: dict[str, Any]
-            if isinstance(clip, Exception):
-                found = {"seconds": None, "events": [], "bad_stretches": [], "error": str(clip)}
+            is_bad = isinstance(clip, Exception)
+            reason = str(clip) if is_bad else self.guard.reason_against(clip)
+            if reason is not None:
+                found = {"seconds": None, "events": [], "bad_stretches": [], "error": reason}
             else:
                 (detection,) = self.detector.detect([clip])
                 found = as_row(detection)
             yield event_table([{**found, "file": str(key), **self.row}], self.schema)
+
+
+class Guard:
+    """Keeps a recording that crashes its decoder from killing an actor again and again.
+
+    An actor that decodes a recording dies with its decoder. Ray starts the actor again, and gives
+    it the same recording. Therefore an actor that was started again first decodes some recordings
+    in another process. The others are not decoded twice, because that takes time.
+    """
+
+    def __init__(self) -> None:
+        context = ray.get_runtime_context() if ray.is_initialized() else None
+        is_again = context is not None and context.was_current_actor_reconstructed
+        self.num_left = GUARDED if is_again else 0
+
+    def reason_against(self, clip: Any) -> str | None:
+        """Why a recording must not be decoded here; None if it may be."""
+        if self.num_left == 0:
+            return None
+        self.num_left -= 1
+        try:
+            check_survives(clip)
+        except (OSError, ValueError, TypeError) as error:
+            return one_line(error)
+        return None
 
 
 def _on_device(tagger: AudioTagger, resources: Resources, batch_frames: int | None) -> AudioTagger:
