@@ -134,7 +134,7 @@ def main() -> None:
     say("3. Fine-tuning and evaluation on held-out clips")
     epochs = ()
     if arguments.epochs:
-        first = max(1, arguments.epochs - 5)
+        first = max(1, int(arguments.epochs) - 5)
         epochs = ("--num-train-epochs", arguments.epochs, "--average-from", first)
     paths = ("--model", ast, "--data", data, "--output-dir", run_folder)
     run("modeling-ast", "finetune", "--recipe", "demo", *paths, *epochs)

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 @pytest.mark.slow
 def test_quickstart_runs_through(tmp_path):
     out = tmp_path / "quickstart"
-    arguments = ["--output_dir", out, "--num-train", 28, "--num-test", 28, "--epochs", 1]
+    arguments = ["--output_dir", out, "--num-train", 28, "--num-test", 28, "--epochs", 7]
     script = [sys.executable, str(ROOT / "examples" / "quickstart.py"), *map(str, arguments)]
     ended = subprocess.run(script, capture_output=True, text=True, check=False, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import ASTFeatureExtractor, ASTForAudioClassification, Trainer, TrainingArguments
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+    Trainer,
+    TrainingArguments,
+)
 from transformers import set_seed as set_seeds
 
 from modeling_ast import read_audio
@@ -61,22 +67,26 @@ def finetune(
     batch_size: int,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
+    from_scratch: bool = False,
 ) -> float:
     """The accuracy on `data`/test of transformers' AST, trained on `data`/train.
 
     Args:
         start: A checkpoint with the wanted input length, as transformers cannot refit positions.
         output: A folder for the Trainer's files.
+        from_scratch: Whether only the sizes and the statistics of `start` are used, with random
+            weights.
     """
     set_seeds(seed)
     extractor = ASTFeatureExtractor.from_pretrained(start)
     train, test = (Clips(data / name, extractor, name == "train") for name in ("train", "test"))
-    model = ASTForAudioClassification.from_pretrained(
-        start,
-        num_labels=len(train.labels),
-        problem_type="single_label_classification",
-        ignore_mismatched_sizes=True,
-    )
+    task = {"num_labels": len(train.labels), "problem_type": "single_label_classification"}
+    if from_scratch:
+        model = ASTForAudioClassification(ASTConfig.from_pretrained(start, **task))
+    else:
+        model = ASTForAudioClassification.from_pretrained(
+            start, ignore_mismatched_sizes=True, **task
+        )
     trainer = Trainer(
         model=model,
         args=TrainingArguments(

@@ -140,12 +140,19 @@ class Study:
         ]
 
     def example(
-        self, kind: str, ours: str, name: str, learning_rate: float, start: Path
+        self,
+        kind: str,
+        ours: str,
+        name: str,
+        learning_rate: float,
+        start: Path,
+        from_scratch: bool = False,
     ) -> list[float]:
         """The score of transformers' own way, with our batch size and at least as many steps.
 
         Args:
             ours: The name of our runs on `kind`, which the batch size and the steps come from.
+            from_scratch: Whether only the sizes of `start` are used, with random weights.
         """
 
         def run(seed: int) -> dict[str, float]:
@@ -165,6 +172,7 @@ class Study:
                 batch_size=batch,
                 learning_rate=learning_rate,
                 seed=seed,
+                from_scratch=from_scratch,
             )
             return {"accuracy": score, "steps": steps, "batch_size": batch}
 
@@ -190,21 +198,20 @@ def drums(study: Study) -> Iterator[str]:
 
 
 def against_example(study: Study, kind: str) -> Iterator[str]:
-    """The recipe for small data against transformers' example, from the same checkpoint."""
+    """The recipe for small data against transformers' example, both from the same start: a
+    checkpoint, then random weights of the same size."""
     start = study.quickstart() if kind == "drums" else study.words()
     name = "recipe" if kind == "drums" else kind  # "drums" are runs of the study of this name
-    yield from ("| way | accuracy | seeds |", "| --- | --: | --- |")
     data = partial(study.data, kind)
-    scores = study.scores(name, {**RECIPE, "model": start}, data, "eval_accuracy")
-    yield f"| the recipe small_data | {spread(scores)} |"
-    for rates, (rate, shown) in EXAMPLE_RATES.items():
-        scores = study.example(kind, name, f"{name}_{rates}", rate, start)
-        yield f"| transformers' example, {shown} ({rate:g}) | {spread(scores)} |"
-    if kind == "drums":
-        scores = study.scores(
-            "recipe_scratch", {**RECIPE, **SCRATCH, "model": start}, data, "eval_accuracy"
-        )
-        yield f"| the recipe small_data from random weights | {spread(scores)} |"
+    yield from ("| start | way | accuracy | seeds |", "| --- | --- | --: | --- |")
+    for weights, ours, more in (("checkpoint", name, {}), ("random", f"{name}_scratch", SCRATCH)):
+        flags = {**RECIPE, **more, "model": start}
+        scores = study.scores(ours, flags, data, "eval_accuracy")
+        yield f"| {weights} | the recipe small_data | {spread(scores)} |"
+        for key, (rate, shown) in EXAMPLE_RATES.items():
+            scores = study.example(kind, ours, f"{ours}_{key}", rate, start, bool(more))
+            way = f"transformers' example, {shown} ({rate:g})"
+            yield f"| {weights} | {way} | {spread(scores)} |"
 
 
 def few(study: Study, kind: str) -> Iterator[str]:
