@@ -1,7 +1,13 @@
 """Fixtures of every test: no network, tiny random models, made-up audio."""
 
 import os
+import signal
 from pathlib import Path
+
+# A shell starts programs in the background with SIGINT ignored; tests that interrupt a program that
+# they start would wait forever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before huggingface_hub is imported, so that no test waits for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"

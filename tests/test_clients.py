@@ -282,6 +282,19 @@ def test_the_page_in_chromium(page, exported_folder, tmp_path, name):
         assert shown["overflow400"] == 0 and shown["overflow1280"] == 0
 
 
+@pytest.mark.parametrize("content", ["{", None], ids=["damaged", "missing"])
+def test_a_page_that_is_not_complete_says_so(page, tmp_path, content):
+    folder = tmp_path / "page"
+    shutil.copytree(page, folder)
+    (folder / "settings.json").unlink()
+    if content is not None:
+        (folder / "settings.json").write_text(content)
+    with served(folder) as url:
+        shown = run_node("browser_page.mjs", CHROMIUM, url, tmp_path)["atFirst"]
+    assert shown["status"] == "The model cannot be loaded."
+    assert shown["error"].startswith("The page is not complete (settings.json: ")
+
+
 @pytest.mark.parametrize("most", [64, 127], ids=["7 bits", "8 bits"])
 def test_integer_products_of_the_browser_are_exact(tmp_path, most):
     """What the page's scores are off by is no overflow: WebAssembly has instructions that add two
@@ -340,7 +353,11 @@ def test_the_microphone(trained_page, held_out, tmp_path, label):
 
 @pytest.mark.parametrize(
     ("microphone", "said"),
-    [("refused", "The microphone is not allowed"), ("missing", "No microphone is connected")],
+    [
+        ("refused", "The microphone is not allowed"),
+        ("missing", "No microphone is connected"),
+        ("insecure", "The microphone needs a page from https:// or localhost"),
+    ],
 )
 def test_no_microphone(page, tmp_path, microphone, said):
     """The page says so, and takes a file."""

@@ -1,10 +1,13 @@
 // The microphone of the page: node browser_microphone.mjs CHROMIUM URL MICROPHONE FILE > results.json
-// MICROPHONE: `plays` (it plays FILE again and again), `refused` by the user, or `missing`.
+// MICROPHONE: `plays` (it plays FILE again and again), `refused` by the user, `missing`, or `insecure`
+// (the page comes from http:// under a name that is not localhost).
 import path from "node:path";
 import { expectNews, openBrowser, openPage, settled, shownBy } from "./browser.mjs";
 
 const SECONDS = 2.5; // to be recorded at least
-const [chromium, url, microphone, file] = process.argv.slice(2);
+const NAME = "page.test";
+const [chromium, address, microphone, file] = process.argv.slice(2);
+const url = microphone === "insecure" ? address.replace("127.0.0.1", NAME) : address;
 const flags = {
   plays: [
     "--use-fake-device-for-media-stream",
@@ -13,6 +16,7 @@ const flags = {
   ],
   refused: ["--use-fake-device-for-media-stream"],
   missing: ["--use-fake-ui-for-media-stream"],
+  insecure: [`--host-resolver-rules=MAP ${NAME} 127.0.0.1`],
 };
 const browser = await openBrowser(chromium, flags[microphone]);
 const result = {};

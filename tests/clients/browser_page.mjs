@@ -1,15 +1,16 @@
 // The page in headless Chromium: drops files, reads what it shows, takes screenshots.
-// node browser_page.mjs CHROMIUM URL SCREENSHOTS FILE... > results.json
+// node browser_page.mjs CHROMIUM URL SCREENSHOTS [FILE...] > results.json
 import path from "node:path";
 import { drawn, expectNews, openBrowser, openPage, settled, shownBy } from "./browser.mjs";
 
 const [chromium, url, screenshots, ...files] = process.argv.slice(2);
 const browser = await openBrowser(chromium);
 const shown = [];
-let opened;
+let opened, atFirst;
 try {
   opened = await openPage(browser, url);
   const { page } = opened;
+  atFirst = await shownBy(page);
   for (const [number, file] of files.entries()) {
     await expectNews(page);
     if (number === 0) {
@@ -48,4 +49,4 @@ try {
   await browser.close();
 }
 const { requests, logged } = opened;
-process.stdout.write(JSON.stringify({ shown, requests, logged }));
+process.stdout.write(JSON.stringify({ atFirst, shown, requests, logged }));
