@@ -216,6 +216,22 @@ def test_what_is_refused(arguments, status, said, tmp_path, monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_misses_its_limit_can_be_left_out(
+    exported_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(checking.LIMITS, "int8", 1e-9)
+    arguments = ["export", str(exported_folder), str(tmp_path / "out")]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.endswith("nothing was written: export the others with --leave-out int8\n")
+    assert main([*arguments, "--leave-out", "int8", "float16"]) == 0
+    assert files_in(tmp_path / "out") == {
+        name for name in NAMES if "quantized" not in name and "fp16" not in name
+    }
+    with pytest.raises(ValueError, match="leave_out has 'float32'; give some of float16, int8"):
+        export_model(exported_folder, tmp_path / "again", leave_out=["float32"])
+
+
 def test_a_target_that_holds_the_model_is_refused(exported_folder, capsys):
     assert main(["export", str(exported_folder), str(exported_folder), "--force"]) == 1
     assert "would be lost; choose another place" in error_of(capsys)

@@ -1,6 +1,6 @@
 """`modeling-ast export`: a checkpoint -> ONNX files for other runtimes, checked.
 
-    modeling-ast export MODEL OUT [--data DATA] [--opset N] [--force] [--json]
+    modeling-ast export MODEL OUT [--data DATA] [--opset N] [--leave-out int8] [--force] [--json]
 
 The work is in `exporting/`.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from ..conversion import ConversionError
 from ..errors import need_extra
 from ..exporting.export import Judge, as_rows, export_model
-from ..exporting.onnx_files import OPSET, OPSETS, check_opset
+from ..exporting.onnx_files import OPSET, OPSETS, OPTIONAL, check_opset
 from .output import CommandParser, fail, print_json, quiet_libraries
 
 VERB = "export"
@@ -43,7 +43,7 @@ def build_parser() -> CommandParser:
     """The arguments of the verb, except for those of the data."""
     parser = CommandParser(
         VERB,
-        usage="modeling-ast export MODEL OUT [--data DATA ...] [--opset N] [--force] [--json]",
+        usage="modeling-ast export MODEL OUT [--data DATA ...] [flags]",
         description=DESCRIPTION,
         epilog=EPILOG,
         allow_abbrev=False,
@@ -54,6 +54,14 @@ def build_parser() -> CommandParser:
     add("--data", metavar="DATA", help="data set whose held-out clips judge each file")
     possible = f"of ONNX, {OPSETS[0]} to {OPSETS[-1]} ({OPSET}: most runtimes)"
     add("--opset", type=int, default=OPSET, metavar="N", help=possible)
+    add(
+        "--leave-out",
+        nargs="+",
+        choices=OPTIONAL,
+        default=(),
+        metavar="PRECISION",
+        help=f"write no files of this precision: {' or '.join(OPTIONAL)}",
+    )
     add("--force", action="store_true", help="replace an older export")
     add("--json", action="store_true", help="print JSON instead of a table")
     return parser
@@ -64,7 +72,9 @@ def main(arguments: list[str]) -> int:
     quiet_libraries()
     try:
         args, judge = parse_arguments(arguments)
-        export = export_model(args.model, args.output_dir, judge, args.opset, args.force)
+        export = export_model(
+            args.model, args.output_dir, judge, args.opset, args.force, args.leave_out
+        )
     except ConversionError as error:
         return fail(str(error))
     rows = as_rows(export)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..conversion.key_maps import ConversionError
 from ..feature_extraction_ast import ASTFeatureExtractor
 from ..tagging import AudioTagger
-from .onnx_files import OnnxFile
+from .onnx_files import OPTIONAL, OnnxFile
 from .running import inputs_of, open_session
 
 NUM_LENGTHS, MOST_CLIPS = 30, 4
@@ -133,9 +133,11 @@ def check_files(
     for file, path in paths.items():
         errors[file] = error_of(file, path, probes, tagger)
         if not errors[file] <= LIMITS[file.precision]:
+            remedy = f": export the others with --leave-out {file.precision}"
             raise ConversionError(
                 f"the logits of {file.path} have an error of {errors[file]:.2g} but at most "
                 f"{LIMITS[file.precision]:g} is allowed for {file.precision}; nothing was written"
+                f"{remedy if file.precision in OPTIONAL else ''}"
             )
     times = milliseconds(paths, tagger)
     reports = [

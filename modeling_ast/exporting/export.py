@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from ..conversion.checkpoint_files import find_file
 from ..conversion.output_folder import OUR_FILES, check_target, whole_or_nothing
 from ..tagging import AudioTagger
 from .checking import FileReport, check_files
-from .onnx_files import FILES, FOLDER, OPSET, OnnxFile, check_opset, write_file
+from .onnx_files import FILES, FOLDER, OPSET, OPTIONAL, OnnxFile, check_opset, write_file
 
 # Copied if the checkpoint has them.
 COPIED_FILES = ("README.md", CALIBRATION_FILE)
@@ -37,6 +37,7 @@ def export_model(
     judge: Judge | None = None,
     opset: int = OPSET,
     force: bool = False,
+    leave_out: Collection[str] = (),
 ) -> Export:
     """Writes a folder that transformers, transformers.js and ONNX runtimes can read.
 
@@ -49,12 +50,17 @@ def export_model(
         judge: Computes the metrics of the files, as `judging.judge_files` does.
         opset: Version of ONNX's operators, from 18 to 22.
         force: Whether an older export may be replaced.
+        leave_out: Precisions that get no files: "float16", "int8" or both.
     Raises:
         ConversionError: `target` cannot be written or must not be replaced, or the error of a
             file exceeds its limit.
-        OSError, ValueError: The model cannot be loaded, or `opset` cannot be written.
+        OSError, ValueError: The model cannot be loaded, `opset` cannot be written, or a precision
+            of `leave_out` is none that can be left out.
     """
     check_opset(opset)
+    if unknown := sorted(set(leave_out) - set(OPTIONAL)):
+        raise ValueError(f"leave_out has {unknown[0]!r}; give some of {', '.join(OPTIONAL)}")
+    wanted = [file for file in FILES if file.precision not in leave_out]
     target = Path(target)
     check_target(target, force, [Path(model)], EXPORTED_FILES)
     tagger = load_for_export(model)
@@ -64,7 +70,7 @@ def export_model(
         for name in COPIED_FILES:
             if (source := find_file(model, name)) is not None:
                 shutil.copyfile(source, folder / name)
-        paths = write_files(FILES, folder, tagger, opset)
+        paths = write_files(wanted, folder, tagger, opset)
         reports, torch_ms = check_files(paths, tagger)
         metrics = {} if judge is None else judge(paths, tagger)
     return Export(reports, torch_ms, metrics)

@@ -71,6 +71,8 @@ FILES = (
     OnnxFile("waveform.onnx", "waveform"),
     OnnxFile("waveform_quantized.onnx", "waveform", "int8"),
 )
+# The precisions whose files may be left out; the others are made from the float32 files.
+OPTIONAL = ("float16", "int8")
 
 
 class WaveformSettings(NamedTuple):
