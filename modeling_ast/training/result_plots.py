@@ -44,7 +44,7 @@ def draw_curve(
         metric: Such as "mAP"; its names in the log start as in `JUDGED`.
         chance: The value of the metric that guessing would reach.
     """
-    figure = _figure((10, 4))
+    figure = _figure((10, 4.6))
     left, right = figure.subplots(1, 2)
     losses = {"while training": (_points(history, "loss"), "0.5")}
     metrics = {}
@@ -85,12 +85,15 @@ def _draw_series(
     series = {name: entry for name, entry in series.items() if entry[0]}
     # Two points of one epoch are no line: the last evaluation of a run, and that at its end.
     if any(len(dict(points)) > 1 for points, _ in series.values()):
+        size = 7
         for name, (points, colour) in series.items():
             style: dict[str, Any] = {"marker": "o" if len(points) < DOTS_UP_TO else None}
             style["markersize"] = 4
             if len(points) == 1:
-                # A ring, so that the point of another series under it is visible.
-                style = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none"}
+                # A ring around those of other series, so that each is visible at the same value.
+                style = {"marker": "o", "fillstyle": "none", "linestyle": "none"}
+                style["markersize"] = size
+                size += 2
             axis.plot(*zip(*points), color=colour, label=name, **style)
         axis.set_xlabel("epoch")
         return
