@@ -17,8 +17,9 @@ from ..training.bad_clip_search import listing_all_bad_clips
 from ..training.classes import check_labels, label_column, read_classes
 from ..training.clips import BadClips, ClipReader
 from ..training.data_arguments import DataArguments
-from ..training.data_report import MISSING_FILE, DataReport
+from ..training.data_report import DataReport
 from ..training.data_sources import Loaded, load
+from ..training.evaluation import ReadingArguments
 from ..training.normalization import Moments, normalization_stats
 from .dataclass_parser import DataclassParser
 from .output import fail, print_json, print_report
@@ -32,21 +33,14 @@ Clips that cannot be decoded are left out and listed in the file --bad-clips.
 
 
 @dataclass
-class StatsArguments:
-    """How the data is read."""
+class StatsArguments(ReadingArguments):
+    """How the data is read and measured."""
 
     max_length: int | None = field(
         default=None,
         metadata={"help": "frames of 10 ms of each clip that count; by default the model's"},
     )
-    num_workers: int = field(default=0, metadata={"help": "processes that decode"})
-    bad_clips: str = field(
-        default="bad_clips.txt", metadata={"help": "list of clips that cannot be decoded"}
-    )
-    missing_clips: str = field(
-        default=MISSING_FILE, metadata={"help": "list of a table's clips whose file is missing"}
-    )
-    json: bool = field(default=False, metadata={"help": "print JSON"})
+    json: bool = field(default=False, metadata={"help": "print JSON instead of text"})
 
 
 def main(arguments: list[str]) -> int:
@@ -83,7 +77,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, StatsArguments, Data
         usage="modeling-ast stats MODEL --data DATA [flags]",
         description=DESCRIPTION,
     )
-    parser.add_argument("model", metavar="MODEL", help="AST on the Hub, or a directory")
+    parser.add_argument("model", metavar="MODEL", help="name on the Hub, or a directory")
     stats, data, rest = parser.read(arguments)
     if data.data is None:
         parser.error("--data is missing; give a name on the Hub, a directory or a file")

@@ -39,7 +39,21 @@ from .run_card import evaluation_text
 
 
 @dataclass
-class RunningArguments:
+class ReadingArguments:
+    """How clips are read."""
+
+    num_workers: int = field(default=0, metadata={"help": "number of processes that decode clips"})
+    bad_clips: str = field(
+        default="bad_clips.txt", metadata={"help": "file for the list of clips that cannot be read"}
+    )
+    missing_clips: str = field(
+        default=MISSING_FILE,
+        metadata={"help": "file for the list of a table's clips that do not exist"},
+    )
+
+
+@dataclass
+class RunningArguments(ReadingArguments):
     """How a model is run."""
 
     scores: str = field(
@@ -64,16 +78,8 @@ class RunningArguments:
             "help": "batch size, in clips of the model's length (default: 1 on a CPU, 32 on a GPU)"
         },
     )
-    num_workers: int = field(default=0, metadata={"help": "number of processes that decode clips"})
     device: str | None = field(
         default=None, metadata={"help": "cpu, cuda, ...; by default a GPU if there is one"}
-    )
-    bad_clips: str = field(
-        default="bad_clips.txt", metadata={"help": "file for the list of clips that cannot be read"}
-    )
-    missing_clips: str = field(
-        default=MISSING_FILE,
-        metadata={"help": "file for the list of a table's clips that do not exist"},
     )
 
 
@@ -240,6 +246,7 @@ def save_evaluation(
 __all__ = [
     "Evaluation",
     "EvaluationArguments",
+    "ReadingArguments",
     "RunningArguments",
     "evaluate_models",
     "load_tagger",
