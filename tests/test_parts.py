@@ -6,8 +6,10 @@ import soundfile
 from datasets import Dataset, load_dataset
 from sklearn.model_selection import StratifiedGroupKFold
 
+from modeling_ast.commands.finetune import parse_arguments
 from modeling_ast.training.data_arguments import DataArguments
 from modeling_ast.training.data_sources import load
+from modeling_ast.training.finetuning import load_divided
 from modeling_ast.training.parts import chosen_splits
 
 SPEAKERS = ("anna", "ben", "cleo", "dan", "eve")
@@ -220,3 +222,24 @@ def test_datasets_reads_the_stored_clips(make, tmp_path):
     parquet(tmp_path / "data", ("train", "test"))
     found = load_dataset(str(tmp_path / "stored"), cache_dir=str(tmp_path / "cache"))
     assert {name: len(split) for name, split in found.items()} == {"train": 20, "test": 20}
+
+
+@pytest.mark.parametrize(
+    ("takes", "splits", "chosen", "counts"),
+    [
+        # 20 or 60 clips to train on.
+        (2, ("train", "test"), ("validation_share", None), (20, 0, 20)),
+        (2, ("train", "validation", "test"), ("validation_split", "validation"), (20, 20, 20)),
+        (2, ("train", "validation"), ("validation_share", None), (20, 0, 20)),
+        (6, ("train", "test"), ("validation_share", 0.15), (51, 9, 60)),
+        (6, ("train", "validation", "test"), ("validation_split", "validation"), (60, 60, 60)),
+    ],
+)
+def test_what_the_recipe_for_small_data_validates_with(make, takes, splits, chosen, counts):
+    """A split for validation is used, however few the clips to train on are."""
+    data = make(*splits, takes=takes)
+    flags = ["--recipe", "small_data", "--model", "m", "--data", data, "--output-dir", "o"]
+    loaded, (choice,) = load_divided(parse_arguments(flags)[0])
+    assert (choice.name, choice.value) == chosen
+    parts = (loaded.train, loaded.validation or [], loaded.held_out)
+    assert tuple(map(len, parts)) == counts

@@ -38,6 +38,7 @@ from .parts import (
     VALIDATION,
     chosen_splits,
     far_off,
+    free_validation_split,
     is_drawn,
     parts_of,
 )
@@ -58,6 +59,8 @@ class Loaded(NamedTuple):
     # Decides which epoch is best and when to stop; None if no clips were set aside.
     validation: Dataset | None = None
     validation_name: str | None = None
+    # A split that could decide it, by its name; None if there is none.
+    validation_split: str | None = None
 
     def skip_bad_clips(
         self, bad: Mapping[str, str], reader: ClipReader, arguments: DataArguments
@@ -165,6 +168,7 @@ def load(arguments: DataArguments, train: bool = True, held_out: bool = True) ->
         names.get(HELD_OUT),
         parts.get(VALIDATION),
         names.get(VALIDATION),
+        free_validation_split(splits, arguments),
     )
 
 

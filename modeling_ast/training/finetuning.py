@@ -91,7 +91,8 @@ def judge_saved_model(trainer: ASTTrainer, held_out: HeldOut, num_clips: int) ->
 
 
 def load_divided(arguments: Arguments) -> tuple[Loaded, list[Choice]]:
-    """Loads the data; `--auto` sets some training clips aside for validation if there are enough.
+    """Loads the data; `--auto` takes a split named validation for this, or sets some training clips
+    aside if there are enough.
 
     Returns:
         The data, and the choice that was made for it, if any.
@@ -102,6 +103,8 @@ def load_divided(arguments: Arguments) -> tuple[Loaded, list[Choice]]:
         return loaded, []
     assert isinstance(loaded.train, Dataset)  # --auto refuses a stream
     choice = validation_share(len(loaded.train))
+    if loaded.validation_split is not None:
+        choice = Choice("validation_split", loaded.validation_split, "the data has this split")
     if choice.value is not None:
         arguments.change(choice.name, choice.value)
         loaded = load(arguments.data)

@@ -71,8 +71,8 @@ def chosen_splits(
             f"{share} is not used"
         )
         share = None
-    is_split = share is None and not by_fold
-    free = [name for name in others if not (is_split and name == eval_split)]
+    chosen = replace(arguments, eval_split=eval_split, eval_share=share)
+    free = _free_splits(splits, chosen)
     aside, validation = arguments.validation_split, arguments.validation_share
     if aside is None and validation is not None:
         aside = like("validation", free)
@@ -87,14 +87,24 @@ def chosen_splits(
             f"--validation-share {validation} is not used"
         )
         validation = None
-    chosen = replace(
-        arguments,
-        eval_split=eval_split,
-        eval_share=share,
-        validation_split=aside,
-        validation_share=validation,
-    )
-    return chosen, warnings
+    return replace(chosen, validation_split=aside, validation_share=validation), warnings
+
+
+def free_validation_split(splits: Collection[str], arguments: DataArguments) -> str | None:
+    """A split for validation, by its name, that is neither trained on nor held out; or None.
+
+    Args:
+        splits: The names of the splits that exist.
+        arguments: From `chosen_splits`.
+    """
+    return like("validation", _free_splits(splits, arguments))
+
+
+def _free_splits(splits: Collection[str], arguments: DataArguments) -> list[str]:
+    used = arguments.train_split.split("+")
+    if not is_drawn(arguments):
+        used.append(arguments.eval_split)
+    return [name for name in splits if name not in used]
 
 
 def like(kind: str, names: Collection[str]) -> str | None:
