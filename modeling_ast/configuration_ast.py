@@ -151,6 +151,10 @@ class ASTConfig(Framing, PreTrainedConfig):
     do_normalize: bool = True
     mean: float | int = -4.2677393
     std: float | int = 4.5689974
+    # As in transformers, but without the types, which its older versions check before
+    # `_check_labels` does.
+    id2label: Any = None
+    label2id: Any = None
 
     def __post_init__(self, **kwargs):
         # null means that no number is given; transformers would try to make names from it.

@@ -222,7 +222,9 @@ def test_importing_the_package_does_not_wait_for_the_models():
     loaded = run_python("import sys, modeling_ast; print(*sys.modules)").split()
     assert "modeling_ast.registration" in loaded
     slow = {"transformers.modeling_utils", "transformers.activations", "torch._dynamo"}
-    assert not slow & set(loaded)
+    # Older versions of transformers load them with their own Auto classes.
+    theirs = "import sys; from transformers import AutoFeatureExtractor; print(*sys.modules)"
+    assert not slow & set(loaded) - set(run_python(theirs).split())
     assert "modeling_ast.modeling_ast" not in loaded
 
 
