@@ -123,6 +123,10 @@ class ASTConfig(Framing, PreTrainedConfig):
         num_labels: int = 2
         id2label: dict[int, str] = {0: "LABEL_0", 1: "LABEL_1"}
         label2id: dict[str, int] = {"LABEL_0": 0, "LABEL_1": 1}
+    else:
+        # Without types: older versions of transformers check them before `_check_labels` does.
+        id2label: Any = None
+        label2id: Any = None
 
     # The annotations are checked at construction: they must not be turned into strings.
     hidden_size: int = 768
@@ -151,10 +155,6 @@ class ASTConfig(Framing, PreTrainedConfig):
     do_normalize: bool = True
     mean: float | int = -4.2677393
     std: float | int = 4.5689974
-    # As in transformers, but without the types, which its older versions check before
-    # `_check_labels` does.
-    id2label: Any = None
-    label2id: Any = None
 
     def __post_init__(self, **kwargs):
         # null means that no number is given; transformers would try to make names from it.
