@@ -270,12 +270,13 @@ def stream_audio(
 
 def _resampled_pieces(file: AudioFile, sampling_rate: int) -> Iterator[np.ndarray]:
     """(S,) each, of any lengths; refuses a file without a sample."""
-    is_empty = True
+    num_samples = 0
     for stream in file.streams:
-        for piece in resampled_blocks(stream.mono_blocks(), stream.rate, sampling_rate):
-            is_empty &= len(piece) == 0
+        blocks = stream.mono_blocks(num_samples / sampling_rate)
+        for piece in resampled_blocks(blocks, stream.rate, sampling_rate):
+            num_samples += len(piece)
             yield piece
-    if is_empty:
+    if num_samples == 0:
         raise ValueError(f"{file.name} is audio of zero length; drop it or record it again")
 
 

@@ -143,9 +143,11 @@ class AudioStream:
             self.opened.close()
             self.opened = None
 
-    def mono_blocks(self) -> Iterator[np.ndarray]:
+    def mono_blocks(self, begin_seconds: float = 0.0) -> Iterator[np.ndarray]:
         """Decodes the stream; a block is valid until the next one is requested.
 
+        Args:
+            begin_seconds: Where the stream begins in the file; times in errors include it.
         Returns:
             (S,) each, float32: the mean of the channels.
         Raises:
@@ -165,22 +167,26 @@ class AudioStream:
                     decoded = max(0, opened.tell() - done)  # of this block
                     if decoded:
                         yield mean_of_columns(buffer[:decoded])
+                    # All frames are there: what follows is a tag, or filling.
+                    if self.num_frames is not None and done + decoded >= self.num_frames:
+                        return
                     reason = one_line(getattr(error, "error_string", None) or error)
-                    raise self._broken(done + decoded, reason.rstrip(".")) from error
+                    raise self._broken(begin_seconds, done + decoded, reason.rstrip(".")) from error
                 if len(block) == 0:
                     break
                 done += len(block)
                 yield mean_of_columns(block)
         if self.num_frames is not None and done < self.num_frames:
             if opened.format == "FLAC":
-                raise self._broken(done, f"{self.num_frames / self.rate:.2f} s were announced")
+                announced = f"{self.num_frames / self.rate:.2f} s were announced"
+                raise self._broken(begin_seconds, done, announced)
             logger.warning(
                 f"{self.file.name} ends after {done / self.rate:.2f} s but announces "
                 f"{self.num_frames / self.rate:.2f} s; what is there is used"
             )
 
-    def _broken(self, frames: int, reason: str) -> DecodingError:
-        seconds = frames / self.rate
+    def _broken(self, begin_seconds: float, frames: int, reason: str) -> DecodingError:
+        seconds = begin_seconds + frames / self.rate
         return DecodingError(
             f"{self.file.name} cannot be decoded as audio after {seconds:.2f} s ({reason}); give a "
             f"whole file, or convert it first, e.g. with ffmpeg",

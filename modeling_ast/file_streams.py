@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -18,11 +19,19 @@ import numpy as np
 
 END_OF_FILE = 2**63 - 1
 SEARCH_BYTES = 2**18
-# Bytes of tags (ID3, APE, lyrics, a picture) that may stand between joined MP3 files.
-MOST_TAG_BYTES = 2**22
+# Bytes of tags (ID3, APE, lyrics, a picture) that may stand between joined MP3 files. Often there
+# are none, so that a few bytes are read first.
+MOST_TAG_BYTES, FEW_TAG_BYTES = 2**22, 2**12
+# A file with more places that could be frames and are none, or with more damages, is searched no
+# further: the rest counts as one stream.
+MOST_TRIES, MOST_DAMAGES = 20_000, 1000
+# How a frame of MPEG audio, layer III, may begin, see `_mp3_frame_bytes`.
+MP3_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]")
 # The first bytes of a FLAC file: its mark, and the header of the first block, which has 34 bytes.
 # The first bit of the header is set if no other block follows.
 FLAC_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
+# A FLAC file has at most so many blocks before its frames.
+MOST_FLAC_BLOCKS = 10_000
 # At most so many chunks after the samples of a WAV file are searched for a joined file.
 MOST_CHUNKS = 10_000
 # MPEG audio, layer III: kbit/s by 4 bits of a frame's header, for version 1, and for 2 and 2.5.
@@ -62,9 +71,9 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
         return _joined(_ogg_links(file, size)), ""
     if _is_wav(head):
         return _wav(file, size)
-    if head[:8] in FLAC_BEGINNINGS:
-        return _joined(_flac_files(file)), ""
     audio = _after_id3(file, 0)
+    if _flac_frames(file, audio) is not None:
+        return _joined(_flac_files(file, audio)), ""
     if _mp3_frame_bytes(_bytes_at(file, audio, 4)):
         return _mp3_streams(file, size), ""
     return [Stretch()], ""
@@ -114,17 +123,39 @@ def _find(file: BinaryIO, mark: bytes, position: int) -> int:
     return -1
 
 
-def _flac_files(file: BinaryIO) -> list[int]:
-    """Where the FLAC files that were joined begin.
+def _flac_files(file: BinaryIO, start: int) -> list[int]:
+    """Where the FLAC files that were joined begin, the first at `start`.
 
     Source: RFC 9639, sections 6 and 8.
     """
-    starts, position = [], 0
+    starts: list[int] = []
     overlap = len(FLAC_BEGINNINGS[0]) - 1
-    while len(block := _bytes_at(file, position, SEARCH_BYTES)) > overlap:
-        starts += sorted(position + place for place in _flac_places(block))
-        position += len(block) - overlap
+    found: int | None = start
+    while found is not None:
+        starts.append(found)
+        # Pictures and other blocks may hold FLAC files; only what comes after them is searched.
+        position, found = _flac_frames(file, found) or 0, None
+        while found is None and len(block := _bytes_at(file, position, SEARCH_BYTES)) > overlap:
+            places = (position + place for place in sorted(_flac_places(block)))
+            found = next((place for place in places if _flac_frames(file, place)), None)
+            position += len(block) - overlap
     return starts
+
+
+def _flac_frames(file: BinaryIO, start: int) -> int | None:
+    """Where the first frame of the FLAC file that begins at `start` is; None if none begins."""
+    if _bytes_at(file, start, 8) not in FLAC_BEGINNINGS:
+        return None
+    position = start + 4
+    for _ in range(MOST_FLAC_BLOCKS):
+        header = _bytes_at(file, position, 4)
+        if len(header) < 4:
+            return None
+        position += 4 + int.from_bytes(header[1:], "big")
+        if header[0] & 0x80:
+            sync = _bytes_at(file, position, 2)
+            return position if len(sync) == 2 and sync[0] == 0xFF and sync[1] >> 2 == 0x3E else None
+    return None
 
 
 def _flac_places(block: bytes) -> Iterator[int]:
@@ -251,28 +282,34 @@ def _next_mp3(file: BinaryIO, position: int, size: int) -> int:
     if size - position < 4:
         return END_OF_FILE
     begin = _after_id3(file, position)
-    block = _bytes_at(file, begin, MOST_TAG_BYTES)
-    place = block.find(b"\xff")
-    while place >= 0:
-        num_bytes = _mp3_frame_bytes(block[place : place + 4])
-        following = block[place + num_bytes : place + num_bytes + 4]
-        # Two frames in a row, or one that ends the file: two bytes alone can match by chance.
-        if num_bytes and (_mp3_frame_bytes(following) or begin + place + num_bytes == size):
-            return position if place == 0 else begin + place
-        place = block.find(b"\xff", place + 1)
+    for num_read in (FEW_TAG_BYTES, MOST_TAG_BYTES):
+        block = _bytes_at(file, begin, num_read)
+        for tries, match in enumerate(MP3_FRAME.finditer(block)):
+            if tries == MOST_TRIES:
+                return END_OF_FILE
+            place = match.start()
+            num_bytes = _mp3_frame_bytes(block[place : place + 4])
+            following = block[place + num_bytes : place + num_bytes + 4]
+            # Two frames in a row, or one that ends the file: two bytes alone can match by chance.
+            if num_bytes and (_mp3_frame_bytes(following) or begin + place + num_bytes == size):
+                return position if place == 0 else begin + place
+        if len(block) < num_read:
+            break
     return END_OF_FILE
 
 
 def _next_format(file: BinaryIO, start: int, size: int) -> int:
     """Where the frames of an MP3 change their rate or number of channels; END_OF_FILE if never."""
     position, block_start, block, first_format = _after_id3(file, start), 0, b"", None
-    while position + 4 <= size:
+    num_damages = 0
+    while position + 4 <= size and num_damages < MOST_DAMAGES:
         if position + 4 > block_start + len(block):
             block_start, block = position, _bytes_at(file, position, SEARCH_BYTES)
         header = block[position - block_start : position - block_start + 4]
         num_bytes = _mp3_frame_bytes(header)
         if not num_bytes:  # a tag, or damage
             position = _next_mp3(file, position + 1, size)
+            num_damages += 1
             continue
         format_now = (header[1] & 0x18, header[2] & 0x0C, header[3] & 0xC0 == 0xC0)
         first_format = first_format or format_now
