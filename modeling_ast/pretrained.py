@@ -8,6 +8,7 @@ checkpoint. Every command, and `AudioTagger`, loads models with this file.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -158,7 +159,9 @@ def _named(name: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         # Not every message of the Hub's client says which name it looked for.
-        raise OSError(_once(start, error)) from error
+        is_here = os.path.exists(name)
+        where = "" if is_here else f" (there is no such folder in {os.getcwd()} either)"
+        raise OSError(f"{_once(start, error)}{where}") from error
     except SafetensorError as error:
         reason = f"truncated or no safetensors file ({one_line(error)}); get them again"
         if _has_lfs_pointer(Path(name)):

@@ -104,6 +104,7 @@ def test_a_fine_tuning_says_what_became_of_each_file(make, base, tmp_path, capsy
     assert (out / "missing_clips.csv").exists() == ("no such file" in reasons)
     if make is folder_of_labels:
         assert {"bus/broken 7.wav", "bus/._0.wav"} < {entry["file"] for entry in report["skipped"]}
+        assert "(bus/broken 7.wav" in printed  # found only when it was decoded
     if make is audio_set:
         assert report["missing"] == {"A, b": 1} and set(report["labels"]) == {"A, b", "C"}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from ..audio_files import by_reason
 from ..errors import one_line
 from ..training.answers import summary_lines
 from ..training.arguments import (
@@ -217,7 +218,7 @@ def report_search(found: SearchResult, as_json: bool) -> None:
 def report_outcome(outcome: Outcome, as_json: bool) -> None:
     """Prints what became of the data, the weights that were kept, the score and the place."""
     # Printed again, because clips that turned out to be bad are skipped by now.
-    print_report(outcome.data.lines()[:1])
+    print_report([*outcome.data.lines()[:1], *by_reason(outcome.data.bad)])
     folder, metric = outcome.trainer.args.output_dir, outcome.metric
     if as_json:
         print_json({"output_dir": folder, "metric": metric, "metrics": outcome.metrics})

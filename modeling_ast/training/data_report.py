@@ -53,6 +53,8 @@ class DataReport:
     # Label -> split -> clips with that label.
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+    # Those of `skipped` that turned out to be bad when they were decoded.
+    bad: list[Skipped] = field(default_factory=list)
     folders: list[Skipped] = field(default_factory=list)  # folders left out, such as empty ones
     missing: list[Missing] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -94,7 +96,9 @@ class DataReport:
 
     def skip(self, split: str, file: str, labels: Sequence[str], reason: str) -> None:
         """Moves a bad clip of a split to the skipped ones."""
-        self.skipped.append(Skipped(file, one_line(reason)))
+        entry = Skipped(file, one_line(reason))
+        self.skipped.append(entry)
+        self.bad.append(entry)
         count = self.used[split]
         self.used[split] = None if count is None else count - 1
         for label in labels:
