@@ -252,6 +252,19 @@ def test_a_segment_is_cut_out_of_a_whole_video_only(tmp_path):
     assert len(heard["ccc"]) == len(video) and len(heard["ddd"]) == int(10.1 * RATE)
 
 
+def test_a_label_of_two_halves_is_whole(cars):
+    """JSON writes a character beyond 16 bits as two escapes."""
+    folder, _ = cars
+    rows = [
+        {"file": f"{label}/{label}_{index}.wav", "label": label.replace("car", "\U0001f697")}
+        for label in ("car", "bus")
+        for index in range(6)
+    ]
+    (folder / "all.json").write_text(json.dumps(rows))
+    _, classes, _ = load_checked(folder / "all.json", eval_share=0.5)
+    assert [name for _, name in classes] == ["bus", "\U0001f697"]
+
+
 def test_where_the_files_are(tmp_path):
     for name in ("a/one.wav", "a/two.flac", "b/two.wav", "c/10.wav", "c/10.flac", "x.y.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -359,6 +372,11 @@ def test_several_labels_in_a_cell(cars, column, cells, wanted):
         ("a.csv", "file,label\n\0,b\n", "zero bytes"),
         ("a.json", "{", "cannot be read as JSON .line 1"),
         ("a.json", "[1, 2]", "has no rows such as"),
+        (
+            "a.json",
+            r'[{"file": "car/car_0.wav", "label": "\ud800dog"}]',
+            r"has a text with half of a character, near .*\\ud800dog",
+        ),
         ("a.jsonl", '{"file": "car/car_0.wav"}\n{"file"\n', "cannot be read as JSON .line 2"),
         (
             "a.jsonl",

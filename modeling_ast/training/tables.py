@@ -41,6 +41,8 @@ SPLIT_NAMES = {
 PLURAL_COLUMNS = ("labels", "positive_labels", "mids", "tags")
 SEPARATORS = ";|,"
 WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+# The JSON escape of half of a character; two halves in a row are a valid character.
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SEGMENT = Features({"path": Value("string"), "start": Value("float64"), "end": Value("float64")})
 
@@ -196,7 +198,24 @@ def read_json(path: Path) -> list[dict[str, Any]]:
             f'{path} has no rows such as {{"file": "a.wav", "label": "car"}}; give a list '
             f"of them, or one in each line"
         )
+    if HALF_CHARACTER.search(text):
+        check_unicode(path, content)
     return content
+
+
+def check_unicode(path: Path, content: Any) -> None:
+    """Refuses texts with half of a character, which JSON can hold but no other file.
+
+    Raises:
+        ValueError: There is one.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        found = error.object[max(0, error.start - 10) : error.end + 10]
+        raise ValueError(
+            f"{path} has a text with half of a character, near {found!r}; correct the text"
+        ) from error
 
 
 def read_json_lines(path: Path, text: str) -> list[Any]:
