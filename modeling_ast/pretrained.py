@@ -85,7 +85,8 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
     Raises:
         MissingExtra: It is an adapter, and peft is not installed.
         OSError: There is no such checkpoint, or the Hub cannot be reached.
-        ValueError: It is that of another model, damaged, lacks weights, or holds NaN or infinity.
+        ValueError: It is that of another model, damaged, lacks weights, has no label, or holds NaN
+            or infinity.
     """
     config = load_config(name)
     with _named(name):
@@ -98,6 +99,11 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
             name, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
         model, info = loaded
+        if not fresh_head and model.config.num_labels == 0:
+            raise ValueError(
+                f"it has no label: id2label in its {CONFIG_FILE} is empty; fine-tune it first, or "
+                f"give a model with labels"
+            )
         absent = {weight: weight for weight in info["missing_keys"]}
         for weight, stored, wanted in info["mismatched_keys"]:
             absent[weight] = f"{weight} is {tuple(stored)} but must be {tuple(wanted)}"

@@ -93,6 +93,7 @@ DAMAGES = {
         weights(lambda stored: {name: stored[name] for name in stored if "classif" not in name}),
         "it lacks 4 of the weights that its config.json describes, which would be random",
     ),
+    "no label": (config(id2label={}, label2id={}), "it has no label: id2label in its config.json"),
     "other head": (config(id2label={"0": "a"}, label2id={}), "dense.bias is (5,) but must be (1,)"),
     "cut config": (write("config.json", b'{"hidden'), "its config.json is no JSON"),
     "null config": (write("config.json", b"null"), "its config.json does not hold a JSON object"),
