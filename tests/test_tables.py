@@ -305,6 +305,16 @@ def test_rows_that_cannot_be_used_are_counted(cars):
     assert "missing by label: car 1; bus 1" in report.lines()
 
 
+def test_a_null_in_the_place_of_a_file_is_counted(cars):
+    folder, lines = cars
+    rows = [dict(zip(("file", "label"), line.split(","))) for line in lines]
+    path = folder / "all.json"
+    path.write_text(json.dumps([*rows, {"file": None, "label": "car"}, {"label": "bus"}]))
+    _, _, report = load_checked(path, eval_share=0.25)
+    assert report.used == {"train": 9, "test": 3} and report.found == 14
+    assert report.skipped == [("", "row without a file name")] * 2
+
+
 def test_labels_counted_from_1(cars):
     folder, lines = cars
     numbers = [line.replace(",car", ",1").replace(",bus", ",2") for line in lines]

@@ -81,7 +81,9 @@ def read_table(
     warnings: list[str] = []
     if labels is not None and not arguments.label_separator:
         columns[labels] = separated_cells(columns[labels], labels, known_labels, warnings)
-    if audio not in columns or not all(isinstance(cell, str | int) for cell in columns[audio]):
+    if audio not in columns or not all(
+        cell is None or isinstance(cell, str | int) for cell in columns[audio]
+    ):
         # A missing or unusable audio column is refused later, too.
         kinds = {name: kind_of(name, cells, path) for name, cells in columns.items()}
         rows = rows_of(columns, range(len(columns[next(iter(columns))])), Features(kinds))
@@ -105,7 +107,7 @@ def located(
 ) -> LocalData:
     """The rows with existing files, by their split; the others are counted."""
     finder = FileFinder(root, prefix="" if root == arguments.root else os.path.abspath(root))
-    files = [str(cell) for cell in columns[audio]]
+    files = ["" if cell is None else str(cell) for cell in columns[audio]]
     spans = spans_of(columns, path)
     skipped, missing, kept = [], [], []
     names_of = (
