@@ -300,9 +300,35 @@ def test_rows_that_cannot_be_used_are_counted(cars):
     assert reasons[2:] == ["row without a label", "row without a file name"]
     assert report.missing_by_label == {"car": 1, "bus": 1}
     warning, _ = report.warnings  # the other one: few clips are held out
-    assert warning.startswith("1 files are in more than one row, 1 of them with different labels")
+    assert warning.startswith("clips in more than one row: 1 (1 with different labels)")
     assert "'car/car_1.wav'" in warning
     assert "missing by label: car 1; bus 1" in report.lines()
+
+
+def test_two_spellings_of_a_file_are_one_clip(cars):
+    folder, lines = cars
+    (folder / "link.wav").symlink_to(folder / "car" / "car_1.wav")
+    extra = ["./car/car_0.wav,car", "car_0,car", "link.wav,car", "https://x.org/a.wav,car"]
+    (folder / "all.csv").write_text("\n".join(["file,label", *lines, *extra]))
+    loaded = load(DataArguments(str(folder / "all.csv"), eval_share=0.25))
+    (warning,) = (text for text in loaded.report.warnings if "more than one row" in text)
+    assert warning.startswith("clips in more than one row: 2, such as 'car/car_0.wav'; if a clip")
+
+
+def test_two_segments_of_a_video_are_two_clips(tmp_path):
+    """With a file of each, or cut out of the file of the whole video."""
+    own, whole = "aaaaaaaaaaa", "bbbbbbbbbbb"
+    rows = [(own, 10.0, "x"), (own, 20.0, "y"), (whole, 10.0, "x"), (whole, 20.0, "y")]
+    table = write_segments(tmp_path / "some_segments.csv", rows)
+    for name in (f"{own}_10", f"{own}_20", whole):
+        write_clip(tmp_path / f"{name}.wav")
+    report = load(DataArguments(str(table), eval_share=0.5)).report
+    assert sum(report.used.values()) == 4
+    assert not any("more than one row" in text for text in report.warnings)
+    write_segments(table, [*rows, (whole, 10.0, "y")])
+    report = load(DataArguments(str(table), eval_share=0.5)).report
+    (warning,) = (text for text in report.warnings if "more than one row" in text)
+    assert warning.startswith("clips in more than one row: 1 (1 with different labels), such as")
 
 
 def test_a_null_in_the_place_of_a_file_is_counted(cars):
