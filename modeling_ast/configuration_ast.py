@@ -139,7 +139,7 @@ class ASTConfig(Framing, PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     initializer_range: float | int = 0.02
     # The authors trained with 1e-6 (encoder) and 1e-5 (head); transformers' AST has 1e-12.
-    layer_norm_eps: float = 1e-12
+    layer_norm_eps: float | int = 1e-12
     patch_size: int | list[int] | tuple[int, int] = PATCH_SIDE
     qkv_bias: bool = True
     frequency_stride: int = 10
@@ -150,8 +150,8 @@ class ASTConfig(Framing, PreTrainedConfig):
     max_length: int = 1024
     num_mel_bins: int = 128
     sampling_rate: int = 16000
-    window_seconds: float = 0.025
-    hop_seconds: float = 0.010
+    window_seconds: float | int = 0.025
+    hop_seconds: float | int = 0.010
     do_normalize: bool = True
     mean: float | int = -4.2677393
     std: float | int = 4.5689974

@@ -187,9 +187,14 @@ def write_csv(detections: Iterable[Detection], file: IO[str]) -> None:
     quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
     plain.writerow(COLUMNS)
     for detection in detections:
-        for event in detection.events:
+        for event in _valid_events(detection):
             table = quoted if "\r" in detection.name + event.label else plain
             table.writerow((detection.name, *event))
+
+
+def _valid_events(detection: Detection) -> list[Event]:
+    """The events with labels in valid Unicode, which every format but JSON needs."""
+    return [event._replace(label=escaped_unicode(event.label)) for event in detection.events]
 
 
 def _read_csv(path: Path) -> dict[str, list[Event]]:
@@ -212,7 +217,7 @@ def _write_audacity(detections: Iterable[Detection], file: IO[str]) -> None:
                 "Audacity's labels do not say which recording they belong to; write a file for "
                 "each recording"
             )
-        for onset, offset, label, score in detection.events:
+        for onset, offset, label, score in _valid_events(detection):
             file.write(f"{onset}\t{offset}\t{_escaped(label)} {score:.6f}\n")
 
 
@@ -231,7 +236,7 @@ def _write_raven(detections: Iterable[Detection], file: IO[str], highest_hz: flo
     file.write("\t".join(RAVEN_COLUMNS) + "\n")
     number, begin = 0, 0.0
     for detection in detections:
-        for onset, offset, label, score in detection.events:
+        for onset, offset, label, score in _valid_events(detection):
             number += 1
             # Raven counts times from the beginning of the first recording of a sequence.
             times = [round(begin + time, TIME_DIGITS) for time in (onset, offset)]
@@ -273,7 +278,7 @@ def _write_parquet(detections: Iterable[Detection], path: Path) -> None:
             for detection in detections:
                 # Parquet needs valid Unicode.
                 name = valid_unicode(detection.name)
-                events = [e._replace(label=escaped_unicode(e.label)) for e in detection.events]
+                events = _valid_events(detection)
                 rows = [dict(zip(COLUMNS, (name, *event))) for event in events]
                 if rows:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -323,7 +328,8 @@ class ScoreWriter:
         self.hop = hop
         path = Path(path)
         self.file = path.open("w", newline="", encoding=ENCODING, errors=ODD_BYTES)
-        self.file.write("\t".join(["onset", "offset", *map(_escaped, labels)]) + "\n")
+        names = [_escaped(escaped_unicode(label)) for label in labels]
+        self.file.write("\t".join(["onset", "offset", *names]) + "\n")
 
     def add(self, block: ScoreBlock) -> None:
         """Writes the next steps."""

@@ -356,10 +356,7 @@ class EventDetector:
             if self._is_relative:
                 scores = tagger.calibration.relative(scores)
         if np.isnan(scores).any():
-            raise ValueError(
-                f'the model gives NaN for {name} in {tagger.model.dtype}; try "bfloat16" or '
-                f'"float32"'
-            )
+            raise ValueError(tagger.nan_reason(name))
         return scores
 
     def _silence_bad_steps(self, steps: np.ndarray, first: int, recording: Recording) -> None:

@@ -162,7 +162,7 @@ def valid_unicode(text: str | None) -> str | None:
 
 
 def escaped_unicode(label: str) -> str:
-    """A label as valid Unicode, which Parquet needs: halves of characters become escapes."""
+    """A label as valid Unicode, as files need it: halves of characters become escapes."""
     return label.encode("utf-8", "backslashreplace").decode()
 
 

@@ -86,7 +86,8 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
     Raises:
         MissingExtra: It is an adapter, and peft is not installed.
         OSError: There is no such checkpoint, or the Hub cannot be reached.
-        ValueError: It is that of another model, damaged, lacks weights, or holds NaN or infinity.
+        ValueError: It is that of another model, damaged, lacks weights, has encoder weights that
+            its config does not describe, has no label, or holds NaN or infinity.
     """
     config = load_config(name)
     with _named(name):
@@ -99,6 +100,11 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
             name, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
         model, info = loaded
+        if not fresh_head and model.config.num_labels == 0:
+            raise ValueError(
+                f"it has no label: id2label in its {CONFIG_FILE} is empty; fine-tune it first, or "
+                f"give a model with labels"
+            )
         absent = {weight: weight for weight in info["missing_keys"]}
         for weight, stored, wanted in info["mismatched_keys"]:
             absent[weight] = f"{weight} is {tuple(stored)} but must be {tuple(wanted)}"
@@ -110,6 +116,13 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
                 f"would be random ({', '.join(lacking[:NAMED])}{rest}); "
                 + ("get it again" if body else "fine-tune it first, or give a model with a head")
             )
+        if surplus := sorted(filter(_encoder_weights(model), info["unexpected_keys"])):
+            rest = f" and {len(surplus) - NAMED} more" if len(surplus) > NAMED else ""
+            raise ValueError(
+                f"it has encoder weights that its {CONFIG_FILE} does not describe "
+                f"({', '.join(surplus[:NAMED])}{rest}), so that its scores would be wrong; get the "
+                f"{CONFIG_FILE} of this model again"
+            )
         for weight, values in model.named_parameters():
             if not torch.isfinite(values).all():
                 raise ValueError(
@@ -117,6 +130,17 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
                     f"diverged; give another checkpoint"
                 )
     return model.eval()
+
+
+def _encoder_weights(model: ASTForAudioClassification) -> Callable[[str], bool]:
+    """Says of the name of a stored weight whether it belongs to the encoder.
+
+    Other surplus weights, such as a teacher's head, do not change the scores.
+    """
+    # The names in a checkpoint of the encoder alone lack the prefix.
+    parts = [f"{name}." for name, _ in model.base_model.named_children()]
+    starts = (f"{model.base_model_prefix}.", *parts)
+    return lambda weight: weight.startswith(starts)
 
 
 def _fields(name: str | Path, file: str, read: Callable) -> Mapping[str, Any]:

@@ -50,6 +50,12 @@ MOST_WORKERS_ON_CPU = 8
 # After so many clips, a warning says if most of what is computed is padding.
 CLIPS_BEFORE_HINT = 100
 DEFAULT_TOP_K = 5
+# What to do if a model gives NaN: types of more range or precision than its own, if there are some.
+NAN_REMEDIES = {
+    torch.float16: 'try "bfloat16" or "float32"',
+    torch.bfloat16: 'try "float32"',
+}
+CHECK_MODEL = "check the weights of the model, and mean and std of its extractor"
 
 
 class _Launched(NamedTuple):
@@ -264,6 +270,11 @@ class AudioTagger:
             mask = (torch.arange(num_frames) < num_real).long().expand(num_clips, -1)
         return self.model(input_values=values, attention_mask=mask).logits.float()
 
+    def nan_reason(self, name: str) -> str:
+        """The message for a clip, given by its name, for which the model gives NaN."""
+        dtype = self.model.dtype
+        return f"the model gives NaN for {name} in {dtype}; {NAN_REMEDIES.get(dtype, CHECK_MODEL)}"
+
     @property
     def activation(self) -> str:
         """The function that turns logits into scores: "sigmoid" or "softmax"."""
@@ -368,8 +379,7 @@ class AudioTagger:
 
     def _tags(self, clip: HeardClip) -> ClipTags:
         if np.isnan(clip.scores).any():
-            reason = f"the model gives NaN for {clip.name} in {self.model.dtype}"
-            return ClipTags(clip.name, error=f'{reason}; try "bfloat16" or "float32"')
+            return ClipTags(clip.name, error=self.nan_reason(clip.name))
         scores, detected = clip.scores, None
         if self.calibration is not None:
             scores = self.calibration.apply(scores)

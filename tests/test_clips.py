@@ -148,9 +148,19 @@ def test_the_list_counts_a_clip_once_and_survives(tmp_path):
         resumed.add("c.wav", "late")
     with pytest.raises(TooManyBadClips, match="3 of 200"):
         bad.check()
+    new = BadClips.of_new_run(file, num_clips=200)
+    assert new.read() == {} and not file.exists()
     for arguments in ({"num_clips": 0}, {"num_clips": 5, "max_share": 1.5}):
         with pytest.raises(ValueError, match=r"num_clips is 0|max_share is 1.5"):
             BadClips(file, **arguments)
+
+
+def test_a_new_run_keeps_a_link_to_its_list(tmp_path):
+    file, link = tmp_path / "list.txt", tmp_path / "link.txt"
+    file.write_text("a.wav\tbroken\n")
+    link.symlink_to(file)
+    BadClips.of_new_run(link, num_clips=200).add("b.wav", "gone")
+    assert link.is_symlink() and file.read_text() == "b.wav\tgone\n"
 
 
 def _list_many(file, first: int) -> None:

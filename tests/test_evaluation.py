@@ -275,9 +275,12 @@ def test_bad_clips_are_left_out_of_everything(sounds, models, tmp_path, run):
     options = ("--json", "--data", folder, "--bad-clips", tmp_path / "bad.txt")
     expected = json.loads(run(*models[:2], *options).out)
     (folder / "test" / "cat" / "a.wav").write_bytes(b"no sound")
+    # The list of an earlier run does not count.
+    (tmp_path / "bad.txt").write_text("".join(f"old{i}.wav\tno sound\n" for i in range(9)))
     printed = run(*models[:2], *options, "--max-bad-share", 0.1)
     result = json.loads(printed.out)
     assert result == expected and "a.wav" in (tmp_path / "bad.txt").read_text()
+    assert "old0" not in (tmp_path / "bad.txt").read_text()
     assert f"data {folder}: 19 found: test 18, skipped 1" in printed.err
     assert "cannot be decoded" in printed.err and "(test/cat/a.wav)" in printed.err
 

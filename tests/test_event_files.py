@@ -135,6 +135,22 @@ def test_json_is_strict_and_has_all(tmp_path):
     assert rows[0]["bad_stretches"][1] == {"onset": 3.0, "offset": None, "reason": "damaged"}
 
 
+@pytest.mark.parametrize("kind", ["csv", "audacity", "raven", "parquet"])
+def test_a_label_with_half_of_a_character_is_escaped(tmp_path, kind):
+    path = tmp_path / name_of(kind)
+    write_events([Detection("a.wav", 4.0, [Event(0.0, 1.0, "\ud800half", 0.5)])], path)
+    (events,) = read_events(path).values()
+    assert events == [Event(0.0, 1.0, r"\ud800half", 0.5)]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_table_of_scores_escapes_such_a_label(tmp_path):
+    writer = ScoreWriter(tmp_path / "a.tsv", ["\ud800half", "b"], 0.1)
+    writer.add(ScoreBlock(0, np.zeros((1, 2), np.float32)))
+    writer.close()
+    assert read_scores(tmp_path / "a.tsv")[0] == [r"\ud800half", "b"]
+
+
 def test_names_and_labels_that_are_no_unicode(tmp_path):
     name = b"caf\xe9.wav".decode("utf-8", "surrogateescape")
     given = [Detection(name, 4.0, [Event(0.0, 1.0, "Dog \udc80", 0.5)])]

@@ -86,7 +86,7 @@ def test_a_held_out_folder_wins_over_a_share(make, held_out):
     assert report.labels == {name: {"train": 6, held_out: 2} for name in "ab"}
     share, few = report.warnings
     assert f"has the split '{held_out}', which is held out; --eval-share 0.2 is not used" in share
-    assert few.startswith("2 of the 2 classes have fewer than 5 held-out clips")
+    assert few.startswith("fewer than 5 held-out clips for 2 of the 2 classes")
     assert {row["audio"].split("/")[-3] for row in loaded.held_out} == {held_out}
 
 
@@ -216,7 +216,7 @@ def test_classes_with_few_held_out_clips_are_named(make):
     lacking, few = report.warnings
     assert lacking == "no clip that is held out has the label 'h'"
     assert few == (
-        "6 of the 8 classes have fewer than 5 held-out clips, so that their scores are unreliable: "
+        "fewer than 5 held-out clips for 6 of the 8 classes, which makes these scores unreliable: "
         "'a', 'b', 'c', 'd', 'e' and 1 more"
     )
 

@@ -93,6 +93,15 @@ DAMAGES = {
         weights(lambda stored: {name: stored[name] for name in stored if "classif" not in name}),
         "it lacks 4 of the weights that its config.json describes, which would be random",
     ),
+    "a layer too many": (
+        config(num_hidden_layers=2),
+        "it has encoder weights that its config.json does not describe (audio_spectrogram_transf",
+    ),
+    "biases too many": (
+        config(qkv_bias=False),
+        "layers.0.attention.v_proj.bias and 6 more), so that",
+    ),
+    "no label": (config(id2label={}, label2id={}), "it has no label: id2label in its config.json"),
     "other head": (config(id2label={"0": "a"}, label2id={}), "dense.bias is (5,) but must be (1,)"),
     "cut config": (write("config.json", b'{"hidden'), "its config.json is no JSON"),
     "null config": (write("config.json", b"null"), "its config.json does not hold a JSON object"),
@@ -183,6 +192,27 @@ def test_only_the_head_may_be_fresh(tiny_folder, tiny_model):
         DAMAGES[damage][0](tiny_folder)
     with pytest.raises(ValueError, match="fine-tune it first, or give a model with a head"):
         load_model(tiny_folder)
+
+
+def test_surplus_weights_of_an_encoder_alone(tiny_folder, tiny_model):
+    """Without a head; the names of its weights lack the prefix."""
+    tiny_model.base_model.save_pretrained(tiny_folder)
+    load_model(tiny_folder, fresh_head=True)
+    config(num_hidden_layers=2)(tiny_folder)
+    with pytest.raises(ValueError, match=r"encoder weights that .* does not describe \(layers.2"):
+        load_model(tiny_folder, fresh_head=True)
+
+
+def test_other_surplus_weights_are_left_out(tiny_folder):
+    more = {"teacher.head.weight": torch.ones(2, 3), "classifier.old.bias": torch.ones(2)}
+    weights(lambda stored: stored | more)(tiny_folder)
+    load_model(tiny_folder)
+
+
+def test_a_model_without_labels_can_get_a_head(tiny_folder):
+    config(id2label={}, label2id={})(tiny_folder)
+    assert load_config(tiny_folder).num_labels == 0
+    assert load_model(tiny_folder, fresh_head=True, id2label={0: "a", 1: "b"}).num_labels == 2
 
 
 def test_a_whole_checkpoint(tiny_folder, tiny_model):

@@ -69,6 +69,17 @@ def test_it_prints_flags_for_finetune_and_lists_bad_clips(sounds, tiny_folder, t
     assert "broken.wav" in bad.read_text()
 
 
+def test_only_the_bad_clips_of_this_run_count(sounds, tiny_folder, tmp_path, capsys):
+    """Not those that a run with other data has left in the file."""
+    folder, _ = sounds
+    (folder / "a" / "broken.wav").write_bytes(b"no sound")
+    bad = tmp_path / "bad.txt"
+    bad.write_text("".join(f"old{index}.wav\tno sound\n" for index in range(9)))
+    options = ("--data", folder, "--bad-clips", bad, "--max-bad-share", 0.2)
+    run(capsys, tiny_folder, *options)
+    assert len(bad.read_text().splitlines()) == 1 and "broken.wav" in bad.read_text()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_bad_clips_are_one_line(sounds, tiny_folder, tmp_path, capsys, workers):
     """Also if a worker raises the error, to which torch adds a traceback."""

@@ -252,6 +252,19 @@ def test_a_segment_is_cut_out_of_a_whole_video_only(tmp_path):
     assert len(heard["ccc"]) == len(video) and len(heard["ddd"]) == int(10.1 * RATE)
 
 
+def test_a_label_of_two_halves_is_whole(cars):
+    """JSON writes a character beyond 16 bits as two escapes."""
+    folder, _ = cars
+    rows = [
+        {"file": f"{label}/{label}_{index}.wav", "label": label.replace("car", "\U0001f697")}
+        for label in ("car", "bus")
+        for index in range(6)
+    ]
+    (folder / "all.json").write_text(json.dumps(rows))
+    _, classes, _ = load_checked(folder / "all.json", eval_share=0.5)
+    assert [name for _, name in classes] == ["bus", "\U0001f697"]
+
+
 def test_where_the_files_are(tmp_path):
     for name in ("a/one.wav", "a/two.flac", "b/two.wav", "c/10.wav", "c/10.flac", "x.y.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -287,9 +300,45 @@ def test_rows_that_cannot_be_used_are_counted(cars):
     assert reasons[2:] == ["row without a label", "row without a file name"]
     assert report.missing_by_label == {"car": 1, "bus": 1}
     warning, _ = report.warnings  # the other one: few clips are held out
-    assert warning.startswith("1 files are in more than one row, 1 of them with different labels")
+    assert warning.startswith("clips in more than one row: 1 (1 with different labels)")
     assert "'car/car_1.wav'" in warning
     assert "missing by label: car 1; bus 1" in report.lines()
+
+
+def test_two_spellings_of_a_file_are_one_clip(cars):
+    folder, lines = cars
+    (folder / "link.wav").symlink_to(folder / "car" / "car_1.wav")
+    extra = ["./car/car_0.wav,car", "car_0,car", "link.wav,car", "https://x.org/a.wav,car"]
+    (folder / "all.csv").write_text("\n".join(["file,label", *lines, *extra]))
+    loaded = load(DataArguments(str(folder / "all.csv"), eval_share=0.25))
+    (warning,) = (text for text in loaded.report.warnings if "more than one row" in text)
+    assert warning.startswith("clips in more than one row: 2, such as 'car/car_0.wav'; if a clip")
+
+
+def test_two_segments_of_a_video_are_two_clips(tmp_path):
+    """With a file of each, or cut out of the file of the whole video."""
+    own, whole = "aaaaaaaaaaa", "bbbbbbbbbbb"
+    rows = [(own, 10.0, "x"), (own, 20.0, "y"), (whole, 10.0, "x"), (whole, 20.0, "y")]
+    table = write_segments(tmp_path / "some_segments.csv", rows)
+    for name in (f"{own}_10", f"{own}_20", whole):
+        write_clip(tmp_path / f"{name}.wav")
+    report = load(DataArguments(str(table), eval_share=0.5)).report
+    assert sum(report.used.values()) == 4
+    assert not any("more than one row" in text for text in report.warnings)
+    write_segments(table, [*rows, (whole, 10.0, "y")])
+    report = load(DataArguments(str(table), eval_share=0.5)).report
+    (warning,) = (text for text in report.warnings if "more than one row" in text)
+    assert warning.startswith("clips in more than one row: 1 (1 with different labels), such as")
+
+
+def test_a_null_in_the_place_of_a_file_is_counted(cars):
+    folder, lines = cars
+    rows = [dict(zip(("file", "label"), line.split(","))) for line in lines]
+    path = folder / "all.json"
+    path.write_text(json.dumps([*rows, {"file": None, "label": "car"}, {"label": "bus"}]))
+    _, _, report = load_checked(path, eval_share=0.25)
+    assert report.used == {"train": 9, "test": 3} and report.found == 14
+    assert report.skipped == [("", "row without a file name")] * 2
 
 
 def test_labels_counted_from_1(cars):
@@ -359,6 +408,11 @@ def test_several_labels_in_a_cell(cars, column, cells, wanted):
         ("a.csv", "file,label\n\0,b\n", "zero bytes"),
         ("a.json", "{", "cannot be read as JSON .line 1"),
         ("a.json", "[1, 2]", "has no rows such as"),
+        (
+            "a.json",
+            r'[{"file": "car/car_0.wav", "label": "\ud800dog"}]',
+            r"has a text with half of a character, near .*\\ud800dog",
+        ),
         ("a.jsonl", '{"file": "car/car_0.wav"}\n{"file"\n', "cannot be read as JSON .line 2"),
         (
             "a.jsonl",

@@ -303,8 +303,23 @@ def test_scores_that_are_no_numbers_are_an_error(tagger):
     with torch.no_grad():
         tagger.model.classifier.dense.bias[2] = torch.nan
     (result,) = tagger([noise(0.5)])
-    assert "the model gives NaN for clip 0 in torch.float32; try" in result.error
+    assert "the model gives NaN for clip 0 in torch.float32; check the weights" in result.error
     assert not result.labels and result.seconds is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [
+        (torch.float32, "check the weights"),
+        (torch.bfloat16, 'try "float32"'),
+        (torch.float16, 'try "bfloat16" or "float32"'),
+    ],
+)
+def test_the_remedy_for_nan_is_another_dtype_than_the_one_in_use(tagger, dtype, remedy):
+    tagger.model.to(dtype)
+    assert tagger.nan_reason("a.wav").startswith(
+        f"the model gives NaN for a.wav in {dtype}; {remedy}"
+    )
 
 
 def test_each_bad_argument_is_named(tagger, tiny_folder):

@@ -99,7 +99,7 @@ def measure(model: str, stats: StatsArguments, data: DataArguments) -> tuple[Mom
     assert clips is not None  # they were asked for
     check_classes(loaded, data)
     reader = ClipReader.for_extractor(extractor, audio_column=data.audio_column, root=data.root)
-    bad_clips = BadClips(stats.bad_clips, len(clips), data.max_bad_share)
+    bad_clips = BadClips.of_new_run(stats.bad_clips, len(clips), data.max_bad_share)
     workers = stats.num_workers
     with listing_all_bad_clips(data, stats.bad_clips, model, held_out=False):
         moments = normalization_stats(clips, extractor, reader, bad_clips, num_workers=workers)

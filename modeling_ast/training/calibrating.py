@@ -249,7 +249,7 @@ def calibrate(
     refuse_training_clips(model, held_out)
     # The model may have a calibration already; it is not read, as it may be damaged.
     tagger = load_tagger(model, running, calibration=False)
-    bad_clips = BadClips(running.bad_clips, len(held_out.clips), data.max_bad_share)
+    bad_clips = BadClips.of_new_run(running.bad_clips, len(held_out.clips), data.max_bad_share)
     scores = probabilities(tagger, held_out, bad_clips)
     good = np.flatnonzero(~np.isnan(scores).any(1))
     if len(good) == 0:

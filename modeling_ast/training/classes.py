@@ -233,7 +233,7 @@ def check_labels(
         unused = [name for name in names if not any(name in labels for labels in found.values())]
         if unused:
             report.warnings.append(
-                f"{len(unused)} of the {len(classes)} classes have no clip: {some(unused)}"
+                f"no clip for {len(unused)} of the {len(classes)} classes: {some(unused)}"
             )
 
 
@@ -257,8 +257,8 @@ def few_clips(report: DataReport, held_out: str) -> str | None:
     if not few:
         return None
     return (
-        f"{len(few)} of the {len(counts)} classes have fewer than {FEW_CLIPS} held-out clips, so "
-        f"that their scores are unreliable: {some(few)}"
+        f"fewer than {FEW_CLIPS} held-out clips for {len(few)} of the {len(counts)} classes, which "
+        f"makes these scores unreliable: {some(few)}"
     )
 
 

@@ -231,7 +231,8 @@ class BadClips:
     in common each keep their own list.
 
     Args:
-        file: Written when the first bad clip is found; clips that it lists already count, too.
+        file: Written when the first bad clip is found; clips that it lists already count, too. A
+            run that does not resume an earlier one begins with `of_new_run`.
         num_clips: Number of clips of the data set.
         max_share: Share of `num_clips` that may be bad; more bad clips stop the run.
     """
@@ -246,6 +247,19 @@ class BadClips:
         self.max_share = max_share
         self._known: dict[str, str] = {}
         self._read_bytes = 0
+
+    @classmethod
+    def of_new_run(cls, file: str | Path, num_clips: int, max_share: float = 0.01) -> BadClips:
+        """An empty list; the file of an earlier run is removed.
+
+        The clips that the earlier run listed may be repaired, or belong to another data set. Only
+        one process of a run may call this; the others, and a resumed run, read the same file.
+        """
+        bad = cls(file, num_clips, max_share)
+        if bad.file.is_file():
+            # A link stays, and leads to the new file.
+            bad.file.resolve().unlink()
+        return bad
 
     def add(self, name: str, reason: object) -> None:
         """Lists a clip, if it is not listed yet.

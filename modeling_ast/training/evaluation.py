@@ -179,7 +179,7 @@ def evaluate_models(
         TooManyBadClips: More clips than allowed cannot be decoded.
     """
     held_out, loaded = load_held_out(data)
-    bad_clips = BadClips(options.bad_clips, len(held_out.clips), data.max_bad_share)
+    bad_clips = BadClips.of_new_run(options.bad_clips, len(held_out.clips), data.max_bad_share)
     few = spread(held_out, length_clips)
     scores, thresholds, lengths, extractors = [], [], {}, []
     for name in names:

@@ -155,8 +155,7 @@ def train(
         chosen = {choice.name for choice in choices if choice.reason != GIVEN}
         check_same_run(output_folder(training), deciding, chosen, loaded.report.found)
     elif training.process_index == 0:
-        # The clips that an earlier run listed may have been repaired or removed since.
-        (output_folder(training) / BAD_LIST).unlink(missing_ok=True)
+        BadClips.of_new_run(output_folder(training) / BAD_LIST, num_clips=1)
     trainer = build_trainer(
         to_train, extractor, classes, splits, arguments, judge, loaded.validation
     )

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..text_tables import read_text, read_text_table
 from .classes import labels_in
 from .data_arguments import AUDIO_COLUMNS, LABEL_COLUMNS, DataArguments
 from .data_report import LocalData, Missing
-from .table_files import FileFinder
+from .table_files import FileFinder, FoundFile
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 # AudioSet's tables without their comment lines have no header.
@@ -41,6 +41,8 @@ SPLIT_NAMES = {
 PLURAL_COLUMNS = ("labels", "positive_labels", "mids", "tags")
 SEPARATORS = ";|,"
 WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+# The JSON escape of half of a character; two halves in a row are a valid character.
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SEGMENT = Features({"path": Value("string"), "start": Value("float64"), "end": Value("float64")})
 
@@ -79,7 +81,9 @@ def read_table(
     warnings: list[str] = []
     if labels is not None and not arguments.label_separator:
         columns[labels] = separated_cells(columns[labels], labels, known_labels, warnings)
-    if audio not in columns or not all(isinstance(cell, str | int) for cell in columns[audio]):
+    if audio not in columns or not all(
+        cell is None or isinstance(cell, str | int) for cell in columns[audio]
+    ):
         # A missing or unusable audio column is refused later, too.
         kinds = {name: kind_of(name, cells, path) for name, cells in columns.items()}
         rows = rows_of(columns, range(len(columns[next(iter(columns))])), Features(kinds))
@@ -103,9 +107,11 @@ def located(
 ) -> LocalData:
     """The rows with existing files, by their split; the others are counted."""
     finder = FileFinder(root, prefix="" if root == arguments.root else os.path.abspath(root))
-    files = [str(cell) for cell in columns[audio]]
+    files = ["" if cell is None else str(cell) for cell in columns[audio]]
     spans = spans_of(columns, path)
-    skipped, missing, kept = [], [], []
+    skipped, missing = [], []
+    # Index of each row that is used -> its clip, the same for all spellings of a file's name.
+    kept: dict[int, FoundFile] = {}
     names_of = (
         [list(map(str, labels_in(cell))) for cell in columns[labels]]
         if labels
@@ -117,9 +123,10 @@ def located(
         reason = finder.reason if found is None else unusable_by_name(found.path)
         if reason is None and labels and not names_of[index] and not is_list(columns[labels]):
             reason = "row without a label"
-        if reason is None:
-            kept.append(index)
+        if reason is None and found is not None:
+            kept[index] = resolved(found, root)
         else:
+            assert reason is not None  # a name that is not found has one
             skipped.append(Skipped(file, reason))
             if found is None:
                 missing.append(Missing(file, names_of[index]))
@@ -139,7 +146,7 @@ def located(
     kinds |= {name: kind_of(name, columns[name], path) for name in columns if name not in kinds}
     splits = {
         name: rows_of(columns, rows, Features(kinds))
-        for name, rows in split_rows(columns, kept, arguments).items()
+        for name, rows in split_rows(columns, list(kept), arguments).items()
     }
     return LocalData(splits, skipped, missing, warnings)
 
@@ -196,7 +203,24 @@ def read_json(path: Path) -> list[dict[str, Any]]:
             f'{path} has no rows such as {{"file": "a.wav", "label": "car"}}; give a list '
             f"of them, or one in each line"
         )
+    if HALF_CHARACTER.search(text):
+        check_unicode(path, content)
     return content
+
+
+def check_unicode(path: Path, content: Any) -> None:
+    """Refuses texts with half of a character, which JSON can hold but no other file.
+
+    Raises:
+        ValueError: There is one.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        found = error.object[max(0, error.start - 10) : error.end + 10]
+        raise ValueError(
+            f"{path} has a text with half of a character, near {found!r}; correct the text"
+        ) from error
 
 
 def read_json_lines(path: Path, text: str) -> list[Any]:
@@ -328,20 +352,34 @@ def split_rows(
     return splits
 
 
-def repeated(files: list[str], names_of: list[list[str]], rows: list[int]) -> list[str]:
-    """A warning if files are in several rows, which says whether their labels differ."""
-    counts = Counter(files[index] for index in rows)
-    doubled = {file for file, count in counts.items() if count > 1}
+def resolved(found: FoundFile, root: Path) -> FoundFile:
+    """The file with one spelling of its path; a URL is not changed."""
+    if "://" in found.path:
+        return found
+    return found._replace(path=os.path.realpath(root / found.path))
+
+
+def repeated(
+    files: list[str], names_of: list[list[str]], clips: Mapping[int, FoundFile]
+) -> list[str]:
+    """A warning if clips are in several rows, which says whether their labels differ.
+
+    Args:
+        files, names_of: The file's name and the labels of each row.
+        clips: Index of a row -> its clip; two segments of one file are two clips.
+    """
+    counts = Counter(clips.values())
+    doubled = {clip for clip, count in counts.items() if count > 1}
     if not doubled:
         return []
-    labels: dict[str, set] = {}
-    for index in rows:
-        labels.setdefault(files[index], set()).add(tuple(names_of[index]))
-    differ = sum(len(labels[file]) > 1 for file in doubled)
-    example = next(file for file in files if file in doubled)
-    also = f", {differ} of them with different labels" if differ else ""
+    labels: dict[FoundFile, set] = {}
+    for index, clip in clips.items():
+        labels.setdefault(clip, set()).add(tuple(names_of[index]))
+    differ = sum(len(labels[clip]) > 1 for clip in doubled)
+    example = next(files[index] for index, clip in clips.items() if clip in doubled)
+    also = f" ({differ} with different labels)" if differ else ""
     return [
-        f"{len(doubled)} files are in more than one row{also}, such as {example!r}; if a clip has "
+        f"clips in more than one row: {len(doubled)}{also}, such as {example!r}; if a clip has "
         f"several labels, put them into one cell and give --label-separator"
     ]
 
