@@ -319,9 +319,16 @@ class _SharedFolder:
 
     def __init__(self):
         self._remove_abandoned()
-        self.path = tempfile.mkdtemp(prefix=self.PREFIX, dir=SHARED_MEMORY)
-        self.lock = os.open(self.path, os.O_RDONLY)
-        self._is_mine(self.lock)
+        while True:
+            self.path = tempfile.mkdtemp(prefix=self.PREFIX, dir=SHARED_MEMORY)
+            # Before it is locked, another run may take it for an abandoned one and remove it.
+            try:
+                self.lock = os.open(self.path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            if self._is_mine(self.lock) and os.path.isdir(self.path):
+                return
+            os.close(self.lock)
 
     @staticmethod
     def _is_mine(lock: int) -> bool:

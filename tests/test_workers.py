@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,23 +189,29 @@ def test_samples_come_through_a_pipe_where_there_is_no_shared_memory(files, monk
     check(decode_clips(files, RATE, 2), files)
 
 
-def shared_folders():
-    return set(workers.SHARED_MEMORY.glob("modeling-ast-*"))
+@pytest.fixture
+def shared_memory(tmp_path, monkeypatch):
+    """A folder in the place of /dev/shm, which other tests use at the same time."""
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    monkeypatch.setattr(workers, "SHARED_MEMORY", folder)
+    return folder
 
 
-def test_workers_end_with_a_caller_that_stops_early(files):
-    before = shared_folders()
+def test_workers_end_with_a_caller_that_stops_early(files, shared_memory):
     clips = decode_clips(files * 10, RATE, 2)
     next(clips)
+    assert len(list(shared_memory.iterdir())) == 1
     clips.close()
     assert not multiprocessing.active_children()
-    assert shared_folders() <= before
+    assert not list(shared_memory.iterdir())
 
 
 ENDLESS = """
-import itertools, multiprocessing, sys, time
-from modeling_ast.workers import decode_clips
-clips = decode_clips(itertools.cycle(sys.argv[1:]), 16000, 2)
+import itertools, multiprocessing, pathlib, sys, time
+from modeling_ast import workers
+workers.SHARED_MEMORY = pathlib.Path(sys.argv[1])
+clips = workers.decode_clips(itertools.cycle(sys.argv[2:]), 16000, 2)
 next(clips)
 print(*[child.pid for child in multiprocessing.active_children()], flush=True)
 for clip in clips:
@@ -213,41 +219,57 @@ for clip in clips:
 """
 
 
-def folder_of(process):
-    """The folder in memory that this process has opened; other tests have others."""
-    opened = (os.readlink(entry.path) for entry in os.scandir(f"/proc/{process.pid}/fd"))
-    (folder,) = {Path(path) for path in opened if path.startswith("/dev/shm/modeling-ast-")}
-    return folder
-
-
-def test_workers_end_with_a_killed_caller(files):
-    command = [sys.executable, "-c", ENDLESS, *map(str, files)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+@contextmanager
+def endless_run(shared_memory, files):
+    """A run in a session of its own that has read some clips; it is killed in any case."""
+    command = [sys.executable, "-c", ENDLESS, str(shared_memory), *map(str, files)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
-            pids = process.stdout.readline().split()
-            folder = folder_of(process)
+            yield process
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_workers_end_with_a_killed_caller(files, shared_memory):
+    with endless_run(shared_memory, files) as process:
+        pids = process.stdout.readline().split()
+        assert len(pids) == 2 and len(list(shared_memory.iterdir())) == 1
+        process.kill()
         # The workers hold this pipe too, so that it ends with the last of them.
         assert process.stdout.read() == ""
-    assert len(pids) == 2
-    assert not folder.exists()
+    assert not list(shared_memory.iterdir())
 
 
-def test_the_memory_of_a_run_that_was_killed_with_its_workers_is_given_back(files):
-    command = [sys.executable, "-c", ENDLESS, *map(str, files)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
-        try:
-            process.stdout.readline()
-            folder = folder_of(process)
-            check(decode_clips(files, RATE, 2), files)
-            assert folder.exists()  # it is in use
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
+def test_the_memory_of_a_run_that_was_killed_with_its_workers_is_given_back(files, shared_memory):
+    with endless_run(shared_memory, files) as process:
+        process.stdout.readline()
+        (folder,) = shared_memory.iterdir()
+        check(decode_clips(files, RATE, 2), files)
+        assert folder.exists()  # it is in use
+        os.killpg(process.pid, signal.SIGKILL)
         process.stdout.read()
     assert folder.exists()
     check(decode_clips(files, RATE, 2), files)
     assert not folder.exists()
+
+
+def test_a_folder_that_another_run_removes_before_it_is_locked(files, shared_memory, monkeypatch):
+    make = workers.tempfile.mkdtemp
+    removed = []
+
+    def make_and_lose(**kwargs):
+        path = make(**kwargs)
+        if not removed:
+            os.rmdir(path)
+            removed.append(path)
+        return path
+
+    monkeypatch.setattr(workers.tempfile, "mkdtemp", make_and_lose)
+    check(decode_clips(files, RATE, 2), files)
+    assert removed and not list(shared_memory.iterdir())
 
 
 def test_a_daemonic_process_decodes_by_itself(files):
