@@ -18,10 +18,8 @@ from .calibration import NO_CALIBRATION
 from .journal import Journal
 from .tag_rows import (
     NO_EMBEDDINGS,
-    POOLED,
     ROW_FIELDS,
     SETTINGS,
-    VECTOR_COLUMNS,
     tag_row,
     tag_schema,
     tag_table,
@@ -77,7 +75,7 @@ def write_parquet(journal: TagJournal, target: Path) -> None:
     """Writes the journal as one Parquet file, which appears when it is whole."""
     from pyarrow import parquet
 
-    schema = tag_schema(journal.embeddings, _width_of_vectors(journal))
+    schema = tag_schema(journal.embeddings)
     partial = target.with_name(target.name + ".partial")
     try:
         finished = ({"padding": EARLIER["padding"], **row} for row in journal.rows())
@@ -87,17 +85,6 @@ def write_parquet(journal: TagJournal, target: Path) -> None:
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _width_of_vectors(journal: TagJournal) -> int | None:
-    """The length of the vectors in the rows; None if no row has one."""
-    if journal.embeddings == NO_EMBEDDINGS:
-        return None
-    column = VECTOR_COLUMNS[journal.embeddings]
-    found = next((row[column] for row in journal.rows() if row.get(column)), None)
-    if found is None:
-        return None
-    return len(found if journal.embeddings == POOLED else found[0])
 
 
 __all__ = ["TagJournal", "tag_files", "write_parquet"]

@@ -57,12 +57,11 @@ def settings_of(tagger: AudioTagger, embeddings: str = NO_EMBEDDINGS) -> dict[st
     }
 
 
-def tag_schema(embeddings: str = NO_EMBEDDINGS, width: int | None = None) -> pa.Schema:
+def tag_schema(embeddings: str = NO_EMBEDDINGS) -> pa.Schema:
     """The columns of Parquet.
 
     Args:
         embeddings: As in `tag_row`.
-        width: Length of a vector; None if no row has one.
     """
     import pyarrow as pa
 
@@ -77,7 +76,8 @@ def tag_schema(embeddings: str = NO_EMBEDDINGS, width: int | None = None) -> pa.
         ("detected", pa.list_(pa.string())),
     ]
     if embeddings != NO_EMBEDDINGS:
-        vector = pa.list_(pa.float32(), -1 if width is None else width)
+        # Lists without a fixed size: pyarrow before 26 cannot read those if a row has no list.
+        vector = pa.list_(pa.float32())
         kind = vector if embeddings == POOLED else pa.list_(vector)
         columns.append((VECTOR_COLUMNS[embeddings], kind))
     return pa.schema(columns)

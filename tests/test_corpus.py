@@ -256,8 +256,8 @@ def test_an_actor_gives_the_rows_of_one_machine(embeddings, tiny_folder, tmp_pat
         {**tag_row(os.path.basename(path), tags, embeddings), **settings}
         for path, tags in zip(paths, tagger(paths))
     ]
-    wanted = tag_table(rows, tag_schema(embeddings, 36)).to_pylist()
-    assert found.schema == tag_schema(embeddings, 36) and found.num_rows == len(keys)
+    wanted = tag_table(rows, tag_schema(embeddings)).to_pylist()
+    assert found.schema == tag_schema(embeddings) and found.num_rows == len(keys)
     by_key = {row["file"]: row for row in found.to_pylist()}
     for row in wanted:
         twin = by_key[row["file"]]

@@ -474,6 +474,7 @@ def test_an_output_that_is_removed_meanwhile(tiny_folder, sounds, tmp_path, caps
 
 def test_vectors_beside_the_labels(tiny_folder, sounds, tmp_path, capsys):
     """They are those of AudioTagger, in float32; other kinds are not mixed; a bad file has none."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     write(sounds / "long.wav", 2.3, 4)
@@ -485,7 +486,8 @@ def test_vectors_beside_the_labels(tiny_folder, sounds, tmp_path, capsys):
         table = parquet.read_table(output)
         field = table.schema.field(column).type
         vector = field if kind == "pooled" else field.value_type
-        assert (vector.list_size, str(vector.value_type)) == (36, "float")
+        # A list without a fixed size, which every pyarrow can read beside rows without one.
+        assert pa.types.is_list(vector) and str(vector.value_type) == "float"
         rows = {row["file"]: row for row in table.to_pylist()}
         assert list(rows) == [*ORDER[:5], "long.wav", "z.wav"]
         for name, row in rows.items():

@@ -191,8 +191,7 @@ class TagActor:
         self.row = row
         self.tagger = _on_device(ray.get(tagger[0]), **where)
         self.tagger.embeddings = row["embeddings"] != NO_EMBEDDINGS
-        width = self.tagger.model.config.hidden_size
-        self.schema = tag_schema(row["embeddings"], width)
+        self.schema = tag_schema(row["embeddings"])
         self.guard = Guard()
 
     def __call__(self, decoded: pa.Table) -> pa.Table:

@@ -133,7 +133,7 @@ def rows_of_tags(count: int, embeddings: str) -> pa.Table:
         tags = ClipTags(f"{number}.flac", 10.0, labels, embeddings=vectors)
         settings = {"model": "MIT/ast-finetuned-audioset-10-10-0.4593", "padding": "max_length"}
         rows.append({**tag_row(tags.name, tags, embeddings), **settings})
-    return tag_table(rows, tag_schema(embeddings, 768))
+    return tag_table(rows, tag_schema(embeddings))
 
 
 def private_mb(driver: int) -> dict[str, list[float]]:
