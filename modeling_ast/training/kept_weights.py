@@ -27,6 +27,9 @@ VALIDATION = "validation"
 # Among scores that do not differ significantly, the first of these is taken. An average varies
 # least; the best of many evaluations is the most likely to be the best only by chance.
 ORDER = ("average", "last", "best")
+# Scores differ significantly if they differ by more than this many standard errors. With one, the
+# best evaluation was too often taken by chance: see docs/what_we_measured.md.
+STANDARD_ERRORS = 2
 REFUSED = (
     "{flag} would choose the weights by the held-out clips, which are only for the final scores; "
     "set some of the training clips aside with --validation-share, e.g. 0.15"
@@ -170,14 +173,14 @@ def choose_weights(
     name = within_chance(scores, num_clips)
     listed = ", ".join(f"{name} ({by_name[name].place}) {scores[name]:.4f}" for name in scores)
     reason = (
-        f"{metric} of the {num_clips} validation clips: {listed}; of those within one standard "
-        f"error of the highest, {name} comes first"
+        f"{metric} of the {num_clips} validation clips: {listed}; of those within "
+        f"{STANDARD_ERRORS} standard errors of the highest, {name} comes first"
     )
     return by_name[name], Choice("keep_weights", name, reason)
 
 
 def within_chance(scores: Mapping[str, float], num_clips: int) -> str:
-    """The first of `ORDER` whose score is at most a standard error below the highest one.
+    """The first of `ORDER` whose score is at most `STANDARD_ERRORS` errors below the highest.
 
     The standard error is that of the highest score with two successes and two failures added:
     without them it would be 0 for a score of 1, as if a few clips could prove that.
@@ -185,15 +188,16 @@ def within_chance(scores: Mapping[str, float], num_clips: int) -> str:
     Args:
         scores: Shares of the clips, from 0 to 1; an undefined score (NaN) is never taken.
         num_clips: Number of clips that the scores are shares of.
-    Source: Breiman et al. 1984, section 3.4.3 (the 1 SE rule); Agresti and Coull 1998 (the
-        added successes and failures).
+    Source: Breiman et al. 1984, section 3.4.3 (the rule, with one standard error); Agresti and
+        Coull 1998 (the added successes and failures).
     """
     known = {name: scores[name] for name in ORDER if scores.get(name, math.nan) >= 0}
     if not known:
         return "last"
     highest = max(known.values())
     adjusted = (highest * num_clips + 2) / (num_clips + 4)
-    lowest = highest - math.sqrt(adjusted * (1 - adjusted) / (num_clips + 4))
+    error = math.sqrt(adjusted * (1 - adjusted) / (num_clips + 4))
+    lowest = highest - STANDARD_ERRORS * error
     return next(name for name, score in known.items() if score >= lowest)
 
 
