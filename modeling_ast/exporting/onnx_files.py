@@ -186,8 +186,16 @@ def waveform_settings(tagger: AudioTagger) -> WaveformSettings:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Removes torch's notes on each node, because they show file paths of this computer."""
+    """Removes torch's notes on each node, because they show file paths of this computer.
+
+    Also the shapes of weights, which the weights themselves have: onnxruntime before 1.32 turns
+    weights round when it quantizes them, but not these shapes.
+    """
     graph = proto.graph
+    weights = {weight.name for weight in graph.initializer}
+    shapes = [entry for entry in graph.value_info if entry.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(shapes)
     for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del entry.metadata_props[:]
         entry.doc_string = ""
