@@ -241,7 +241,7 @@ for name, weight in own.state_dict().items():
     assert (weight == auto.state_dict()[name]).all()
 assert own.config.id2label == auto.config.id2label and len(auto.config.id2label) == 14
 name = "someone/small"
-classify = pipeline("audio-classification", model=name, feature_extractor=name)
+classify = pipeline("audio-classification", model=name, feature_extractor=name, device="cpu")
 scores = {{row["label"]: row["score"] for row in classify(clip, top_k=5)}}
 assert scores.keys() == hub.labels.keys()
 assert all(abs(scores[label] - hub.labels[label]) < 1e-5 for label in scores)

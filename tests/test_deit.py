@@ -139,8 +139,11 @@ def test_command_line_reads_each_form_of_timm(tmp_path, form):
         source = tmp_path / "source.safetensors"
         save_file(judge.state_dict(), source)
     else:
-        source, grid = tmp_path / "source", []
+        source = tmp_path / "source"
         timm.models.save_for_hf(judge, source, safe_serialization="both")
+        # Versions of timm before about 1.0.30 do not save the size of the input.
+        if "img_size" in (source / "config.json").read_text():
+            grid = []
     target = tmp_path / "new" / "ast"
     size = ["--num-mel-bins", 64, "--max-length", 96, "--frequency-stride", 16, "--time-stride", 16]
     more = ["--channel-reduction", "sum", "--num-labels", 3]

@@ -114,7 +114,8 @@ def test_auto_takes_bfloat16_only_where_it_is_clearly_faster(
     for module in (devices, model_flags):
         monkeypatch.setattr(module, "bfloat16_speedup", lambda: speedup)
     assert AudioTagger.from_pretrained(tmp_path, "cpu", "auto").dtype_name == dtype
-    assert main(["classify", str(tmp_path), str(tmp_path / "a.wav"), "--dtype", "auto"]) == 0
+    words = ["classify", str(tmp_path), str(tmp_path / "a.wav"), "--dtype", "auto"]
+    assert main([*words, "--device", "cpu"]) == 0
     line = f"--dtype auto: {dtype}; bfloat16 is {speedup} times as fast as float32\n"
     assert capsys.readouterr().err.endswith(line)
     # Without the flag it is the checkpoint's, and nothing is measured.

@@ -91,7 +91,7 @@ def test_a_run_leaves_a_model_its_numbers_and_a_card(base, data, tmp_path, capsy
     )
 
     # scikit-learn computes the metrics of the saved model on the held-out clips.
-    classify = pipeline("audio-classification", model=str(out))
+    classify = pipeline("audio-classification", model=str(out), device="cpu")
     assert classify.model.config.problem_type == "multi_label_classification"
     assert classify.feature_extractor.padding == "longest"
     _, held_out = load_data(DataArguments(data=str(data)))

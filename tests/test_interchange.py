@@ -135,7 +135,7 @@ def test_a_new_head_on_an_old_encoder(plain_folder):
 
 
 def test_pipeline_is_ours_and_agrees_with_a_direct_call(plain_folder, clip):
-    classify = pipeline("audio-classification", model=str(plain_folder))
+    classify = pipeline("audio-classification", model=str(plain_folder), device="cpu")
     assert type(classify.model) is ASTForAudioClassification
     assert type(classify.feature_extractor) is ASTFeatureExtractor
     scores = {row["label"]: row["score"] for row in classify(clip, top_k=5)}
