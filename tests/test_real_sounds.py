@@ -166,6 +166,16 @@ def test_few_examples_come_from_different_groups():
     assert len(few(recordings, 100, seed=0)) == 12
 
 
+def test_fold_1_of_the_drums_exchanges_the_kits(packages, tmp_path):
+    splits = []
+    for fold in (0, 1):
+        rows = rows_of(write_data_set("drums", tmp_path / str(fold), fold=fold))
+        splits.append({s: {r["group"] for r in rows if r["split"] == s} for s in ("train", "test")})
+    first, second = splits
+    assert first["train"] == second["test"] == set(DRUM_TRAIN_KITS)
+    assert first["test"] == second["train"] == set(DRUM_TEST_KITS)
+
+
 def test_few_examples_leave_the_test_as_it_is(packages, tmp_path):
     rows = rows_of(write_data_set("letters", tmp_path / "data", fold=1, examples=2, seed=3))
     counts = Counter((row["split"], row["label"]) for row in rows)
@@ -178,7 +188,7 @@ def test_few_examples_leave_the_test_as_it_is(packages, tmp_path):
         ({"kind": "birds"}, "there is no data set 'birds'; give one of drums, letters, syllables"),
         ({"kind": "letters", "fold": 3}, "the fold is 3; give one from 0 to 2"),
         ({"kind": "syllables", "fold": -1}, "the fold is -1; give one from 0 to 2"),
-        ({"kind": "drums", "fold": 1}, "the drums have one split"),
+        ({"kind": "drums", "fold": 2}, "the fold is 2; give one from 0 to 1 for drums"),
         ({"kind": "letters", "examples": 0}, "the examples of each label are 0; give 1 or more"),
     ],
 )
