@@ -225,6 +225,11 @@ def _checked_source(source: str | Path | bytes) -> tuple[str | bytes, str]:
     path = Path(text)
     if not path.exists():
         raise FileNotFoundError(f"no file at {text!r}; check the path")
+    if text and path.is_dir():
+        raise ValueError(
+            f"{text!r} is a folder; give the path of one audio file, or take all files of the "
+            f"folder with `modeling-ast tag`"
+        )
     if not text or not path.is_file():
         raise ValueError(f"{text!r} is no file; give the path of one audio file")
     if path.stat().st_size == 0:

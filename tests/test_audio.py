@@ -111,7 +111,7 @@ def test_each_bad_file_is_named(tmp_path):
         ("empty.flac", ValueError, r"empty.flac' is empty \(0 bytes\)"),
         ("silent.wav", ValueError, r"silent.wav' is audio of zero length"),
         ("missing.wav", FileNotFoundError, r"no file at .*missing.wav'"),
-        ("", ValueError, r"is no file; give the path of one audio file"),
+        ("", ValueError, r"is a folder; give the path of one audio file, or take all"),
     ]:
         with pytest.raises(error, match=message):
             read_audio(tmp_path / name)

@@ -187,8 +187,9 @@ def split_of(data: Source, names: str, arguments: DataArguments) -> Clips:
     for name in names.split("+"):
         if name not in data:
             raise ValueError(
-                f"{arguments.data} has the splits {sorted(data)} but not {name!r}; name them with "
-                f"--train-split and --eval-split, or give --eval-share or --eval-fold"
+                f"{arguments.data} has the splits {sorted(data)} but not {name!r}; name those that "
+                f"you want with --train-split and --eval-split (to evaluate with all clips: "
+                f"--eval-split {min(data)}), or give --eval-share or --eval-fold"
             )
     return concatenate_datasets([with_features(data[name]) for name in names.split("+")])
 
