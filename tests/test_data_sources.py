@@ -13,6 +13,8 @@ from modeling_ast import read_audio
 from modeling_ast.training.clips import ClipReader
 from modeling_ast.training.data_sources import (
     DataArguments,
+    Loaded,
+    clip_names,
     is_exclusive,
     label_column,
     load,
@@ -58,6 +60,35 @@ def test_csv_with_paths_and_folds(sounds):
     np.testing.assert_array_equal(wave, read_audio(folder / held_out[0]["file"]))
     arguments.label_column = "target"
     assert read_classes(arguments, train) == [("0", "0"), ("1", "1"), ("2", "2")]
+
+
+def test_other_clips_labels_and_parts_have_another_fingerprint(sounds, tmp_path):
+    folder, rows = sounds
+    found = set()
+    tables = {
+        "as it is": rows,
+        "another label": [{**rows[0], "category": "dog"}, *rows[1:]],
+        "another clip": [rows[0], {**rows[1], "file": rows[4]["file"]}, *rows[2:]],
+        "one less": rows[1:],
+    }
+    for name, table in tables.items():
+        path = write_csv(folder / f"{name}.csv", table)
+        for fold in (1, 2):
+            arguments = DataArguments(path, audio_column="file", eval_fold=fold)
+            prints = {load(arguments).fingerprint(arguments) for _ in range(2)}
+            assert len(prints) == 1
+            found |= prints
+    assert len(found) == 8
+    stream = load(arguments).train.to_iterable_dataset()
+    loaded = load(arguments)._replace(train=stream)
+    assert isinstance(loaded, Loaded) and loaded.fingerprint(arguments) is None
+
+
+def test_clips_of_a_parquet_file_are_named_without_their_audio(tmp_path):
+    data = write_data_set(tmp_path / "data", num_train=14, num_test=2, seconds=1.0, progress=False)
+    _, held_out = load_data(DataArguments(str(data)))
+    reader = ClipReader()
+    assert list(clip_names(held_out, reader)) == [reader.name(row) for row in held_out]
 
 
 def test_a_directory_of_one_csv_a_split(sounds):

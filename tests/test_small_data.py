@@ -276,6 +276,23 @@ def test_data_that_has_changed_is_named(base, tmp_path, capsys):
         f"error: the data has changed since the run in {out}: it had 16 clips, and now has 22; "
         f"give another --output-dir"
     )
+    # As many clips, but one has another label: the weights have learned the old one.
+    extra = [*(data / "train").rglob("more_*.wav")]
+    for file in extra:
+        file.unlink()
+    assert finetune.main([*map(str, words)]) == 0
+    assert f"resumes from {out / 'checkpoint-2'}; for a new run give" in capsys.readouterr().err
+    first, second = sorted((data / "train").iterdir())
+    moved = sorted(first.iterdir())[0]
+    moved.rename(second / f"was_{moved.name}")
+    assert finetune.main([*map(str, words)]) == 1
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(
+            f"error: the clips or their labels have changed since the run in {out}; give another"
+        )
+    )
     # A differing flag of the user is named first.
     assert finetune.main([*map(str, words), "--seed", "7"]) == 1
     assert "holds a run with --seed 0, not 7" in capsys.readouterr().err

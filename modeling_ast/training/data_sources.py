@@ -62,6 +62,22 @@ class Loaded(NamedTuple):
     # A split that could decide it, by its name; None if there is none.
     validation_split: str | None = None
 
+    def fingerprint(self, arguments: DataArguments) -> str | None:
+        """Tells other clips, labels or parts from these; None for a stream, which is not read.
+
+        It is made of the labels and, where the clips are files, of their paths.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for clips in (self.train, self.validation, self.held_out):
+            if isinstance(clips, IterableDataset):
+                return None
+            if clips is not None:
+                labels = list(clips[label_column(arguments, clips)])
+                paths = _paths(clips, arguments.audio_column)
+                digest.update(json.dumps((labels, paths)).encode())
+            digest.update(b"|")
+        return digest.hexdigest()
+
     def skip_bad_clips(
         self, bad: Mapping[str, str], reader: ClipReader, arguments: DataArguments
     ) -> None:
@@ -263,12 +279,22 @@ def stored(part: str, stream: IterableDataset, arguments: DataArguments) -> Data
 
 def clip_names(clips: Dataset, reader: ClipReader) -> Iterable[str]:
     """The names of all clips; a clip with a path is named without reading its audio."""
-    flat = clips.flatten()
-    column = f"{reader.audio_column}.path"
-    if reader.id_column is not None or column not in flat.column_names:
+    paths = None if reader.id_column is not None else _paths(clips, reader.audio_column)
+    if paths is None:
         return (reader.name(row) for row in clips)
-    paths = flat.select_columns(column)[:][column]
     return (path or reader.name(clips[index]) for index, path in enumerate(paths))
+
+
+def _paths(clips: Dataset, audio_column: str) -> list[str | None] | None:
+    """The path of each clip, without reading its audio; None if the clips have no paths."""
+    if getattr(clips.features.get(audio_column), "dtype", None) == "string":
+        return list(clips[audio_column])
+    column = f"{audio_column}.path"
+    flat = clips.flatten()
+    if column not in flat.column_names:
+        return None
+    # flatten() keeps the old names in the format, which must be the new ones.
+    return list(flat.with_format(None).select_columns(column)[:][column])
 
 
 __all__ = [

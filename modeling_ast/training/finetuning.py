@@ -47,7 +47,13 @@ from .lengths import Lengths, judge_lengths, spread
 from .progress import bars_closed
 from .results import Judge
 from .run_card import CHOSEN_FILE
-from .run_record import check_same_run, deciding_arguments, find_resumed, naming_unwritable
+from .run_record import (
+    CLIPS,
+    check_same_run,
+    deciding_arguments,
+    find_resumed,
+    naming_unwritable,
+)
 from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
 from .small_data import choose, measure, validation_share
 from .trainer import ASTTrainer, output_folder
@@ -145,7 +151,7 @@ def train(
     prepare_choice(arguments, judge.metric, loaded.validation is not None)
     if arguments.auto.auto:
         choices += choose(arguments, measure(arguments, loaded.train, exclusive))
-    deciding = deciding_arguments(arguments)
+    deciding = deciding_arguments(arguments) | {CLIPS: loaded.fingerprint(arguments.data)}
     smooth_in_batches(arguments)
     model, extractor = load_model(arguments.model, classes, with_softmax)
     say([start_line(arguments.model, model), *choice_lines(choices)])
@@ -154,6 +160,7 @@ def train(
     if resumed:
         chosen = {choice.name for choice in choices if choice.reason != GIVEN}
         check_same_run(output_folder(training), deciding, chosen, loaded.report.found)
+        say([f"resumes from {resumed}; for a new run give another --output-dir"])
     elif training.process_index == 0:
         BadClips.of_new_run(output_folder(training) / BAD_LIST, num_clips=1)
     trainer = build_trainer(

@@ -166,7 +166,7 @@ def choose_weights(
     if len(candidates) == 1:
         return candidates[0], Choice("keep_weights", "last", "the run has no others")
     if not scores:
-        reason = "no validation clips to choose by"
+        reason = "no validation clips were set aside, which could choose the weights"
         # With --auto the run may choose itself, and an average varies least.
         name = "average" if arguments.auto.auto and "average" in by_name else "last"
         return by_name[name], Choice("keep_weights", name, reason)

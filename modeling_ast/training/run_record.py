@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Words in torch's errors about files that it cannot write; it has no exception type for them.
 _WRITING = ("PytorchStreamWriter", "Parent directory", "unexpected pos")
+CLIPS = "clips"  # the fingerprint of the clips in run.json
 # Arguments that may change when a run resumes, as they only decide how clips are read, where
 # features are computed and in which form the result is saved.
 MAY_CHANGE = ("max_bad_share", "shuffle_buffer", "features", "merge")
@@ -58,19 +59,25 @@ def check_same_run(
 
     Args:
         folder: The output directory.
-        deciding: From `deciding_arguments`.
+        deciding: From `deciding_arguments`, with the fingerprint of the clips if it is known.
         chosen: Names of the arguments that `--auto` chose from the data.
         num_files: Number of files or rows of the data, as `DataReport.found` counts them.
     Raises:
-        ValueError: An argument differs from that of the run in `folder`.
+        ValueError: An argument differs from that of the run in `folder`, or its clips do.
     """
     file = folder / RUN_FILE
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    # Arguments of the user come first, as they explain more than those chosen from the data.
-    for name, value in sorted(deciding.items(), key=lambda pair: pair[0] in chosen):
+    # Arguments of the user come first, as they explain more than those that follow from the data.
+    from_data = {CLIPS, *chosen}
+    for name, value in sorted(deciding.items(), key=lambda pair: pair[0] in from_data):
         if before.get(name, value) != value:
-            if name in chosen:
+            if name in from_data:
                 _refuse_other_data(folder, num_files)
+            if name == CLIPS:
+                raise ValueError(
+                    f"the clips or their labels have changed since the run in {folder}; give "
+                    f"another --output-dir, so that the model is trained with those of today"
+                )
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(
                 f"{folder} holds a run with {flag} {before[name]}, not {value}; give another "
@@ -156,6 +163,7 @@ def naming_unwritable(folder: Path) -> Iterator[None]:
 
 
 __all__ = [
+    "CLIPS",
     "check_same_run",
     "deciding_arguments",
     "find_resumed",
