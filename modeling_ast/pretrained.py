@@ -183,9 +183,8 @@ def _named(name: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         # Not every message of the Hub's client says which name it looked for.
-        is_here = os.path.exists(name)
-        where = "" if is_here else f" (there is no such folder in {os.getcwd()} either)"
-        raise OSError(f"{_once(start, error)}{where}") from error
+        where = f"there is no such folder in {os.getcwd()}, and from the Hub: "
+        raise OSError(_once(start, error, "" if os.path.exists(name) else where)) from error
     except SafetensorError as error:
         reason = f"truncated or no safetensors file ({one_line(error)}); get them again"
         if _has_lfs_pointer(Path(name)):
@@ -212,9 +211,9 @@ def _named(name: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _once(start: str, error: Exception) -> str:
+def _once(start: str, error: Exception, where: str = "") -> str:
     said = one_line(error)
-    return said if said.startswith(start) else f"{start}: {said}"
+    return said if said.startswith(start) else f"{start}: {where}{said}"
 
 
 def _has_lfs_pointer(folder: Path) -> bool:

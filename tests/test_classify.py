@@ -103,7 +103,8 @@ def test_a_missing_model_is_one_line(tmp_path, capsys):
     for name in ("nobody/nothing", str(tmp_path)):
         status, out, err = run(capsys, name, path)
         assert status == 1 and not out
-        assert f"cannot load the model {name!r}" in err and "Traceback" not in err
+        assert f"cannot load the model {name!r}: " in err and "Traceback" not in err
+        assert ("there is no such folder in" in err) is (name == "nobody/nothing")
         assert len(err.strip().splitlines()) == 1
 
 

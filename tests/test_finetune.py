@@ -225,7 +225,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(base, data, tmp_path
     [
         (
             {"--model": "nobody/nothing"},
-            "cannot load the model 'nobody/nothing': We couldn't connect",
+            "from the Hub: We couldn't connect",
         ),
         ({"--eval_split": "dev"}, "splits ['test', 'train'] but not 'dev'"),
         ({"--label_csv": "nowhere.csv"}, "cannot read the label file nowhere.csv"),
