@@ -321,7 +321,7 @@ class _SharedFolder:
         self._remove_abandoned()
         while True:
             self.path = tempfile.mkdtemp(prefix=self.PREFIX, dir=SHARED_MEMORY)
-            # Before it is locked, another run may take it for an abandoned one and remove it.
+            # Another run may remove it before it is locked, because it then seems unused.
             try:
                 self.lock = os.open(self.path, os.O_RDONLY)
             except FileNotFoundError:
