@@ -13,7 +13,6 @@ from modeling_ast import read_audio
 from modeling_ast.training.clips import ClipReader
 from modeling_ast.training.data_sources import (
     DataArguments,
-    Loaded,
     clip_names,
     is_exclusive,
     label_column,
@@ -62,7 +61,7 @@ def test_csv_with_paths_and_folds(sounds):
     assert read_classes(arguments, train) == [("0", "0"), ("1", "1"), ("2", "2")]
 
 
-def test_other_clips_labels_and_parts_have_another_fingerprint(sounds, tmp_path):
+def test_other_clips_labels_and_parts_have_another_fingerprint(sounds):
     folder, rows = sounds
     found = set()
     tables = {
@@ -80,8 +79,14 @@ def test_other_clips_labels_and_parts_have_another_fingerprint(sounds, tmp_path)
             found |= prints
     assert len(found) == 8
     stream = load(arguments).train.to_iterable_dataset()
-    loaded = load(arguments)._replace(train=stream)
-    assert isinstance(loaded, Loaded) and loaded.fingerprint(arguments) is None
+    (folder / "moved").mkdir()
+    for place in (folder, folder / "moved"):
+        shutil.copytree(folder / "clips", place / "sounds")
+    here, moved = (
+        DataArguments(str(p / "sounds"), eval_share=0.5) for p in (folder, folder / "moved")
+    )
+    assert load(here).fingerprint(here) == load(moved).fingerprint(moved)
+    assert load(arguments)._replace(train=stream).fingerprint(arguments) is None
 
 
 def test_clips_of_a_parquet_file_are_named_without_their_audio(tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -65,15 +66,18 @@ class Loaded(NamedTuple):
     def fingerprint(self, arguments: DataArguments) -> str | None:
         """Tells other clips, labels or parts from these; None for a stream, which is not read.
 
-        It is made of the labels and, where the clips are files, of their paths.
+        It is made of the labels and, where the clips are files, of their paths in the data's
+        folder, so that a folder may be moved together with its runs.
         """
+        root = "" if arguments.root is None else os.path.join(os.path.abspath(arguments.root), "")
         digest = hashlib.blake2b(digest_size=16)
         for clips in (self.train, self.validation, self.held_out):
             if isinstance(clips, IterableDataset):
                 return None
             if clips is not None:
                 labels = list(clips[label_column(arguments, clips)])
-                paths = _paths(clips, arguments.audio_column)
+                paths = _paths(clips, arguments.audio_column) or ()
+                paths = [path and path.removeprefix(root) for path in paths]
                 digest.update(json.dumps((labels, paths)).encode())
             digest.update(b"|")
         return digest.hexdigest()
