@@ -57,4 +57,9 @@ def need_extra(module: str, extra: str, purpose: str) -> ModuleType:
         ) from error
 
 
-__all__ = ["MissingExtra", "need_extra", "one_line"]
+def naming(name: str, reason: str) -> str:
+    """A reason that begins with the name of its file, unless it has this name already."""
+    return reason if name in reason else f"{name}: {reason}"
+
+
+__all__ = ["MissingExtra", "naming", "need_extra", "one_line"]

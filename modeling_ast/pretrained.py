@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .adapters import HEAD, HUB_NAME, holder_of
 from .configuration_ast import ASTConfig
 from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
+from .hub_lookup import hub_lookup
 from .modeling_ast import ASTForAudioClassification
 
 CONFIG_FILE, EXTRACTOR_FILE = "config.json", "preprocessor_config.json"
@@ -178,7 +179,8 @@ def _named(name: str | Path) -> Iterator[None]:
     """Turns any error about a checkpoint's files into one sentence with the checkpoint's name."""
     start = f"cannot load the model {str(name)!r}"
     try:
-        yield
+        with nullcontext() if os.path.exists(name) else hub_lookup():
+            yield
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except OSError as error:

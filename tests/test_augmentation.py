@@ -11,6 +11,8 @@ from modeling_ast.training.augmentation import (
     Augmentation,
     add_noise,
     change_gain,
+    change_speed,
+    draw_speed,
     mask_frequency,
     mask_time,
     mixup,
@@ -69,6 +71,29 @@ def test_clips_of_any_length_are_mixed():
     torch.testing.assert_close(mixed[1], 0.4 * b + 0.6 * F.pad(a, (0, 4)))
     for clip, old in zip(clips, before):
         assert torch.equal(clip, old)
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.83, 1.0, 1.2, 1.7])
+def test_a_faster_clip_is_higher_and_shorter(speed):
+    """A tone of 440 Hz, against the tone that it must become."""
+    x = torch.sin(2 * torch.pi * 440 / 16000 * torch.arange(8000))
+    changed = change_speed(x, speed)
+    assert len(changed) == pytest.approx(8000 / speed, abs=1)
+    wanted = torch.sin(2 * torch.pi * 440 * speed / 16000 * torch.arange(len(changed)))
+    inner = slice(200, -200)  # the filter sees zeros beyond the ends
+    torch.testing.assert_close(changed[inner], wanted[inner], rtol=0, atol=2e-3)
+    assert change_speed(x, 1.0) is x
+
+
+def test_speeds_are_uniform_in_the_logarithm():
+    g = seeded()
+    speeds = np.log2([draw_speed(1.0, g) for _ in range(5000)])
+    assert scipy.stats.kstest(speeds, scipy.stats.uniform(-1, 2).cdf).pvalue > SMALLEST_P
+    assert draw_speed(0.0, g) == 1.0
+    before = seeded(3)
+    assert Augmentation().speed(before) == 1.0
+    assert torch.equal(before.get_state(), seeded(3).get_state())
+    assert Augmentation(max_speed_change=0.2).speed(seeded(5)) == draw_speed(0.2, seeded(5))
 
 
 @pytest.mark.parametrize("width", [0, 1, 7, 24])
@@ -225,6 +250,7 @@ def test_each_bad_argument_is_named():
             "the share of each class",
         ),
         (lambda: mixup(x, labels, x[:1], labels, torch.ones(2)), "2 clips with 2 labels, 1 part"),
+        (lambda: draw_speed(1.5), "max_change is 1.5"),
         (lambda: mask_time(x[None], -1, 0.0), "width of a mask is -1"),
         (lambda: smooth_labels(labels, -0.1), "amount is -0.1"),
         (lambda: Augmentation(label_smoothing=0.1).labels(labels[0]), "label_smoothing_factor"),

@@ -197,6 +197,27 @@ def test_too_many_bad_clips_stop_the_run(tmp_path, num_workers):
         list(loader)
 
 
+@pytest.mark.parametrize("crop", ["start", "random"])
+def test_a_changed_speed_keeps_the_length_of_long_clips(crop):
+    """A long tone is cropped to the same length at every speed; a short one changes its length."""
+    tone = np.sin(2 * np.pi * 600 / 16000 * np.arange(32_000)).astype(np.float32)
+    short, shortest = tone[:2000], tone[:402]
+    rows = rows_of([tone, short, shortest] * 20, [0] * 60)
+    augmentation = Augmentation(mixup_rate=0, frequency_mask=0, time_mask=0, max_speed_change=0.25)
+    collate = AudioCollator(extractor(), crop=crop, augmentation=augmentation, features=False)
+    batch = collate(rows)
+    lengths, longest = batch["num_samples"], collate.extractor.max_samples
+    assert set(lengths[::3].tolist()) == {longest}
+    ratios = lengths[1::3] / len(short)
+    assert ratios.min() < 0.9 and ratios.max() > 1.1
+    assert ratios.min() >= 0.799 and ratios.max() <= 1.251
+    assert lengths[2::3].min() >= 400 and lengths[2::3].max() > 402
+    zero_crossings = (batch["waveforms"][::3, :-1].sign().diff() != 0).sum(1) / longest * 16000 / 2
+    assert zero_crossings.min() < 540 and zero_crossings.max() > 660
+    again = collate(rows)
+    assert torch.equal(batch["waveforms"], again["waveforms"])
+
+
 MIXING = Augmentation(mixup_rate=0.5, frequency_mask=8, time_mask=5, max_gain_db=3.0)
 
 

@@ -95,7 +95,7 @@ def test_bad_files_are_one_line_each_and_the_others_are_classified(audioset_like
     lines = [line for line in err.replace("\r", "\n").splitlines() if "error:" in line]
     assert len(lines) == len(bad) and "Traceback" not in err
     for path, line in zip(bad, lines):
-        assert line.startswith(f"error: {path}: ")
+        assert line.startswith("error: ") and line.count(str(path)) == 1
 
 
 def test_a_missing_model_is_one_line(tmp_path, capsys):

@@ -38,6 +38,7 @@ FLAT_FILES = [
     "feature_extraction_ast",
     "fast_layers",
     "stochastic_depth",
+    "hub_lookup",
     "adapters",
     "int8_linear",
     "loading",

@@ -18,6 +18,7 @@ def build_parser() -> CommandParser:
     """The arguments of the verb."""
     parser = CommandParser(
         VERB,
+        usage=f"modeling-ast {VERB} CHECKPOINT... --output-dir DIR [flags]",
         description="Averages the weights of AST checkpoints of one architecture.",
         epilog=f"example: modeling-ast {VERB} run/checkpoint-100 run/checkpoint-200 "
         "--output-dir my-ast",

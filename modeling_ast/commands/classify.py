@@ -11,7 +11,7 @@ import sys
 
 from tqdm.auto import tqdm
 
-from ..errors import MissingExtra, one_line
+from ..errors import MissingExtra, naming, one_line
 from ..labels import printable
 from ..plotting import check_picture, draw_tags
 from ..tagging import ClipTags
@@ -25,6 +25,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = CommandParser(
         "classify",
+        usage="modeling-ast classify MODEL FILE... [flags]",
         description="Name the sounds in audio files with an AST checkpoint.",
         epilog="A file over the model's length (10.24 s for AudioSet) is cut into equal parts; its "
         "scores are the mean over the parts. If the model has a calibration.json, a star marks the "
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     for result in bar:
         results.append(result)
         if result.error is not None:
-            message = printable(f"{result.name}: {result.error}")
+            message = printable(naming(result.name, result.error))
             tqdm.write(f"error: {message}", file=sys.stderr)
     good = [result for result in results if result.error is None]
     if options.json:

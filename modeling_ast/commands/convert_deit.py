@@ -20,14 +20,19 @@ def build_parser() -> CommandParser:
     """The arguments of the verb."""
     parser = CommandParser(
         VERB,
+        usage=f"modeling-ast {VERB} SOURCE OUT [flags]",
         description="Converts a DeiT or ViT trained on pictures into an AST for sounds.",
         epilog=f"example: modeling-ast {VERB} facebook/deit-base-distilled-patch16-384 my-ast "
         "--label-csv class_labels_indices.csv",
     )
     add = parser.add_argument
     number: dict[str, Any] = {"type": int, "metavar": "N"}
-    add("source", help="Hub id, directory (transformers or timm), .pth or .safetensors")
-    add("output_dir", type=Path, help="new directory for the AST")
+    add(
+        "source",
+        metavar="SOURCE",
+        help="Hub id, directory (transformers or timm), .pth or .safetensors",
+    )
+    add("output_dir", metavar="OUT", type=Path, help="new directory for the AST")
     add("--max-length", **number, default=ASTConfig.max_length, help="frames (default 1024)")
     add("--num-mel-bins", **number, default=ASTConfig.num_mel_bins, help="of a frame (default 128)")
     add("--frequency-stride", **number, help="mel bins from patch to patch (default 10)")

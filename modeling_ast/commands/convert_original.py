@@ -26,14 +26,15 @@ def build_parser() -> CommandParser:
     """The arguments of the verb."""
     parser = CommandParser(
         VERB,
+        usage=f"modeling-ast {VERB} SOURCE OUT [flags]",
         description="Converts a checkpoint of the authors' own AST code (a .pth file).",
         epilog=f"example: modeling-ast {VERB} audioset_10_10_0.4593.pth my-ast "
         "--label-csv class_labels_indices.csv",
     )
     add = parser.add_argument
     number: dict[str, Any] = {"type": int, "metavar": "N"}
-    add("source", help="the authors' .pth file")
-    add("output_dir", type=Path, help="new directory for the AST")
+    add("source", metavar="SOURCE", help="the authors' .pth file")
+    add("output_dir", metavar="OUT", type=Path, help="new directory for the AST")
     add(
         "--label-csv",
         type=Path,

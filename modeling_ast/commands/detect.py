@@ -64,6 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line and refuses what cannot work, before hours of work."""
     parser = CommandParser(
         "detect",
+        usage="modeling-ast detect MODEL FILE... [flags]",
         description="Find out when each sound in audio files begins and ends, with an AST.",
         epilog="If it is interrupted, run the same command again: it resumes. A file or a part of "
         "one that cannot be used is named with its times; the exit status is then 1. Put -- before "

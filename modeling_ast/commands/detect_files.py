@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..errors import one_line
+from ..errors import naming, one_line
 from ..event_files import ScoreWriter, as_row, write_csv, write_events
 from ..event_plots import ScoreColumns, columns_for, draw_events
 from ..events import Detection, EventDetector, ScoreBlock
@@ -102,7 +102,7 @@ def complain(detection: Detection) -> None:
     reasons = [] if detection.error is None else [detection.error]
     reasons += [stretch.sentence() for stretch in detection.bad_stretches]
     for reason in reasons:
-        tqdm.write(f"error: {one_line(f'{detection.name}: {reason}')}", file=sys.stderr)
+        tqdm.write(f"error: {one_line(naming(detection.name, reason))}", file=sys.stderr)
 
 
 def write_results(

@@ -35,6 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line and refuses what cannot work, before hours of work."""
     parser = CommandParser(
         "tag",
+        usage="modeling-ast tag MODEL FOLDER --output FILE [flags]",
         description="Tag every audio file of a folder with an AST checkpoint.",
         epilog="If it is interrupted, run the same command again: it resumes. A file over the "
         "model's length is cut into equal parts; its scores are the mean over the parts. A bad "

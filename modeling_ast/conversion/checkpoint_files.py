@@ -34,6 +34,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import one_line
+from ..hub_lookup import hub_lookup
 from .key_maps import ConversionError, Weights, unwrap
 
 # In the order of preference: safetensors cannot run code and is read without copying.
@@ -106,7 +107,8 @@ def download(repo: str, name: str, repo_type: str = "model") -> Path | None:
             read.
     """
     try:
-        return Path(hf_hub_download(repo, name, repo_type=repo_type))
+        with hub_lookup():
+            return Path(hf_hub_download(repo, name, repo_type=repo_type))
     except RemoteEntryNotFoundError:
         return None
     except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -253,6 +253,7 @@ def summary_lines(answers: Answers) -> list[str]:
     weakest = [
         f"{printable(row.name)} {getattr(row, quality):.2f} ({row.positives} clips)"
         for row in answers.weakest(WEAKEST)
+        if getattr(row, quality) < 1
     ]
     if weakest:
         name = "F1" if answers.exclusive else "average precision"

@@ -15,6 +15,10 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
+from ..resampling import resample
+
+# For a change of speed only the ratio of two rates counts; the other rate is this one, in Hz.
+NOMINAL_RATE = 10_000
 # One tensor (B, S), or a list of clips (S_b,) of any lengths; results have the form of the input.
 Waveforms = TypeVar("Waveforms", Tensor, list[Tensor])
 
@@ -107,6 +111,29 @@ def change_gain(
     factors = (10 ** (gains_db / 20)).tolist()
     changed = [factor * waveform for factor, waveform in zip(factors, waveforms)]
     return torch.stack(changed) if isinstance(waveforms, Tensor) else changed
+
+
+def draw_speed(max_change: float, generator: Generator | None = None) -> float:
+    """A speed from 1 / (1 + max_change) to 1 + max_change, uniform in the logarithm.
+
+    Raises:
+        ValueError: `max_change` is not from 0 to 1.
+    Source: Ko et al. 2015, "Audio Augmentation for Speech Recognition", with speeds 0.9, 1 and 1.1.
+    """
+    _check_share("max_change", max_change)
+    return (1 + max_change) ** (2 * _uniform((), generator).item() - 1)
+
+
+def change_speed(waveform: Tensor, speed: float) -> Tensor:
+    """Plays a clip faster or slower, as a tape does: pitch and length change together.
+
+    Args:
+        waveform: (S,).
+        speed: 2 is an octave higher and half as long.
+    Returns:
+        (R,), R about S / speed.
+    """
+    return resample(waveform, round(speed * NOMINAL_RATE), NOMINAL_RATE)
 
 
 def mask_frequency(
@@ -231,13 +258,14 @@ def smooth_labels(labels: Tensor, amount: float, exclusive: bool = False) -> Ten
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How clips are changed in training: mixup, masks, gain, noise, roll, labels.
+    """How clips are changed in training: mixup, speed, gain, masks, noise, roll, labels.
 
     The defaults are those of the paper's AudioSet recipe.
 
     Args:
         mixup_rate: Probability that a clip is mixed with another.
         mixup_alpha: Parameter of the Beta distribution, see `mixup_shares`; a whole number.
+        max_speed_change: See `draw_speed` and `change_speed`.
         max_gain_db: See `change_gain`.
         frequency_mask, time_mask: Largest widths, in mel bins and frames.
         max_noise: See `add_noise`; the authors use 0.1, for Speech Commands only.
@@ -252,6 +280,10 @@ class Augmentation:
     mixup_alpha: int = field(
         default=10,
         metadata={"help": "mixup shares are Beta(alpha, alpha): the larger, the more equal"},
+    )
+    max_speed_change: float = field(
+        default=0.0,
+        metadata={"help": "play clips faster (and higher) or slower by up to this share, 0 to 1"},
     )
     max_gain_db: float = field(
         default=0.0, metadata={"help": "make clips louder or softer by up to this many decibels"}
@@ -275,6 +307,10 @@ class Augmentation:
     def shares(self, count: int, generator: Generator | None = None) -> Tensor:
         """`mixup_shares` (B,) at this recipe's rate."""
         return mixup_shares(count, self.mixup_rate, generator, self.mixup_alpha)
+
+    def speed(self, generator: Generator | None = None) -> float:
+        """`draw_speed` at this recipe's largest change; 1 without a draw if it changes none."""
+        return draw_speed(self.max_speed_change, generator) if self.max_speed_change > 0 else 1.0
 
     def waveforms(self, waveforms: Waveforms, generator: Generator | None = None) -> Waveforms:
         """Changes the gain of waveforms, after a mixup and before the features are computed."""
@@ -339,6 +375,8 @@ __all__ = [
     "Augmentation",
     "add_noise",
     "change_gain",
+    "change_speed",
+    "draw_speed",
     "mask_frequency",
     "mask_time",
     "mixup",

@@ -11,6 +11,7 @@ main process, on the device of the batch.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from numbers import Real
@@ -22,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..clip_parts import equal_parts
 from ..feature_extraction_ast import ASTFeatureExtractor
-from .augmentation import Augmentation, mixup
+from .augmentation import Augmentation, change_speed, mixup
 from .clips import BadClips, ClipReader, column_of, read_or_list
 from .random_lengths import draw_masked, shortened
 
@@ -272,14 +273,19 @@ class AudioCollator:
         return [row for row, _ in taken], [waveform for _, waveform in taken]
 
     def _cropped(self, waveform: Tensor, generator: Generator) -> Tensor:
-        """The waveform, cut to at most the samples that `max_length` frames cover."""
+        """The waveform at a drawn speed, cut to at most the samples of `max_length` frames."""
         length = self.extractor.max_samples
-        beyond = len(waveform) - length
-        if beyond <= 0:
-            return waveform
-        drawn = torch.randint(beyond + 1, (), generator=generator)
-        start = int(drawn) if self.crop == "random" else 0
-        return waveform[start : start + length]
+        speed = 1.0 if self.augmentation is None else self.augmentation.speed(generator)
+        if len(waveform) < speed * self.extractor.window_samples:
+            speed = 1.0  # it would become too short for a frame
+        # A long recording is cropped first, so that the rest of it need not be resampled.
+        needed = math.ceil(speed * length)
+        beyond = len(waveform) - needed
+        if beyond > 0:
+            drawn = torch.randint(beyond + 1, (), generator=generator)
+            start = int(drawn) if self.crop == "random" else 0
+            waveform = waveform[start : start + needed]
+        return change_speed(waveform, speed)[:length]
 
     def _labels(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         assert self.encode_labels is not None  # checked by the callers

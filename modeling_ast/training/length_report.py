@@ -98,9 +98,10 @@ def draw_lengths(curves: Mapping[str, Lengths], metric: str, path: Path) -> None
         for (padding, values), style in zip(lengths.values(metric).items(), ("--o", "-s")):
             label = f"{plain_text(name)}, {padding}" if len(curves) > 1 else padding
             shown = [*values[: len(cuts)], values[-1]]
-            color = f"C{number % 10}"
+            # One model has a colour for each padding, several a colour each.
+            color = f"C{(number if len(curves) > 1 else style == '-s') % 10}"
             axis.plot(places, shown, style, color=color, markersize=4, label=label)
-    axis.set(xlabel="length of the clips in seconds", ylabel=metric, ylim=(0, 1))
+    axis.set(xlabel="length of the clips in seconds", ylabel=metric, ylim=(0, 1.04))
     axis.set_xlim(-0.5, len(cuts) + 0.5)
     axis.grid(alpha=0.3)
     axis.legend(loc="best", title="padding" if len(curves) == 1 else None)

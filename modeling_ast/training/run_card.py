@@ -38,11 +38,15 @@ ADAPTER_NOTE = """
 These are the weights of an adapter, which are added to those of the base model while it loads:
 `pip install "modeling-ast[lora]"`.
 """
+CURVE_NOTE = """
+The loss while training is that of clips that are mixed, masked or cut, which are harder: it may be
+higher than the loss of the held-out clips.
+"""
 METRICS = {
     "accuracy": "accuracy",
     "mAP": "mean average precision (mAP)",
     "mAUC": "mean area under the ROC curve",
-    "d_prime": "d'",
+    "d_prime": "d' (from that area; infinite if it is 1)",
     "F1": "F1, mean over the labels",
     "ECE": "expected calibration error",
     "loss": "loss",
@@ -117,6 +121,7 @@ def run_card(
         training_section(trainer, how_trained),
         chosen_section(folder),
         "![learning curve](learning_curve.png)",
+        CURVE_NOTE,
     ]
     return write_card(folder.name, metadata, filter(None, sections))
 
@@ -156,9 +161,11 @@ def introduction(
     names: Sequence[str], base_model: str, data: str, local_model: bool, local_data: bool
 ) -> str:
     """What the model does, and what it was made from."""
-    labels = ", ".join(map(markdown_text, names[:NAMED_LABELS]))
+    # Labels may have commas of their own, such as AudioSet's "Beep, bleep".
+    between = "; " if any("," in name for name in names) else ", "
+    labels = between.join(map(markdown_text, names[:NAMED_LABELS]))
     if len(names) > NAMED_LABELS:
-        labels += f" and {len(names) - NAMED_LABELS} more (`config.json` has all)"
+        labels += f"{between}and {len(names) - NAMED_LABELS} more (`config.json` has all)"
     where = {
         (True, True): " Both were local directories.",
         (True, False): " The base model was a local directory.",
@@ -321,7 +328,8 @@ def mistake_section(folder: Path, answers: Answers) -> str:
         "### Mistakes",
         f"{wrong} of {answers.headline.num_clips} held-out clips have a wrong answer. "
         f"[{WORST_TABLE}]({WORST_TABLE}) lists the mistakes, those with the highest confidence "
-        f"first.",
+        f"first: the labels of the clip (`true`), the answer (`predicted`), and the score of the "
+        f"label that is wrong or was missed.",
     ]
     if (folder / WORST_PAGE).exists():
         lines.append(

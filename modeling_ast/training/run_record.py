@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -154,12 +155,20 @@ def naming_unwritable(folder: Path) -> Iterator[None]:
         by_torch = any(words in text for words in _WRITING)
         if isinstance(error, RuntimeError) and not by_torch:
             raise
-        if isinstance(error, OSError) and str(folder) not in text and error.errno != errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC and not _is_in(error, folder):
             raise
         raise OSError(
             f"cannot write into {folder} ({one_line(error)}); make space or repair the directory, "
             f"then run the same command again: it resumes from the newest undamaged checkpoint"
         ) from error
+
+
+def _is_in(error: OSError, folder: Path) -> bool:
+    """Whether the error is about a file of this folder, or the folder itself."""
+    files = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return any(
+        Path(os.path.abspath(os.fsdecode(name))).is_relative_to(folder.absolute()) for name in files
+    )
 
 
 __all__ = [

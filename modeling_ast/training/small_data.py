@@ -38,6 +38,8 @@ MOST_OF_USUAL = 2
 # Share of a clip's frames and of the mel bins that the widest mask hides, as published for ESC-50:
 # 96 of 512 frames, and 24 of 128 mel bins.
 MASKED_SHARE = 3 / 16
+# Largest change of speed, as a share: from 1 / 1.2 to 1.2. See docs/what_we_measured.md.
+SPEED_CHANGE = 0.2
 # The shortest parts of clips that are trained on, as a share of the input, see docs/short_clips.md.
 SHORTEST_PART = 1 / 4
 # Width of a pretrained model -> its learning rate (AdamW, batches of 16). The rate of the small
@@ -295,6 +297,11 @@ def regularisers(facts: Facts) -> list[Choice]:
     depth = 0.1 if facts.num_layers >= DEEP else 0.0
     return [
         Choice("mixup_rate", 0.5, "as published; the labels of both clips count by their shares"),
+        Choice(
+            "max_speed_change",
+            SPEED_CHANGE,
+            "other speakers and instruments are higher or lower; 0 if pitch tells your labels",
+        ),
         Choice("max_gain_db", 6.0, "recordings differ in level"),
         Choice(
             "drop_path_rate",

@@ -22,8 +22,9 @@ import datasets
 from datasets import DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
 
-from ..audio_files import Listing, audio_files, suffix_of
+from ..audio_files import AUDIO_SUFFIXES, Listing, audio_files, suffix_of
 from ..errors import one_line
+from ..hub_lookup import hub_lookup
 from ..labels import read_label_file
 from .classes import class_list
 from .data_arguments import DataArguments
@@ -63,7 +64,8 @@ def read_source(arguments: DataArguments) -> LocalData | Source:
     if path.is_dir():
         return read_directory(path, arguments)
     try:
-        return with_datasets(arguments, arguments.data_config)
+        with hub_lookup():
+            return with_datasets(arguments, arguments.data_config)
     except OSError as error:
         raise OSError(
             f"{arguments.data!r} is not a file or directory on this machine, and cannot be loaded "
@@ -76,6 +78,11 @@ def read_file(path: Path, arguments: DataArguments) -> LocalData | Source:
     if suffix_of(path.name) in TABLE_SUFFIXES:
         tables = {arguments.train_split: (path, arguments.root or path.parent)}
         return read_tables(tables, arguments)
+    if suffix_of(path.name) in AUDIO_SUFFIXES:
+        raise ValueError(
+            f"{path} is one sound, not a data set; give a folder with a folder of files for each "
+            f"label, such as my_sounds/bark/a.wav, or a table"
+        )
     if suffix_of(path.name) != ".parquet":
         raise ValueError(
             f"{path} is not a data set; give one of *{', *'.join(TABLE_SUFFIXES)}, *.parquet"

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..audio import read_clip
 from ..errors import one_line
 from ..feature_extraction_ast import ASTFeatureExtractor
-from .answers import FALSE_POSITIVE, MISSED, Answers, Mistake, summary_lines
+from .answers import DEFAULT_THRESHOLD, FALSE_POSITIVE, MISSED, Answers, Mistake, summary_lines
 from .clip_page import Page, PageClip, PageSection, write_page
 from .held_out import HeldOut
 
@@ -69,9 +69,15 @@ def worst_page(
     ]
     wrong = len({row.clip for row in answers.mistakes})
     seconds = extractor.max_samples / extractor.sampling_rate
+    how = ""
+    if not answers.exclusive:
+        how = (
+            "A label is found if its score reaches its threshold, which is "
+            f"{DEFAULT_THRESHOLD:g} unless the model is calibrated. "
+        )
     notes = [
         *summary_lines(answers),
-        f"{wrong} of {len(answers.files)} held-out clips have a wrong answer. This page shows "
+        f"{how}{wrong} of {len(answers.files)} held-out clips have a wrong answer. This page shows "
         f"those with the highest confidence first. The number after a label is its score. The "
         f"sound is the model's input: one channel at {extractor.sampling_rate / 1000:g} kHz. Of a "
         f"clip longer than {seconds:.2f} s only the beginning is played, but its score is that of "
