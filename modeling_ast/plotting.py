@@ -93,10 +93,11 @@ def draw_tags(results: list[ClipTags], extractor: ASTFeatureExtractor, path: str
         draw_spectrogram(left, result.name, extractor)
         left.set_title(plain_text(Path(result.name).name, LONGEST_NAME), fontsize="medium")
         labels, scores = zip(*reversed(result.labels.items()))
-        right.barh(range(len(labels)), scores, color="tab:orange")
+        bars = right.barh(range(len(labels)), scores, color="tab:orange")
+        right.bar_label(bars, [f"{score:.3f}" for score in scores], padding=3, fontsize=8)
         names = [plain_text(label, LONGEST_LABEL) for label in labels]
         right.set_yticks(range(len(labels)), names)
-        right.set(xlim=(0, 1), xlabel="score")
+        right.set(xlim=(0, 1.15), xticks=np.linspace(0, 1, 6), xlabel="score")
     with missing_characters_as_boxes():
         figure.savefig(path, dpi=120)
     pyplot.close(figure)

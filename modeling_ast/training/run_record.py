@@ -80,6 +80,13 @@ def check_same_run(
                     f"another --output-dir, so that the model is trained with those of today"
                 )
             flag = f"--{name.replace('_', '-')}"
+            if name in chosen:
+                raise ValueError(
+                    f"{folder} holds a run for which {flag} {before[name]} was chosen, and now "
+                    f"{value} is chosen: the data or other arguments, such as --max-steps or "
+                    f"--num-train-epochs, have changed; give another --output-dir, or the same "
+                    f"arguments to resume it"
+                )
             raise ValueError(
                 f"{folder} holds a run with {flag} {before[name]}, not {value}; give another "
                 f"--output-dir, or the same arguments to resume it"
