@@ -18,7 +18,8 @@ from transformers.utils import logging
 
 from .errors import one_line
 from .file_kinds import kind_of_file
-from .file_streams import Section, Stretch, find_streams
+from .file_section import Section
+from .file_streams import Stretch, find_streams
 from .resampling import checked_rate, resampled_length
 
 if TYPE_CHECKING:
@@ -78,12 +79,8 @@ class AudioFile:
 
     def length_at(self, sampling_rate: int) -> int | None:
         """Samples that the whole file has at this rate; None if it does not say its length."""
-        length = 0
-        for stream in self.streams:
-            if stream.num_frames is None:
-                return None
-            length += resampled_length(stream.num_frames, stream.rate, sampling_rate)
-        return length
+        lengths = [stream.length_at(sampling_rate) for stream in self.streams]
+        return None if None in lengths else sum(lengths)
 
     def open_stretch(self, stretch: Stretch) -> SoundFile:
         """libsndfile's handle of a part of the file.
@@ -142,6 +139,12 @@ class AudioStream:
         if not stretch.is_whole_file:  # not kept open: there may be hundreds of streams
             self.opened.close()
             self.opened = None
+
+    def length_at(self, sampling_rate: int) -> int | None:
+        """Samples that the stream has at this rate; None if it does not say its length."""
+        if self.num_frames is None:
+            return None
+        return resampled_length(self.num_frames, self.rate, sampling_rate)
 
     def mono_blocks(self, begin_seconds: float = 0.0) -> Iterator[np.ndarray]:
         """Decodes the stream; a block is valid until the next one is requested.

@@ -7,8 +7,6 @@ samples become NaN, with the reason.
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .audio import stream_audio
-from .decoding import DecodingError, mean_of_columns
+from .decoding import AudioFile, AudioStream, DecodingError, mean_of_columns
 from .errors import one_line
 from .resampling import resampled_blocks
 
@@ -53,20 +51,42 @@ def salvaged_blocks(
         if done == 0:
             raise
         reason = one_line(error)
+    begin = 0  # of a stream, in samples
+    streams = AudioFile(source).streams
+    for stream in streams:
+        length = stream.length_at(sampling_rate)
+        if length is None or begin + length > done:
+            for block, why in _rest(stream, done - begin, sampling_rate, reason):
+                done += len(block)
+                yield block, why
+                reason = why or reason
+            # The next stream keeps its time, as far as the length of this one is known.
+            lost = max(0 if length is None else begin + length - done, 0)
+            if stream is not streams[-1] and lost:
+                done += lost
+                yield np.full(lost, np.nan, np.float32), reason
+        begin = done if length is None else begin + length
+
+
+def _rest(
+    stream: AudioStream, start: int, sampling_rate: int, reason: str
+) -> Iterator[tuple[np.ndarray, str | None]]:
+    """A stream behind a damage at sample `start`, as in `salvaged_blocks`; from 0 on all of it."""
+    distances = DISTANCES if start else (0.0, *DISTANCES)
     while True:
-        for distance in DISTANCES:
+        for distance in distances:
             missing, given = round(distance * sampling_rate), 0
             try:
-                for block in _decoded_from(source, done + missing, sampling_rate):
-                    if given == 0:
+                for block in _decoded_from(stream, start + missing, sampling_rate):
+                    if given == 0 and missing:
                         yield np.full(missing, np.nan, np.float32), reason
                     given += len(block)
                     yield block, None
             except OSError as error:
                 if given == 0:
                     continue
-                done += missing + given
-                reason = f"it is damaged once more ({error})"
+                start += missing + given
+                reason, distances = f"it is damaged once more ({error})", DISTANCES
                 break
             if given:
                 return
@@ -75,9 +95,7 @@ def salvaged_blocks(
             return
 
 
-def _decoded_from(
-    source: str | Path | bytes, start: int, sampling_rate: int
-) -> Iterator[np.ndarray]:
+def _decoded_from(stream: AudioStream, start: int, sampling_rate: int) -> Iterator[np.ndarray]:
     """Blocks (S,) at the wanted rate, from sample `start` (at that rate) on.
 
     Raises:
@@ -85,9 +103,8 @@ def _decoded_from(
     """
     import soundfile
 
-    opened = io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
     try:
-        with soundfile.SoundFile(opened) as file:
+        with stream.file.open_stretch(stream.stretch) as file:
             first = round(start / sampling_rate * file.samplerate)
             if first >= file.frames:
                 return
@@ -95,15 +112,12 @@ def _decoded_from(
             for block in resampled_blocks(_mono_blocks(file), file.samplerate, sampling_rate):
                 if len(block):
                     yield block
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, ValueError) as error:
         raise OSError(one_line(error)) from error
 
 
 def _mono_blocks(file: Any) -> Iterator[np.ndarray]:
     """The rest of an open SoundFile: (S,) each, float32."""
-    # For a seekable file soundfile computes how much is left from the announced length; after a
-    # damage this can be negative.
-    file.seekable = lambda: False
     buffer = np.empty((DECODED_SAMPLES, file.channels), np.float32)
     while len(block := file.read(out=buffer)):
         yield mean_of_columns(block)

@@ -202,7 +202,7 @@ def test_mistakes(sounds, changes, message):
 
 def test_more_mistakes(sounds):
     folder, rows = sounds
-    with pytest.raises(ValueError, match="0.wav is one sound, not a data set; give a folder"):
+    with pytest.raises(ValueError, match=r"0\.wav is one sound, not a data set; give a folder"):
         load_data(DataArguments(str(folder / rows[0]["file"])))
     path = write_csv(folder / "all.csv", [{"audio": row["file"], "x": 1} for row in rows])
     arguments = DataArguments(path, eval_share=0.5)

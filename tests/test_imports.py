@@ -31,6 +31,7 @@ FLAT_FILES = [
     "resampling",
     "file_kinds",
     "file_streams",
+    "file_section",
     "decoding",
     "audio_files",
     "samples",

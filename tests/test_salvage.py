@@ -49,6 +49,44 @@ def test_flac_goes_on_behind_damages(rate, tmp_path):
     assert detection.seconds == pytest.approx(30, abs=0.001)
 
 
+def joined_file(path, damaged):
+    """Three files of 20 s, the second twice and the third three times as loud as the first; one of
+    them is damaged in its middle."""
+    contents = []
+    for number in range(3):
+        part = path.with_stem("part")
+        soundfile.write(part, (number + 1) * noise(20, RATE) / 4, RATE)
+        if number == damaged:
+            damage(part, 0.5, 2000)
+        contents.append(part.read_bytes())
+    path.write_bytes(b"".join(contents))
+    return path
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_joined_files_behind_a_damaged_one_keep_their_times(damaged, tmp_path):
+    path = joined_file(tmp_path / "a.flac", damaged)
+    pieces = list(salvaged_blocks(path, RATE, 5.0))
+    joined = np.concatenate([block for block, _ in pieces])
+    assert len(joined) == 60 * RATE
+    assert np.isnan(joined).any() and all(
+        (reason is not None) == np.isnan(block).any() for block, reason in pieces
+    )
+    starts = [round((20 * number + 2) * RATE) for number in range(3)]
+    levels = np.array([joined[start : start + 4 * RATE].std() for start in starts])
+    np.testing.assert_allclose(levels, levels[0] * np.array([1, 2, 3]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+@pytest.mark.parametrize("suffix", ["mp3", "ogg"])
+def test_joined_files_behind_a_damaged_one_are_heard(damaged, suffix, tmp_path):
+    """These formats do not say how much sound is in the damaged bytes."""
+    pieces = list(salvaged_blocks(joined_file(tmp_path / f"a.{suffix}", damaged), RATE, 5.0))
+    joined = np.concatenate([block for block, _ in pieces])
+    first, last = joined[2 * RATE : 6 * RATE].std(), joined[-6 * RATE : -2 * RATE].std()
+    assert last / first == pytest.approx(3, rel=0.05)
+
+
 def test_a_whole_file_is_that_of_stream_audio(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(3, 22_050), 22_050)
