@@ -31,6 +31,9 @@ MP3_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]")
 FLAC_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 # A FLAC file has at most so many blocks before its frames.
 MOST_FLAC_BLOCKS = 10_000
+W64_MARK = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb"
+# So many bytes behind the samples of a WAV file that are no chunk are worth a note.
+MANY_BYTES = 1000
 # At most so many chunks after the samples of a WAV file are searched for a joined file.
 MOST_CHUNKS = 10_000
 # MPEG audio, layer III: kbit/s by 4 bits of a frame's header, for version 1, and for 2 and 2.5.
@@ -70,6 +73,12 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
         return _joined(_ogg_links(file, size)), ""
     if _is_wav(head):
         return _wav(file, size)
+    announced = _announced_bytes(_bytes_at(file, 0, 24))
+    if announced > size:
+        return [Stretch()], f"its header announces {announced:,} bytes; the {size:,} there are used"
+    if head.startswith(W64_MARK) and 0 < announced < size:
+        # libsndfile would take the bytes behind it as samples.
+        return [Stretch(0, announced)], ""
     audio = _after_id3(file, 0)
     if _flac_frames(file, audio) is not None:
         return _joined(_flac_files(file, audio)), ""
@@ -171,6 +180,20 @@ def _flac_places(block: bytes) -> Iterator[int]:
                 yield place
 
 
+def _announced_bytes(head: bytes) -> int:
+    """The size of an AIFF, AU or W64 file by its first 24 bytes; 0 if it does not state it.
+
+    Source: Apple's Audio Interchange File Format 1.3; Sun's audio file format; Sony Wave64.
+    """
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return 8 + int.from_bytes(head[4:8], "big")
+    if head[:4] == b".snd" and head[8:12] != b"\xff" * 4:
+        return int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+    if head.startswith(W64_MARK):
+        return int.from_bytes(head[16:24], "little")
+    return 0
+
+
 def _is_wav(head: bytes) -> bool:
     """Whether the first 12 bytes are those of a WAV file."""
     return head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
@@ -219,7 +242,12 @@ def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
         return [Stretch()], "" if num_bytes == 2**32 - 1 else f"{note} and used"
     if num_bytes:
         behind = start + num_bytes + num_bytes % 2
-        return _joined(_wav_files(file, behind, size)), ""
+        files = _wav_files(file, behind, size)
+        note, left = "", size - behind
+        if len(files) == 1 and left >= MANY_BYTES and not _is_chunk(file, behind, size):
+            note = f"its header announces {num_bytes:,} bytes of samples; {left:,} bytes behind "
+            note += "these are not used"
+        return _joined(files), note
     if not there or b"fmt " not in chunks or _is_chunk(file, start, size):
         return [Stretch()], ""
     endless = b"\xff" * 4

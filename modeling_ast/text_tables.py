@@ -67,6 +67,8 @@ def read_text_table(
             or two columns have one name.
     """
     comments, body = _without_comments(read_text(path))
+    if re.match(r"sep=.\r?\n", body):  # for Excel; the delimiter is found all the same
+        comments, body = [*comments, ""], body.partition("\n")[2]
     first = QUOTED.sub("", body[: body.find("\n") + 1] or body)
     delimiter = max(DELIMITERS, key=first.count)
     rows = _rows(path, body, delimiter, first_line=len(comments) + 1)

@@ -155,6 +155,12 @@ def test_too_few_to_divide():
         hold_out([["a"]], 0.5)
     with pytest.raises(ValueError, match="2 groups cannot be divided into 3 parts"):
         deal_folds([["a"]] * 4, 3, [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="4 clips cannot be divided into 1000000000 parts"):
+        deal_folds([["a"]] * 4, 10**9)
+    for share in (0.01, 0.4, 0.6, 0.95, 0.99):
+        for count in (2, 3, 10):
+            held_out = hold_out([["a"]] * count, share)
+            assert 0 < held_out.sum() < count
     assert sorted(divide([["a"], ["a"], []], (0.4, 0.3, 0.3))) == [0, 1, 2]
 
 

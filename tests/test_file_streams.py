@@ -225,3 +225,27 @@ def test_damaged_headers_end_the_search():
     ):
         for rest in (b"", bytes(100), b"\xff" * 1000, b"OggS" * 50):
             assert find_streams(io.BytesIO(head + rest))[0]
+
+
+@pytest.mark.parametrize("format", ["AIFF", "AU", "W64"])
+def test_a_file_that_is_cut_off_is_used_with_a_note(format, caplog):
+    whole = encode(tone(16000, 2.0, 440), 16000, format=format)
+    assert not caplog.text
+    with caplog.at_level(logging.WARNING, "modeling_ast"):
+        assert len(read_audio(whole)) == 32_000 and not caplog.text
+        half = read_audio(whole[: len(whole) // 2])
+    assert 15_500 < len(half) < 16_000
+    assert f"its header announces {len(whole):,} bytes" in caplog.text
+
+
+def test_bytes_behind_a_w64_file_are_no_samples():
+    whole = encode(tone(16000, 1.0, 440), 16000, format="W64")
+    np.testing.assert_array_equal(read_audio(whole + JUNK), read_audio(whole))
+
+
+def test_samples_behind_those_that_a_wav_announces_are_named(caplog):
+    content = bytearray(encode(tone(16000, 2.0, 440), 16000, format="WAV"))
+    content[40:44] = (3200).to_bytes(4, "little")
+    with caplog.at_level(logging.WARNING, "modeling_ast"):
+        assert len(read_audio(bytes(content))) == 1600
+    assert "announces 3,200 bytes of samples; 60,800 bytes behind these are not used" in caplog.text

@@ -164,6 +164,12 @@ def test_speech_commands_as_released(make):
     assert sum("background noise of Speech Commands" in reason for _, reason in report.skipped) == 6
     assert sum("'validation'" in reason for _, reason in report.skipped) == 2
     assert load_checked(folder, eval_split="validation")[2].used["validation"] == 2
+    lists = [reason for file, reason in report.skipped if file.endswith(".txt")]
+    assert lists == ["read as the list of a split"] * 2
+    (folder / "testing_list.txt").write_text("./yes/0.wav\nno\\0.wav\nno/77.wav\n")
+    _, _, report = load_checked(folder)
+    assert report.used == {"train": 8, "test": 2}
+    assert "1 of the 5 files in the lists" in report.warnings[0] and "77" in report.warnings[0]
 
 
 @pytest.mark.parametrize(

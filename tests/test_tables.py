@@ -2,7 +2,7 @@
 
 import csv
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -250,6 +250,127 @@ def test_a_segment_is_cut_out_of_a_whole_video_only(tmp_path):
     np.testing.assert_array_equal(heard["aaa"], video[2 * RATE : 12 * RATE].astype(np.float32))
     np.testing.assert_array_equal(heard["bbb"], heard["aaa"])
     assert len(heard["ccc"]) == len(video) and len(heard["ddd"]) == int(10.1 * RATE)
+
+
+def test_segments_of_short_and_of_long_files(tmp_path):
+    """Each tenth of a second has a level of its own; (start, end, first and last tenth heard)."""
+    levels = np.arange(1, 201) / 400
+    soundfile.write(tmp_path / "long.wav", np.repeat(levels, RATE // 10), RATE, "FLOAT")
+    soundfile.write(tmp_path / "short.wav", np.repeat(levels[:9], RATE // 10), RATE, "FLOAT")
+    wanted = [
+        ("short", 0, 0.4, 0, 4),
+        ("short", 0.4, 0.9, 4, 9),
+        ("short", 0, 0.9, 0, 9),
+        ("long", 3, 3.5, 30, 35),
+        ("long", 15, 25, 150, 200),
+        ("long", 19, 20, 190, 200),
+    ]
+    lines = [
+        f"{name}.wav,{start},{end},{'ab'[i % 2]}" for i, (name, start, end, *_) in enumerate(wanted)
+    ]
+    none = ["long.wav,3,1,a", "long.wav,-1,1,a", "long.wav,2,2,b"]
+    path = tmp_path / "segments.csv"
+    path.write_text("\n".join(["file,start_seconds,end_seconds,label", *lines, *none]))
+    loaded, _, report = load_checked(path, eval_share=0.5)
+    skipped = [reason for _, reason in report.skipped]
+    assert len(skipped) == 3 and all("row with a segment from" in reason for reason in skipped)
+    reader = ClipReader(root=tmp_path)
+    heard = {
+        (PurePath(row["audio"]["path"]).stem, row["audio"]["start"], row["audio"]["end"]): reader(
+            row
+        )
+        for clips in (loaded.train, loaded.held_out)
+        for row in clips
+    }
+    for name, start, end, first, last in wanted:
+        clip = heard[name, start, end].numpy()
+        np.testing.assert_allclose(clip, np.repeat(levels[first:last], RATE // 10), atol=1e-6)
+    assert len({reader.name(row) for row in [*loaded.train, *loaded.held_out]}) == len(wanted)
+    with pytest.raises(
+        ValueError, match=r"from 30 to 31 s is behind the end of the file, which has 20\.00"
+    ):
+        reader({"audio": {"path": str(tmp_path / "long.wav"), "start": 30.0, "end": 31.0}})
+    path.write_text(
+        "\n".join(["file,start_seconds,end_seconds,label", *lines[:-1], "long.wav,18,20,b"])
+    )
+    arguments = DataArguments(str(path), eval_share=0.5)
+    assert load(arguments).fingerprint(arguments) != loaded.fingerprint(arguments)
+
+
+def test_a_column_of_splits(cars):
+    folder, lines = cars
+    cells = ["train"] * 4 + ["Test"] * 2
+    rows = [f"{line},{cell}" for line, cell in zip(lines, 2 * cells)]
+    path = folder / "all.csv"
+    for header in ("file,label,split", "file,label,Split"):
+        path.write_text("\n".join([header, *rows]))
+        report = load_checked(path)[2]
+        assert report.used == {"train": 8, "test": 4}
+    for cell in ("holdout", ""):
+        path.write_text("\n".join(["file,label,split", *rows[:-1], f"{lines[-1]},{cell}"]))
+        with pytest.raises(
+            ValueError, match=f"has '{cell}' in the column 'split'; give train, val"
+        ):
+            load_checked(path, eval_share=0.5)
+    path.write_text("\n".join(["file,label,split", *(f"{line},x" for line in lines)]))
+    _, _, report = load_checked(path, eval_share=0.5)
+    assert sum(report.used.values()) == 12
+    assert any("'split' of " in warning and "is not used" in warning for warning in report.warnings)
+
+
+def test_tables_of_splits_that_have_a_column_of_splits_too(cars):
+    folder, lines = cars
+    train = [
+        f"{line},{split}" for line, split in zip(lines[:4] + lines[6:10], 4 * ["train", "test"])
+    ]
+    (folder / "train.csv").write_text("\n".join(["file,label,split", *train]))
+    (folder / "test.csv").write_text(
+        "\n".join(["file,label,split", *(f"{line},test" for line in lines[10:])])
+    )
+    _, _, report = load_checked(folder)
+    assert report.found == 10 and report.used == {"train": 4, "test": 6}
+    (folder / "test.csv").write_text("\n".join(["file,label", *lines[10:]]))
+    with pytest.raises(
+        ValueError, match=r"test\.csv has rows of a split that another table has too"
+    ):
+        load_checked(folder)
+    (folder / "train.json").write_text("[]")
+    with pytest.raises(
+        ValueError, match=r"two tables of the split 'train', train\.csv and train\.json"
+    ):
+        load_checked(folder)
+
+
+def test_the_line_that_excel_reads(cars):
+    folder, lines = cars
+    path = folder / "all.csv"
+    path.write_text(
+        "\r\n".join(["sep=;", "file;label", *(line.replace(",", ";") for line in lines)])
+    )
+    assert sum(load_checked(path, eval_share=0.5)[2].used.values()) == 12
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([["a"], ["b"]], r"holds \['a'\], \['b'\]; labels must all be names"),
+        ([{"a": 1}, {"a": 2}], "labels must all be names"),
+        ([True, False], "holds False, True; labels must all be names"),
+        ([0, 3_000_000], "class indices from 0 to at most 99999"),
+    ],
+)
+def test_what_cannot_be_a_label(cars, labels, message):
+    folder, _ = cars
+    rows = [
+        {
+            "file": f"car/car_{index}.wav",
+            "label": labels if isinstance(labels[0], list) else labels[index % 2],
+        }
+        for index in range(6)
+    ]
+    (folder / "a.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=message):
+        load_checked(folder / "a.json", eval_share=0.5)
 
 
 def test_a_label_of_two_halves_is_whole(cars):

@@ -363,6 +363,9 @@ def contradiction(arguments: Arguments) -> str | None:
         return "--keep-weights average needs the first epoch to average; give --average-from too"
     if arguments.search.search_trials is not None and arguments.data.folds is not None:
         return "--search-trials and --folds cannot be combined; give one of them"
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        if getattr(training, name) < 1:
+            return f"--{name.replace('_', '-')} is {getattr(training, name)}; give 1 or more"
     if arguments.lengths.length_clips < 0:
         return f"--length-clips is {arguments.lengths.length_clips}; give 0 or more"
     if mistake := contradiction_of_stream(arguments):

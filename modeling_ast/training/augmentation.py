@@ -8,6 +8,7 @@ draws the same for every training device. Without one, torch's global generator 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -303,6 +304,14 @@ class Augmentation:
     label_smoothing: float = field(
         default=0.0, metadata={"help": "move labels towards chance by this share, from 0 to 1"}
     )
+
+    def __post_init__(self) -> None:
+        for name in ("mixup_rate", "max_speed_change", "label_smoothing"):
+            _check_share(name, getattr(self, name))
+        for name in ("max_gain_db", "frequency_mask", "time_mask", "max_noise", "max_roll"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be 0 (none) or more")
 
     def shares(self, count: int, generator: Generator | None = None) -> Tensor:
         """`mixup_shares` (B,) at this recipe's rate."""

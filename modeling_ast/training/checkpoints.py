@@ -32,6 +32,8 @@ PREFIX = f"{PREFIX_CHECKPOINT_DIR}-"
 STATE_FILE = "trainer_state.json"
 # Files that Trainer needs for a resume besides the weights, and the keys that each must hold.
 OPTIMIZER_PARTS = {"optimizer.pt": ("state", "param_groups"), "scheduler.pt": ("last_epoch",)}
+# How the names of FSDP's and DeepSpeed's folders of shards begin.
+SHARDED = ("pytorch_model", "optimizer", "global_step")
 RANDOM_KEYS = ("python", "numpy", "cpu")
 
 
@@ -93,7 +95,7 @@ def _damages(
     yield from _damages_of_state(checkpoint / STATE_FILE)
     parts = {} if only_model else dict(OPTIMIZER_PARTS)
     # FSDP and DeepSpeed save weights and optimiser as folders of shards, in formats of their own.
-    if any(path.is_dir() for path in checkpoint.iterdir()):
+    if any(path.is_dir() and path.name.startswith(SHARDED) for path in checkpoint.iterdir()):
         parts = {}
     else:
         yield from _damages_of_weights(checkpoint, model)

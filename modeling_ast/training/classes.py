@@ -18,6 +18,8 @@ from .data_report import DataReport
 CLASS_LIST = "class_labels_indices.csv"
 VOCABULARIES = ("vocabulary.csv", "FSD50K.ground_truth/vocabulary.csv")
 VOCABULARY_LINE = re.compile(r"0,[^,]+,/\w+/\w+\s*")
+# With more classes a column of numbers holds no class indices, but names such as catalogue numbers.
+MOST_CLASSES = 100_000
 # Number of labels that a message names.
 NAMED = 5
 # The score of a class with fewer held-out clips than this is unreliable.
@@ -111,16 +113,18 @@ def read_classes(arguments: DataArguments, *splits: Clips) -> list[Label]:
 
 def classes_of(cells: list, name: str) -> list[Label]:
     """The classes in a column of labels: names in alphabetical order, or all indices from 0."""
-    labels = {label for cell in cells for label in (cell if isinstance(cell, list) else [cell])}
+    labels = [label for cell in cells for label in (cell if isinstance(cell, list) else [cell])]
     if labels and all(isinstance(label, str) for label in labels):
         numbers = all(label.isdecimal() for label in labels)
-        return [Label(label, label) for label in sorted(labels, key=int if numbers else str)]
-    if labels and all(isinstance(label, int) and label >= 0 for label in labels):
+        return [Label(label, label) for label in sorted(set(labels), key=int if numbers else str)]
+    indices = range(MOST_CLASSES)
+    if labels and all(type(label) is int and label in indices for label in labels):
         return [Label(str(index), str(index)) for index in range(max(labels) + 1)]
-    some = sorted(map(repr, labels))[:3]
+    some = sorted({repr(label) for label in labels})[:3]
     raise ValueError(
         f"column {name!r} holds {', '.join(some) or 'no labels'}; labels must all be names, or all "
-        f"class indices from 0; give the right column with --label-column"
+        f"class indices from 0 to at most {MOST_CLASSES - 1}; give the right column with "
+        f"--label-column"
     )
 
 

@@ -38,8 +38,9 @@ from ..feature_extraction_ast import ASTFeatureExtractor
 FOLDER_FEATURES = Features({"audio": Value("string"), "label": Value("string")})
 # Number of bad clips that an error names; the file lists all of them.
 NAMED_IN_ERROR = 10
-# Tolerance when the length of a file is compared with the end or the length of a segment.
-SLACK_SECONDS = 0.5
+# Tolerance when the length of a file is compared with the end or the length of a segment: seconds,
+# but at most this share of the segment.
+SLACK_SECONDS, SLACK_SHARE = 0.5, 0.1
 
 
 class TooManyBadClips(ValueError):
@@ -155,7 +156,9 @@ class ClipReader:
             return str(audio)
         if isinstance(audio, Mapping):
             if audio.get("path"):
-                return str(audio["path"])
+                is_segment = audio.get("end") is not None
+                span = f" ({audio['start']:g} to {audio['end']:g} s)" if is_segment else ""
+                return f"{audio['path']}{span}"
             audio = audio.get("bytes") or audio.get("array")
         if not isinstance(audio, bytes):
             audio = np.asarray(audio)
@@ -189,8 +192,9 @@ class RemoteFile:
 class Segment:
     """Some seconds of a recording; the file may hold the whole recording or only these seconds.
 
-    The file is taken as the whole recording if it reaches the segment's end and is longer than the
-    segment, both with a tolerance of half a second, as cutting programs do not cut exactly.
+    The file is taken as the whole recording if it reaches the segment's end, or is longer than the
+    segment, both with a tolerance, as cutting programs do not cut exactly. Otherwise it holds only
+    the segment, and all of it is used.
     """
 
     path: str | Path
@@ -208,14 +212,26 @@ class Segment:
             seconds = soundfile.info(os.fsencode(self.path)).duration
         except (OSError, soundfile.SoundFileError, TypeError):
             return False  # reading the file will raise an error with the reason
-        is_longer = seconds > self.end - self.start + SLACK_SECONDS
-        return is_longer and seconds > self.end - SLACK_SECONDS
+        length = self.end - self.start
+        slack = min(SLACK_SECONDS, SLACK_SHARE * length)
+        is_longer = seconds > length + slack
+        return is_longer or (self.start > slack and seconds > self.end - slack)
 
     def read(self) -> bytes:
-        """The segment as the content of a WAV file."""
+        """The segment as the content of a WAV file; it ends with the file.
+
+        Raises:
+            ValueError: It begins behind the end of the file.
+        """
         import soundfile
 
         with soundfile.SoundFile(os.fsencode(self.path)) as file:
+            seconds = file.frames / file.samplerate
+            if self.start >= seconds:
+                raise ValueError(
+                    f"the segment from {self.start:g} to {self.end:g} s is behind the end of the "
+                    f"file, which has {seconds:.2f} s; correct the row, or drop it"
+                )
             file.seek(int(self.start * file.samplerate))
             samples = file.read(round((self.end - self.start) * file.samplerate), dtype="float32")
             rate = file.samplerate

@@ -78,7 +78,8 @@ class Loaded(NamedTuple):
                 labels = list(clips[label_column(arguments, clips)])
                 paths = _paths(clips, arguments.audio_column) or ()
                 paths = [path and path.removeprefix(root) for path in paths]
-                digest.update(json.dumps((labels, paths)).encode())
+                spans = _spans(clips, arguments.audio_column)
+                digest.update(json.dumps((labels, paths, *spans)).encode())
             digest.update(b"|")
         return digest.hexdigest()
 
@@ -293,12 +294,22 @@ def _paths(clips: Dataset, audio_column: str) -> list[str | None] | None:
     """The path of each clip, without reading its audio; None if the clips have no paths."""
     if getattr(clips.features.get(audio_column), "dtype", None) == "string":
         return list(clips[audio_column])
-    column = f"{audio_column}.path"
+    return _field(clips, f"{audio_column}.path")
+
+
+def _spans(clips: Dataset, audio_column: str) -> list[list[float]]:
+    """The starts and the ends of the clips; empty if they are no segments of files."""
+    fields = (_field(clips, f"{audio_column}.{end}") for end in ("start", "end"))
+    return [values for values in fields if values is not None]
+
+
+def _field(clips: Dataset, name: str) -> list | None:
+    """The values of a field of a column, such as "audio.path"; None if there is no such field."""
     flat = clips.flatten()
-    if column not in flat.column_names:
+    if name not in flat.column_names:
         return None
     # flatten() keeps the old names in the format, which must be the new ones.
-    return list(flat.with_format(None).select_columns(column)[:][column])
+    return list(flat.with_format(None).select_columns(name)[:][name])
 
 
 __all__ = [

@@ -74,6 +74,8 @@ def deal_folds(
     Raises:
         ValueError: There are fewer clips, or groups, than folds.
     """
+    if num_folds > len(labels):
+        raise ValueError(f"{len(labels)} clips cannot be divided into {num_folds} parts")
     return divide(labels, [1 / num_folds] * num_folds, groups, seed) + 1
 
 
@@ -106,7 +108,9 @@ def divide(
         units[unit].update(list(dict.fromkeys((EVERY, *(names or (NONE,))))))
     starts = STARTS if groups is not None and len(units) <= MANY_GROUPS else 1
     generator = np.random.default_rng(seed)
-    last = math.ceil(shares[-1] * len(labels) - EPSILON) if round_up else None
+    last = None
+    if round_up:  # no part is empty
+        last = min(max(math.ceil(shares[-1] * len(labels) - EPSILON), 1), len(labels) - 1)
     best = min((Division(units, shares, generator, last) for _ in range(starts)), key=Division.cost)
     return np.array(best.parts)[unit_of]
 

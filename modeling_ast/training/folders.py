@@ -54,6 +54,18 @@ def read_folder(folder: Path, listing: Listing) -> LocalData:
     if not clips:
         raise ValueError(no_labels(folder, listing))
     warnings = []
+    if lost := sorted(lists.keys() - set(usable)):
+        warnings.append(
+            f"{len(lost)} of the {len(lists)} files in the lists {' and '.join(SPLIT_LISTS)} are "
+            f"not there, such as {lost[0]!r}"
+        )
+    if lists:
+        skipped = [
+            entry._replace(reason="read as the list of a split")
+            if entry.file in SPLIT_LISTS
+            else entry
+            for entry in skipped
+        ]
     if nested:
         file, label = nested[0]
         warnings.append(
@@ -108,8 +120,10 @@ def read_split_lists(folder: Path) -> dict[str, str]:
     lists: dict[str, str] = {}
     for name, split in SPLIT_LISTS.items():
         if (folder / name).is_file():
-            lists |= dict.fromkeys(read_text(folder / name).split("\n"), split)
-    return {line.strip(): split for line, split in lists.items()}
+            lines = [line.strip() for line in read_text(folder / name).split("\n")]
+            files = [line.replace("\\", "/").removeprefix("./") for line in lines if line]
+            lists |= dict.fromkeys(files, split)
+    return lists
 
 
 def dataset_of(folder: Path, clips: list[tuple[str, str]]) -> Dataset:

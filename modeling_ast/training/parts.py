@@ -247,7 +247,7 @@ def fold_numbers(clips: Dataset, arguments: DataArguments) -> np.ndarray:
             are fewer clips or groups than folds.
     """
     if uses_column(clips, arguments):
-        numbers = np.array(column(clips, arguments.fold_column, "--fold-column"))
+        numbers = np.array(fold_cells(clips, arguments.fold_column))
         count = len(set(numbers.tolist()))
         if arguments.folds not in (None, count):
             raise ValueError(
@@ -263,6 +263,22 @@ def fold_numbers(clips: Dataset, arguments: DataArguments) -> np.ndarray:
         )
     except ValueError as error:
         raise ValueError(f"--folds is {arguments.folds}: {error}; give fewer folds") from error
+
+
+def fold_cells(clips: Dataset, name: str) -> list[int | float | str]:
+    """The folds in a column.
+
+    Raises:
+        ValueError: A row has none, or something else than a number or a name.
+    """
+    cells = column(clips, name, "--fold-column")
+    for row, cell in enumerate(cells, 1):
+        if cell == "" or not isinstance(cell, int | float | str):
+            raise ValueError(
+                f"the column {name!r} has {cell!r} as the fold of clip {row}; give each clip the "
+                f"number or the name of a fold"
+            )
+    return cells
 
 
 def uses_column(clips: Clips, arguments: DataArguments) -> bool:

@@ -159,6 +159,11 @@ def naming_unwritable(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         text = str(error)
+        if isinstance(error, SafetensorError) and "deserializ" in text:
+            raise OSError(
+                f"a file of weights in {folder} is damaged ({one_line(error)}); delete its folder "
+                f"and run the same command again"
+            ) from error
         by_torch = any(words in text for words in _WRITING)
         if isinstance(error, RuntimeError) and not by_torch:
             raise

@@ -14,13 +14,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
-from datasets import DatasetDict, IterableDatasetDict, load_dataset
+from datasets import (
+    Dataset,
+    DatasetDict,
+    IterableDatasetDict,
+    concatenate_datasets,
+    load_dataset,
+)
 from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HFValidationError
 
 from ..audio_files import AUDIO_SUFFIXES, Listing, audio_files, suffix_of
 from ..errors import one_line
@@ -53,23 +62,28 @@ def read_source(arguments: DataArguments) -> LocalData | Source:
     Raises:
         OSError, ValueError: The data does not exist, is a file of another kind, or is damaged.
     """
-    path = Path(str(arguments.data))
+    name = str(arguments.data)
+    path = Path(name)
     if arguments.audio_root is not None and not Path(arguments.audio_root).is_dir():
         raise ValueError(
             f"--audio-root is {arguments.audio_root!r}, which is not a folder on this machine; "
             f"give the folder of the audio files"
         )
-    if path.is_file():
+    if os.path.isfile(name):
         return read_file(path, arguments)
-    if path.is_dir():
+    if os.path.isdir(name):
         return read_directory(path, arguments)
+    missing = f"{name!r} is not a file or directory on this machine"
+    # With the name of one of its formats, such as csv, `datasets` reads the working directory.
+    if name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}"):
+        raise OSError(f"{missing}, and as a name it stands for a format; give another --data")
     try:
         with hub_lookup():
             return with_datasets(arguments, arguments.data_config)
-    except OSError as error:
+    except (OSError, HFValidationError) as error:
         raise OSError(
-            f"{arguments.data!r} is not a file or directory on this machine, and cannot be loaded "
-            f"as a data set of the Hub ({one_line(error)}); give another --data"
+            f"{missing}, and cannot be loaded as a data set of the Hub ({one_line(error)}); give "
+            f"another --data"
         ) from error
 
 
@@ -119,12 +133,17 @@ def read_directory(folder: Path, arguments: DataArguments) -> LocalData | Source
 
 def split_tables(folder: Path) -> dict[str, Path]:
     """Split -> its table: train.csv and the like, or metadata.csv as `datasets` has it."""
-    tables = {
-        split: folder / f"{split}{suffix}"
-        for suffix in TABLE_SUFFIXES
-        for split in SPLITS
-        if (folder / f"{split}{suffix}").is_file()
-    }
+    tables: dict[str, Path] = {}
+    for split in SPLITS:
+        paths = [folder / f"{split}{suffix}" for suffix in TABLE_SUFFIXES]
+        there = [path for path in paths if path.is_file()]
+        if len(there) > 1:
+            raise ValueError(
+                f"{folder} has two tables of the split {split!r}, {there[0].name} and "
+                f"{there[1].name}; remove or rename one of them"
+            )
+        if there:
+            tables[split] = there[0]
     if "train" in tables:
         return tables
     for suffix in TABLE_SUFFIXES:
@@ -160,8 +179,23 @@ def read_tables(tables: dict[str, tuple[Path, Path]], arguments: DataArguments) 
         whole.skipped.extend(read.skipped)
         whole.missing.extend(read.missing)
         whole.warnings.extend(read.warnings)
-        whole.splits.update(read.splits)
+        for name, clips in read.splits.items():
+            # A column `split` may put rows of one table into the split of another.
+            if name in whole.splits:
+                whole.splits[name] = joined(whole.splits[name], clips, table)
+            else:
+                whole.splits[name] = clips
     return whole
+
+
+def joined(clips: Dataset, more: Dataset, table: Path) -> Dataset:
+    """The rows of two tables, which must have the same columns."""
+    if clips.features != more.features:
+        raise ValueError(
+            f"{table} has rows of a split that another table has too, with other columns or types "
+            f"({list(more.features)} and {list(clips.features)}); give both tables the same columns"
+        )
+    return concatenate_datasets([clips, more])
 
 
 def with_datasets(

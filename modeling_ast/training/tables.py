@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -37,6 +38,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+SPLIT_COLUMN = "split"
 # Columns of these names may hold several labels in a cell.
 PLURAL_COLUMNS = ("labels", "positive_labels", "mids", "tags")
 SEPARATORS = ";|,"
@@ -123,6 +125,9 @@ def located(
         reason = finder.reason if found is None else unusable_by_name(found.path)
         if reason is None and labels and not names_of[index] and not is_list(columns[labels]):
             reason = "row without a label"
+        if reason is None and spans and not 0 <= spans[index][0] < spans[index][1] < math.inf:
+            start, end = spans[index]
+            reason = f"row with a segment from {start:g} to {end:g} s, which is none"
         if reason is None and found is not None:
             kept[index] = resolved(found, root)
         else:
@@ -146,7 +151,7 @@ def located(
     kinds |= {name: kind_of(name, columns[name], path) for name in columns if name not in kinds}
     splits = {
         name: rows_of(columns, rows, Features(kinds))
-        for name, rows in split_rows(columns, list(kept), arguments).items()
+        for name, rows in split_rows(columns, list(kept), arguments, path, warnings).items()
     }
     return LocalData(splits, skipped, missing, warnings)
 
@@ -340,15 +345,36 @@ def spans_of(columns: dict[str, list], path: Path) -> list[tuple[float, float]] 
 
 
 def split_rows(
-    columns: dict[str, list], rows: list[int], arguments: DataArguments
+    columns: dict[str, list],
+    rows: list[int],
+    arguments: DataArguments,
+    path: Path,
+    warnings: list[str],
 ) -> dict[str, list[int]]:
-    """Split -> its rows; without a usable column `split` all rows are to train on."""
-    given = columns.get("split")
-    if given is None or not all(str(cell).lower() in SPLIT_NAMES for cell in given):
+    """Split -> its rows; without a column `split` all rows are to train on.
+
+    Raises:
+        ValueError: Some cells of this column are names of splits, and others are not.
+    """
+    name = usual_column(columns, (SPLIT_COLUMN,))
+    if name is None:
         return {arguments.train_split: rows}
+    given = [str("" if cell is None else cell).strip().lower() for cell in columns[name]]
+    unknown = sorted({cell for cell in given if cell not in SPLIT_NAMES})
+    if len(unknown) == len(set(given)):
+        warnings.append(
+            f"the column {name!r} of {path} is not used, as it has none of the names train, "
+            f"validation and test"
+        )
+        return {arguments.train_split: rows}
+    if unknown:
+        raise ValueError(
+            f"{path} has {', '.join(map(repr, unknown[:3]))} in the column {name!r}; give train, "
+            f"validation or test in each row, or give the column another name"
+        )
     splits: dict[str, list[int]] = {}
     for index in rows:
-        splits.setdefault(SPLIT_NAMES[str(given[index]).lower()], []).append(index)
+        splits.setdefault(SPLIT_NAMES[given[index]], []).append(index)
     return splits
 
 
