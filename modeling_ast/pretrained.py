@@ -14,13 +14,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from .adapters import HEAD, HUB_NAME, holder_of
+from .checks import ProblemType
 from .configuration_ast import ASTConfig
 from .errors import one_line
 from .feature_extraction_ast import ASTFeatureExtractor
@@ -30,6 +31,10 @@ from .modeling_ast import ASTForAudioClassification
 CONFIG_FILE, EXTRACTOR_FILE = "config.json", "preprocessor_config.json"
 EXTRACTOR_TYPE = "ASTFeatureExtractor"
 LFS_POINTER = b"version https://git-lfs"
+# Names of weights that are numbers; a foreign model may have counters beside them.
+PARAMETER = re.compile(r"(weight|bias|token|embeddings)$")
+# Types of safetensors.
+FLOATING = ("F64", "F32", "F16", "BF16")
 # How many weights a message names; the others are counted.
 NAMED = 3
 
@@ -52,7 +57,13 @@ def load_config(name: str | Path, **changes) -> ASTConfig:
                 f"its model_type is {kind!r}, which is another kind of model; give an Audio "
                 f"Spectrogram Transformer ({ASTConfig.model_type!r})"
             )
-        return ASTConfig.from_pretrained(name, **changes)
+        config = ASTConfig.from_pretrained(name, **changes)
+        if config.problem_type not in (None, *get_args(ProblemType)):
+            raise ValueError(
+                f"its problem_type is {config.problem_type!r}; it must be null or one of "
+                f"{', '.join(get_args(ProblemType))}"
+            )
+        return config
 
 
 def load_extractor(name: str | Path) -> ASTFeatureExtractor:
@@ -97,6 +108,8 @@ def load_model(name: str | Path, fresh_head: bool = False, **kwargs) -> ASTForAu
                 "its weights are 8-bit integers, which cannot be trained; give the model that it "
                 "was made from"
             )
+        if not config.int8_linear:
+            _check_types(Path(name))
         loaded: Any = ASTForAudioClassification.from_pretrained(
             name, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
@@ -211,6 +224,18 @@ def _named(name: str | Path) -> Iterator[None]:
         raise ValueError(
             f"{start}: one of its files is damaged ({reason}); get it again"
         ) from error
+
+
+def _check_types(folder: Path) -> None:
+    """Refuses weights that are no floating-point numbers, which would be converted silently."""
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name in filter(PARAMETER.search, sorted(file.keys())):
+                if (kind := file.get_slice(name).get_dtype()) not in FLOATING:
+                    raise ValueError(
+                        f"its weight {name} has the type {kind}, and not floating-point numbers; "
+                        f"get {path.name} again"
+                    )
 
 
 def _once(start: str, error: Exception, where: str = "") -> str:

@@ -120,6 +120,11 @@ DAMAGES = {
         "it has no preprocessor_config.json; save ASTFeatureExtractor.from_config",
     ),
     "weights with NaN": (weights(with_nan), "holds NaN or infinity, as after a training that"),
+    "weights of integers": (
+        weights(lambda stored: {name: stored[name].to(torch.int8) for name in stored}),
+        "has the type I8, and not floating-point numbers; get model.safetensors again",
+    ),
+    "problem type": (config(problem_type="nonsense"), "its problem_type is 'nonsense'; it must be"),
     "other extractor": (extractor(feature_extractor_type="X"), "is that of a 'X'"),
 }
 
