@@ -27,6 +27,9 @@ def one_line(said: object) -> str:
     if any(line.startswith("Original Traceback ") for line in lines):
         # Without the name of the error's class.
         return lines[-1].partition(": ")[2] or lines[-1]
+    # A line that ends in a colon is the heading of the next one.
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
     return lines[0] if lines else type(said).__name__
 
 

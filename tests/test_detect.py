@@ -214,6 +214,17 @@ def test_one_sentence(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
     assert status == 1 and "needs pyarrow" in err
 
 
+def test_a_full_disk(tiny_folder, sounds, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("modeling_ast.commands.detect.write_results", fail)
+    output = tmp_path / "events.csv"
+    status, _, err = run(capsys, tiny_folder, sounds / "a.wav", "--output", output)
+    assert status == 1 and f"cannot write {output} (No space left on device); make space" in err
+    assert err.strip().endswith("run the same command again: it resumes")
+
+
 def test_a_model_with_one_label_to_a_clip_always_names_one(tiny_folder, sounds, capsys):
     rules = ("--window", "0.5", "--hop", "0.1", "--threshold", "0.4", "--activation")
     _, out, err = run(capsys, tiny_folder, sounds / "a.wav", *rules, "softmax")

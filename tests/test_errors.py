@@ -19,6 +19,10 @@ def config_error(**fields):
     ("said", "line"),
     [
         (ValueError("first\nsecond"), "first"),
+        (
+            ValueError("Error(s) in loading:\n\tsize mismatch\n\tmore"),
+            "Error(s) in loading: size mismatch",
+        ),
         (ValueError("\n \n  after  blank lines \n"), "after blank lines"),
         (ValueError(), "ValueError"),
         (KeyError("name"), "'name'"),

@@ -10,6 +10,7 @@ then 1.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -286,8 +287,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except torch.OutOfMemoryError as error:
         return fail(f"{one_line(error)}; run it again with a smaller --batch-frames")
-    # Usually a full disk, or settings that differ from those of the earlier rows.
+    # Otherwise usually settings that differ from those of the earlier rows.
     except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            where = options.output or "the results"
+            return fail(
+                f"cannot write {where} ({error.strerror}); make space and run the same command "
+                f"again{'' if journal is None else ': it resumes'}"
+            )
         return fail(error)
     is_bad = any(detection.error or detection.bad_stretches for detection in found)
     return 1 if is_bad or options.unlisted else 0
