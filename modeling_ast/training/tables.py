@@ -8,7 +8,6 @@ Rows without an existing file are counted.
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import os
@@ -18,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 from datasets import Dataset, Features, Value
 
 from ..audio_files import Skipped, unusable_by_name
@@ -27,6 +25,7 @@ from ..text_tables import read_text, read_text_table
 from .classes import labels_in
 from .data_arguments import AUDIO_COLUMNS, LABEL_COLUMNS, DataArguments
 from .data_report import LocalData, Missing
+from .table_cells import DECIMAL, is_decimal, is_list, kind_of, separated_cells, typed
 from .table_files import FileFinder, FoundFile
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
@@ -39,13 +38,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 SPLIT_COLUMN = "split"
-# Columns of these names may hold several labels in a cell.
-PLURAL_COLUMNS = ("labels", "positive_labels", "mids", "tags")
-SEPARATORS = ";|,"
-WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 # The JSON escape of half of a character; two halves in a row are a valid character.
 HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SEGMENT = Features({"path": Value("string"), "start": Value("float64"), "end": Value("float64")})
 
 
@@ -265,73 +259,6 @@ def usual_column(columns: dict[str, list], usual: Sequence[str]) -> str | None:
     return next((lower[name.lower()] for name in usual if name.lower() in lower), None)
 
 
-def typed(cells: list) -> list:
-    """The strings of a column as numbers, if all of them are numbers."""
-    if not all(isinstance(cell, str) for cell in cells):
-        return cells
-    if all(WHOLE.fullmatch(cell) for cell in cells):
-        return [int(cell) for cell in cells]
-    return [float(cell) for cell in cells] if is_decimal(cells) else cells
-
-
-def is_decimal(cells: list) -> bool:
-    """Whether a column holds numbers with a decimal point, which cannot be names of files."""
-    if any(isinstance(cell, float) for cell in cells):
-        return True
-    texts = all(isinstance(cell, str) and DECIMAL.fullmatch(cell) for cell in cells)
-    return texts and any("." in cell for cell in cells)
-
-
-def separated_cells(cells: list, name: str, known: set[str], warnings: list[str]) -> list:
-    """Turns cells of several labels into lists; if one row has several, all rows become lists.
-
-    A cell has several labels if it is a text such as "['a', 'b']", or if the column's name is a
-    plural and the cell contains a separator (but is not a label of the class list).
-    """
-    if not all(isinstance(cell, str) for cell in cells):
-        return cells
-    lists = [listed(cell) for cell in cells]
-    if any(names is not None for names in lists):
-        return [[cell] if names is None else names for cell, names in zip(cells, lists)]
-    joined = [cell for cell in cells if cell not in known and any(s in cell for s in SEPARATORS)]
-    if not joined:
-        return cells
-    separator = next(s for s in SEPARATORS if any(s in cell for cell in joined))
-    if name.lower() not in PLURAL_COLUMNS:
-        warnings.append(
-            f"cells of the column {name!r} such as {joined[0]!r} are read as one label each; if "
-            f"they hold several, give --label-separator {separator!r}"
-        )
-        return cells
-    return [split_cell(cell, separator, known) for cell in cells]
-
-
-def split_cell(cell: str, separator: str, known: set[str]) -> list[str]:
-    """The labels in a cell, each once."""
-    if cell in known:
-        return [cell]
-    parts = (part.strip() for part in cell.split(separator))
-    return list(dict.fromkeys(part for part in parts if part))
-
-
-def listed(cell: str) -> list[str] | None:
-    """The labels of a cell that is the text of a list, as pandas writes it; else None."""
-    if not (cell.startswith("[") and cell.endswith("]")):
-        return None
-    try:
-        labels = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        return None
-    return list(dict.fromkeys(labels))
-
-
-def is_list(cells: list) -> bool:
-    """Whether a column holds lists; if it does, a clip may have no label."""
-    return any(isinstance(cell, list) for cell in cells)
-
-
 def spans_of(columns: dict[str, list], path: Path) -> list[tuple[float, float]] | None:
     """(start, end) of each row in seconds; None if the table has no segments."""
     starts, ends = columns.get("start_seconds"), columns.get("end_seconds")
@@ -414,23 +341,6 @@ def rows_of(columns: dict[str, list], rows: Sequence[int], features: Features) -
     """Some rows of the columns as a data set."""
     chosen = {name: [cells[index] for index in rows] for name, cells in columns.items()}
     return Dataset.from_dict(chosen, features=features)
-
-
-def kind_of(name: str, cells: list, path: Path) -> Any:
-    """The type of a column, for all splits.
-
-    Raises:
-        ValueError: The column has values of several types.
-    """
-    if all(isinstance(cell, str) for cell in cells):
-        return Value("string")
-    try:
-        return Dataset.from_dict({name: cells}).features[name]
-    except (pyarrow.ArrowException, TypeError, OverflowError) as error:
-        raise ValueError(
-            f"{path} has values of several types in the column {name!r} ({one_line(error)}); use "
-            f"one type, such as strings"
-        ) from error
 
 
 __all__ = ["SPLIT_NAMES", "TABLE_SUFFIXES", "read_columns", "read_table"]
