@@ -79,8 +79,13 @@ class AudioFile:
 
     def length_at(self, sampling_rate: int) -> int | None:
         """Samples that the whole file has at this rate; None if it does not say its length."""
-        lengths = [stream.length_at(sampling_rate) for stream in self.streams]
-        return None if None in lengths else sum(lengths)
+        length = 0
+        for stream in self.streams:
+            own = stream.length_at(sampling_rate)
+            if own is None:
+                return None
+            length += own
+        return length
 
     def open_stretch(self, stretch: Stretch) -> SoundFile:
         """libsndfile's handle of a part of the file.
