@@ -125,8 +125,8 @@ def main() -> None:
     if source is None:
         source = make_tiny_deit(deit)
         say(
-            "   No --deit given: a tiny DeiT with RANDOM weights is used instead of one trained on "
-            "ImageNet (the paper uses facebook/deit-base-distilled-patch16-384)."
+            "   Nothing is downloaded: a tiny DeiT with random weights stands in for one that was "
+            "trained on ImageNet. --deit facebook/deit-base-distilled-patch16-384 takes a real one."
         )
     labels = ("--label-csv", data / "class_labels_indices.csv")
     run("modeling-ast", "convert-deit", source, ast, *chain(*INPUT.items()), *labels)

@@ -173,8 +173,9 @@ def choose_weights(
     name = within_chance(scores, num_clips)
     listed = ", ".join(f"{name} ({by_name[name].place}) {scores[name]:.4f}" for name in scores)
     reason = (
-        f"{metric} of the {num_clips} validation clips: {listed}; of those within "
-        f"{STANDARD_ERRORS} standard errors of the highest, {name} comes first"
+        f"{metric} of the {num_clips} validation clips: {listed}; scores within "
+        f"{STANDARD_ERRORS} standard errors of the highest count as equal, and of these {name} is "
+        f"preferred"
     )
     return by_name[name], Choice("keep_weights", name, reason)
 
