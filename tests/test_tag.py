@@ -388,6 +388,7 @@ def test_what_is_wrong_is_one_line(tiny_folder, sounds, tmp_path, monkeypatch, c
     (tmp_path / "mine.jsonl").write_text('{"my": "data"}\n')
     for arguments, status, message in [
         ((tiny_folder, tmp_path / "none", *good), 2, "no folder at"),
+        ((tiny_folder, __file__, *good), 2, "is a file; give its folder, or take `classify`"),
         ((tiny_folder, sounds, "--output", "tags.csv"), 2, "must end in .parquet or .jsonl"),
         ((tiny_folder, sounds, "--output", tmp_path / "no" / "t.jsonl"), 2, "no folder at"),
         ((tiny_folder, sounds, *good, "--top-k", 0), 2, "--top-k is 0"),

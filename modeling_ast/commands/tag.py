@@ -91,7 +91,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         return options
     options.folder = Path(options.folder)
     if not options.folder.is_dir():
-        parser.error(f"no folder at {str(options.folder)!r}; check the path")
+        what = f"no folder at {str(options.folder)!r}; check the path"
+        if os.path.isfile(options.folder):
+            what = f"{str(options.folder)!r} is a file; give its folder, or take `classify`"
+        parser.error(what)
     if options.output.suffix not in (".parquet", ".jsonl"):
         parser.error(
             f"--output is {str(options.output)!r}; its name must end in .parquet or .jsonl"

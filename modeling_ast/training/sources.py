@@ -74,6 +74,8 @@ def read_source(arguments: DataArguments) -> LocalData | Source:
     if os.path.isdir(name):
         return read_directory(path, arguments)
     missing = f"{name!r} is not a file or directory on this machine"
+    if name.startswith(("/", ".", "~")):
+        raise OSError(f"{missing}; check the path")
     # With the name of one of its formats, such as csv, `datasets` reads the working directory.
     if name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}"):
         raise OSError(f"{missing}, and as a name it stands for a format; give another --data")
