@@ -62,7 +62,9 @@ def need_extra(module: str, extra: str, purpose: str) -> ModuleType:
 
 def naming(name: str, reason: str) -> str:
     """A reason that begins with the name of its file, unless it has this name already."""
-    return reason if name in reason else f"{name}: {reason}"
+    # Not `name in reason`: a file may have the name "a".
+    has_name = reason.startswith(f"{name} ") or repr(name) in reason
+    return reason if has_name else f"{name}: {reason}"
 
 
 __all__ = ["MissingExtra", "naming", "need_extra", "one_line"]

@@ -56,13 +56,16 @@ def salvaged_blocks(
     for stream in streams:
         length = stream.length_at(sampling_rate)
         if length is None or begin + length > done:
-            for block, why in _rest(stream, done - begin, sampling_rate, reason):
+            is_last, is_lost = stream is streams[-1], False
+            for block, why in _rest(stream, max(done - begin, 0), sampling_rate, reason):
+                reason, is_lost = why or reason, len(block) == 0
                 done += len(block)
-                yield block, why
-                reason = why or reason
-            # The next stream keeps its time, as far as the length of this one is known.
-            lost = max(0 if length is None else begin + length - done, 0)
-            if stream is not streams[-1] and lost:
+                if is_last or not is_lost:
+                    yield block, why
+            # The next stream keeps its time if the length of this one is known; else what is lost
+            # counts as one sample.
+            lost = int(is_lost) if length is None else max(begin + length - done, 0)
+            if lost and not is_last:
                 done += lost
                 yield np.full(lost, np.nan, np.float32), reason
         begin = done if length is None else begin + length

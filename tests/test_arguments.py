@@ -225,6 +225,10 @@ def test_recipes_of_patch_shapes_do_not_overlap(shape, tmp_path):
             "--average-from is 9 but the run has --num-train-epochs 3; lower",
         ),
         (["--patch_size", "8"], "--patch-size needs --from-scratch"),
+        (
+            ["--per_device_eval_batch_size", "0"],
+            "--per-device-eval-batch-size is 0; give 1 or more",
+        ),
         (["--mix_whole_set"], "--mix-whole-set needs mixup; give --mixup-rate too"),
         (["--decay_first", "1", "--warmup_steps", "0.1"], "--warmup-steps is a share of the run"),
         (["--streaming"], "the length of an epoch is unknown; give --train-clips"),

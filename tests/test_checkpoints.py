@@ -2,15 +2,18 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from modeling_ast.training import AverageWeightsCallback, last_whole_checkpoint
+from modeling_ast.training.run_record import naming_unwritable
 
 
 class Regression(nn.Module):
@@ -98,6 +101,10 @@ def pickled(name, content):
 DAMAGES = {
     "weights cut": (cut("model.safetensors"), "model.safetensors is cut"),
     "weights empty": (write("model.safetensors", ""), "model.safetensors is cut"),
+    "weights cut, beside a stray folder": (
+        lambda folder: ((folder / ".cache").mkdir(), cut("model.safetensors")(folder)),
+        "model.safetensors is cut",
+    ),
     "weights lost": (lost("model.safetensors"), "it has no weights"),
     "optimiser empty": (write("optimizer.pt", ""), "optimizer.pt is cut"),
     "optimiser cut": (cut("optimizer.pt"), "optimizer.pt is cut"),
@@ -172,3 +179,20 @@ def test_a_whole_checkpoint_has_the_averaged_weights(tmp_path, strategy, monkeyp
     first = {2: False} if strategy == "steps" else {}
     after = {4: True, 6: True, 8: True} if strategy == "steps" else {4: True, 8: True}
     assert seen == first | after
+
+
+def test_only_errors_about_the_output_folder_name_it(tmp_path, monkeypatch):
+    """A folder of one letter, which is in nearly every message."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"^no such data set$"), naming_unwritable(Path("a")):
+        raise OSError("no such data set")
+    for name in ("other/a.bin", None):
+        with pytest.raises(OSError, match=r"^.Errno 2"), naming_unwritable(Path("a")):
+            raise FileNotFoundError(2, "a file is missing", name)
+    for name in ("a/model.bin", str(tmp_path / "a"), b"a/x"):
+        with pytest.raises(OSError, match=r"^cannot write into a "), naming_unwritable(Path("a")):
+            raise PermissionError(13, "Permission denied", name)
+    with pytest.raises(OSError, match=r"^cannot write into a "), naming_unwritable(Path("a")):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="weights in a is damaged"), naming_unwritable(Path("a")):
+        raise SafetensorError("Error while deserializing header: invalid header length")

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_ast import ASTConfig
-from modeling_ast.errors import MissingExtra, need_extra, one_line
+from modeling_ast.errors import MissingExtra, naming, need_extra, one_line
 
 
 def config_error(**fields):
@@ -56,3 +56,9 @@ def test_a_mistake_of_ours_is_not_taken_for_a_missing_library():
     with pytest.raises(ModuleNotFoundError) as caught:
         need_extra("modeling_ast.no_such_file", "train", "a test")
     assert not isinstance(caught.value, MissingExtra)
+
+
+def test_a_file_is_named_once():
+    assert naming("a", "no file at 'a'; check the path") == "no file at 'a'; check the path"
+    assert naming("a.wav", "a.wav holds NaN") == "a.wav holds NaN"
+    assert naming("a", "cannot be decoded as audio") == "a: cannot be decoded as audio"

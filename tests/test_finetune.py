@@ -230,6 +230,12 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(base, data, tmp_path
         ({"--eval_split": "dev"}, "splits ['test', 'train'] but not 'dev'"),
         ({"--label_csv": "nowhere.csv"}, "cannot read the label file nowhere.csv"),
         ({"--data": "nowhere/data"}, "'nowhere/data' is not a file or directory on this machine"),
+        (
+            {"--data": "/nowhere"},
+            "error: '/nowhere' is not a file or directory on this machine; ch",
+        ),
+        ({"--data": "csv"}, "as a name it stands for a format; give another --data"),
+        ({"--data": "my sounds"}, "'my sounds' is not a file or directory on this machine"),
         ({"--audio-column": "video_id", "--max_bad_share": "0"}, "clips cannot be decoded"),
         ({"--average_from": "9", "--max_steps": "1"}, "the first epoch to average is 9"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modeling_ast.training.classes import check_labels, is_exclusive, read_classes
 from modeling_ast.training.clips import ClipReader
 from modeling_ast.training.data_arguments import DataArguments
-from modeling_ast.training.data_sources import load
+from modeling_ast.training.data_sources import clip_names, load
 from modeling_ast.training.table_files import FileFinder
 
 RATE = 16000
@@ -286,6 +286,8 @@ def test_segments_of_short_and_of_long_files(tmp_path):
         clip = heard[name, start, end].numpy()
         np.testing.assert_allclose(clip, np.repeat(levels[first:last], RATE // 10), atol=1e-6)
     assert len({reader.name(row) for row in [*loaded.train, *loaded.held_out]}) == len(wanted)
+    for clips in (loaded.train, loaded.held_out):
+        assert list(clip_names(clips, reader)) == [reader.name(row) for row in clips]
     with pytest.raises(
         ValueError, match=r"from 30 to 31 s is behind the end of the file, which has 20\.00"
     ):

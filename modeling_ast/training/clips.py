@@ -156,9 +156,7 @@ class ClipReader:
             return str(audio)
         if isinstance(audio, Mapping):
             if audio.get("path"):
-                is_segment = audio.get("end") is not None
-                span = f" ({audio['start']:g} to {audio['end']:g} s)" if is_segment else ""
-                return f"{audio['path']}{span}"
+                return name_of(audio["path"], audio.get("start"), audio.get("end"))
             audio = audio.get("bytes") or audio.get("array")
         if not isinstance(audio, bytes):
             audio = np.asarray(audio)
@@ -171,6 +169,11 @@ class ClipReader:
         if "://" in str(path):
             return RemoteFile(str(path))
         return path if self.root is None else self.root / path
+
+
+def name_of(path: str | Path, start: float | None = None, end: float | None = None) -> str:
+    """The name of a file, or of a segment of it (in seconds)."""
+    return str(path) if end is None else f"{path} ({start:g} to {end:g} s)"
 
 
 @dataclass(frozen=True)
@@ -390,6 +393,7 @@ __all__ = [
     "TooManyBadClips",
     "column_of",
     "drop_bad_clips",
+    "name_of",
     "read_or_list",
     "undecoded",
 ]

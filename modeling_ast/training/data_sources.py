@@ -29,7 +29,7 @@ from .classes import (
     name_numbers,
     read_classes,
 )
-from .clips import ClipReader
+from .clips import ClipReader, name_of
 from .data_arguments import DataArguments
 from .data_report import DataReport, LocalData
 from .grouping import count_groups, groups_of
@@ -287,7 +287,11 @@ def clip_names(clips: Dataset, reader: ClipReader) -> Iterable[str]:
     paths = None if reader.id_column is not None else _paths(clips, reader.audio_column)
     if paths is None:
         return (reader.name(row) for row in clips)
-    return (path or reader.name(clips[index]) for index, path in enumerate(paths))
+    starts, ends = _spans(clips, reader.audio_column) or [[None] * len(paths)] * 2
+    return (
+        name_of(path, start, end) if path else reader.name(clips[index])
+        for index, (path, start, end) in enumerate(zip(paths, starts, ends))
+    )
 
 
 def _paths(clips: Dataset, audio_column: str) -> list[str | None] | None:
@@ -297,10 +301,10 @@ def _paths(clips: Dataset, audio_column: str) -> list[str | None] | None:
     return _field(clips, f"{audio_column}.path")
 
 
-def _spans(clips: Dataset, audio_column: str) -> list[list[float]]:
+def _spans(clips: Dataset, audio_column: str) -> list[list[float | None]]:
     """The starts and the ends of the clips; empty if they are no segments of files."""
-    fields = (_field(clips, f"{audio_column}.{end}") for end in ("start", "end"))
-    return [values for values in fields if values is not None]
+    starts, ends = (_field(clips, f"{audio_column}.{name}") for name in ("start", "end"))
+    return [] if starts is None or ends is None else [starts, ends]
 
 
 def _field(clips: Dataset, name: str) -> list | None:
