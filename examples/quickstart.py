@@ -155,6 +155,8 @@ def main() -> None:
     sys.stdout.write(
         f"model and card: {run_folder}\npicture: {out / 'clip.png'}, "
         f"{run_folder / 'learning_curve.png'}\n"
+        f"next, a file of your own: modeling-ast classify {shlex.quote(str(run_folder))} FILE\n"
+        "(this model knows only the made-up sounds; README.md says how it learns yours)\n"
     )
 
 
