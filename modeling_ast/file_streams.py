@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import numpy as np
+from .flac_files import (
+    FLAC_START_BYTES,
+    counted_samples,
+    first_frame,
+    flac_start,
+    joined_flac_files,
+    with_num_samples,
+)
 
 END_OF_FILE = 2**63 - 1
 SEARCH_BYTES = 2**18
@@ -26,11 +32,6 @@ MOST_TAG_BYTES, FEW_TAG_BYTES = 2**22, 2**12
 MOST_TRIES, MOST_DAMAGES = 20_000, 1000
 # How a frame of MPEG audio, layer III, may begin, see `_mp3_frame_bytes`.
 MP3_FRAME = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef]")
-# The first bytes of a FLAC file: its mark, and the header of the first block, which has 34 bytes.
-# The first bit of the header is set if no other block follows.
-FLAC_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
-# A FLAC file has at most so many blocks before its frames.
-MOST_FLAC_BLOCKS = 10_000
 W64_MARK = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb"
 # So many bytes behind the samples of a WAV file that are no chunk are worth a note.
 MANY_BYTES = 1000
@@ -80,8 +81,8 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
         # libsndfile would take the bytes behind it as samples.
         return [Stretch(0, announced)], ""
     audio = _after_id3(file, 0)
-    if _flac_frames(file, audio) is not None:
-        return _joined(_flac_files(file, audio)), ""
+    if first_frame(file, audio) is not None:
+        return _flac(file, audio, size)
     if _mp3_frame_bytes(_bytes_at(file, audio, 4)):
         return _mp3_streams(file, size), ""
     return [Stretch()], ""
@@ -131,53 +132,17 @@ def _find(file: BinaryIO, mark: bytes, position: int) -> int:
     return -1
 
 
-def _flac_files(file: BinaryIO, start: int) -> list[int]:
-    """Where the FLAC files that were joined begin, the first at `start`.
-
-    Source: RFC 9639, sections 6 and 8.
-    """
-    starts: list[int] = []
-    overlap = len(FLAC_BEGINNINGS[0]) - 1
-    found: int | None = start
-    while found is not None:
-        starts.append(found)
-        # Pictures and other blocks may hold FLAC files; only what comes after them is searched.
-        position, found = _flac_frames(file, found) or 0, None
-        while found is None and len(block := _bytes_at(file, position, SEARCH_BYTES)) > overlap:
-            places = (position + place for place in sorted(_flac_places(block)))
-            found = next((place for place in places if _flac_frames(file, place)), None)
-            position += len(block) - overlap
-    return starts
-
-
-def _flac_frames(file: BinaryIO, start: int) -> int | None:
-    """Where the first frame of the FLAC file that begins at `start` is; None if none begins."""
-    if _bytes_at(file, start, 8) not in FLAC_BEGINNINGS:
-        return None
-    position = start + 4
-    for _ in range(MOST_FLAC_BLOCKS):
-        header = _bytes_at(file, position, 4)
-        if len(header) < 4:
-            return None
-        position += 4 + int.from_bytes(header[1:], "big")
-        if header[0] & 0x80:
-            sync = _bytes_at(file, position, 2)
-            return position if len(sync) == 2 and sync[0] == 0xFF and sync[1] >> 2 == 0x3E else None
-    return None
-
-
-def _flac_places(block: bytes) -> Iterator[int]:
-    """Where FLAC files begin in a block, which has two bytes or more.
-
-    numpy compares two bytes at once; bytes.find takes several times as long.
-    """
-    fl = np.frombuffer(b"fL", np.uint16)
-    for first in (0, 1):
-        pairs = np.frombuffer(block, np.uint16, (len(block) - first) // 2, first)
-        for pair in np.flatnonzero(pairs == fl):
-            place = first + 2 * int(pair)
-            if block.startswith(FLAC_BEGINNINGS, place):
-                yield place
+def _flac(file: BinaryIO, start: int, size: int) -> tuple[list[Stretch], str]:
+    """The streams of a FLAC file, or of several that were joined."""
+    streams = _joined(joined_flac_files(file, start))
+    if len(streams) > 1 or start:
+        return streams, ""
+    head = _bytes_at(file, 0, FLAC_START_BYTES)
+    announced, counted = flac_start(head).num_samples, counted_samples(file, size)
+    if not announced or counted <= announced:
+        return streams, ""
+    note = f"its header announces {announced:,} samples; the {counted:,} there are used"
+    return [Stretch(FLAC_START_BYTES, header=with_num_samples(head, counted))], note
 
 
 def _announced_bytes(head: bytes) -> int:
