@@ -11,6 +11,23 @@ from modeling_ast.commands import main
 from modeling_ast.commands.output import CommandParser, print_json
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("classify m f --topk 3", "unrecognized arguments: --topk 3; did you mean --top-k? see"),
+        ("detect m f --treshold=1 --pot a", "did you mean --threshold and --plot? see --help"),
+        ("tag m f --output o --padding_=longest", "did you mean --padding? see --help"),
+        ("finetune --model m --data d --output-dir o --epochs 3", "mean --num-train-epochs?"),
+        ("export m o --opst 18", "unrecognized arguments: --opst 18; did you mean --opset?"),
+        ("classify m f --zzzz", "unrecognized arguments: --zzzz; see --help"),
+    ],
+)
+def test_a_mistyped_flag_gets_the_name_of_a_similar_one(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_the_command_shows_its_verbs(capsys):
     for arguments in ([], ["--help"], ["-h"], ["help"]):
         assert main(arguments) == 0
@@ -26,7 +43,7 @@ def test_the_version(capsys):
 def test_an_unknown_verb_is_wrong_usage(capsys):
     assert main(["tagg"]) == 2
     err = capsys.readouterr().err
-    assert "error: there is no verb 'tagg'" in err and "convert-deit" in err
+    assert "error: there is no verb 'tagg'; did you mean tag?" in err and "convert-deit" in err
 
 
 @pytest.mark.parametrize("verb", commands.VERBS)

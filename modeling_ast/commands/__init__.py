@@ -10,6 +10,7 @@ Exit status: 0 done; 1 failed, and one sentence on standard error says why, or s
 from __future__ import annotations
 
 import sys
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
@@ -72,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     verb = VERBS.get(name.replace("_", "-"))
     if verb is None:
-        sys.stderr.write(f"{usage()}\nerror: there is no verb {name!r}; give one of those above\n")
+        similar = get_close_matches(name, VERBS, 1)
+        hint = f"did you mean {similar[0]}?" if similar else "give one of those above"
+        sys.stderr.write(f"{usage()}\nerror: there is no verb {name!r}; {hint}\n")
         return 2
     # Names of files need not be valid Unicode, and a terminal may not show every character.
     if hasattr(sys.stdout, "reconfigure"):

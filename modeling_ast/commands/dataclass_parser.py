@@ -103,7 +103,7 @@ class DataclassParser(CommandParser, HfArgumentParser):
             list(arguments), return_remaining_strings=True, look_for_args_file=False
         )
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}; see --help")
+            self.refuse(unknown)
         return tuple(parsed)
 
 

@@ -100,7 +100,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, Judge | N
         parser.error(str(error))
     if args.data is None:
         if others:
-            parser.error(f"unrecognized arguments: {' '.join(others)}; see --help")
+            parser.refuse(others)
         return args, None
     judging = need_extra("modeling_ast.exporting.judging", "train", "modeling-ast export --data")
     return args, partial(judging.judge_files, data=_data(["--data", args.data, *others]))

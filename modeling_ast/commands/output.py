@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from huggingface_hub.utils import logging as hub_logging
@@ -38,6 +39,33 @@ class CommandParser(argparse.ArgumentParser):
         end = args.index("--") if "--" in args else len(args)
         flags = [_hyphened(word) for word in args[:end]]
         return super().parse_known_args(flags + args[end:], namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in ArgumentParser; the message on an unknown flag names a similar one."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(unknown)
+        return found
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in ArgumentParser; the message on an unknown flag names a similar one."""
+        found, unknown = self.parse_known_intermixed_args(args, namespace)
+        if unknown:
+            self.refuse(unknown)
+        return found
+
+    def refuse(self, unknown: Iterable[str]) -> NoReturn:
+        """Ends the process because of arguments that are not known."""
+        unknown = list(unknown)
+        known = [flag for action in self._actions for flag in action.option_strings]
+        similar = [
+            match
+            for word in unknown
+            if word.startswith("-")
+            for match in get_close_matches(word.partition("=")[0], known, 1)
+        ]
+        hint = f"did you mean {' and '.join(similar)}? " if similar else ""
+        self.error(f"unrecognized arguments: {' '.join(unknown)}; {hint}see --help")
 
     def error(self, message: str) -> NoReturn:
         """As in ArgumentParser, with a hint if a file's name begins with a hyphen."""
