@@ -378,8 +378,8 @@ def test_the_page_by_keyboard_and_by_screen_reader(page, tmp_path):
     soundfile.write(path, noise(50001), 16000, subtype="PCM_16")
     with served(page) as url:
         result = run_node("browser_keyboard.mjs", CHROMIUM, url, tmp_path, path)
-    assert [place["id"] for place in result["file"]] == ["file"]
-    assert [place["id"] for place in result["record"]] == ["file", "record"]
+    assert [place["id"] for place in result["file"]] == ["model", "file"]
+    assert [place["id"] for place in result["record"]] == ["model", "file", "record"]
     # The player has several controls inside.
     way = list(dict.fromkeys(place["id"] for place in result["results"]))
     assert way == ["record", "result", "player", "threshold"]
@@ -397,6 +397,7 @@ def test_the_page_by_keyboard_and_by_screen_reader(page, tmp_path):
         ("heading", "Which sounds are in this recording?"),
         ("heading", "long.wav"),
         ("heading", "Timeline"),
+        ("DisclosureTriangle", "Model: out. It knows 5 sounds."),
         ("button", "Choose a file"),
         ("button", "Record"),
         ("region", "long.wav"),

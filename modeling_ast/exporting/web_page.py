@@ -17,6 +17,7 @@ from pathlib import Path
 from ..conversion.key_maps import ConversionError
 from ..conversion.output_folder import check_target, whole_or_nothing
 from ..errors import one_line
+from ..labels import printable
 from ..strict_json import to_json
 from .checking import check_files
 from .export import load_for_export, write_files
@@ -101,10 +102,12 @@ def build_page(
             for name in RUNTIME_FILES:
                 shutil.copyfile(distribution / name, folder / VENDOR / name)
             for name in ASSETS:
-                content = files(__package__).joinpath("page", name).read_bytes()
-                (folder / name).write_bytes(content)
+                asset = files(__package__).joinpath("page", name).read_bytes()
+                (folder / name).write_bytes(asset)
             settings = waveform_settings(tagger)
-            (folder / "settings.json").write_text(to_json(settings._asdict()), "utf-8")
+            name = Path(model).resolve().name if Path(model).is_dir() else str(model)
+            content = to_json({"model": printable(name), **settings._asdict()})
+            (folder / "settings.json").write_text(content, "utf-8")
             (folder / "README.md").write_text(README, "utf-8")
             with tempfile.TemporaryDirectory() as scratch:
                 waveform_files = [file for file in FILES if file.graph == "waveform"]

@@ -1,11 +1,16 @@
 // The page: it shows the spectrogram, the scores and the timeline of a recording.
-import { decode, spectrogram } from "./audio.js";
+import { decode, heightOf, spectrogram } from "./audio.js";
 import { equalParts, findEvents, meanScores } from "./rules.js";
 
 const NUM_SHOWN = 10; // rows in the table of scores
-const QUIETEST_DB = -60; // relative to the loudest value; everything below is black
-const HEIGHT = 200;
-const AXIS = 36; // pixels for the axes
+const QUIETEST_DB = -80; // relative to the loudest value; everything below has the first colour
+// From quiet to loud; lighter is louder, also without colours and for the colour-blind.
+const COLOURS = [[5, 4, 25], [60, 15, 105], [140, 40, 125], [225, 80, 95], [252, 165, 110], [252, 253, 191]];
+const NUM_ROWS = 128; // of the spectrogram, in mel
+const HEIGHT = 220;
+const AXIS = 36; // pixels for the axes; the timeline has as many at its left (style.css)
+const KHZ_TICKS = [0.25, 0.5, 1, 2, 4, 8, 16];
+const MOST_TIME_TICKS = 8;
 // By default a browser cleans up speech, which changes every other sound.
 const AS_IT_SOUNDS = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 const BITS_PER_SECOND = 256000;
@@ -46,6 +51,9 @@ function ask(message, onProgress = () => {}) {
   });
 }
 
+element("model").textContent =
+  `Model: ${settings.model}. It knows ${settings.labels.length} sounds.`;
+element("labels").textContent = settings.labels.join(" · ");
 const ready = ask({}, (share) => say(`Loading the model: ${Math.round(100 * share)} %`, share))
   .then(() => say("Ready: choose a file, drop one, or record."))
   .catch((error) => {
@@ -165,7 +173,17 @@ function showEvents() {
     lane.append(name);
     return lane;
   });
-  element("lanes").replaceChildren(...lanes);
+  const times = document.createElement("div");
+  times.className = "times";
+  const duration = samples.length / settings.sampling_rate;
+  for (const [time, text] of timeTicks(duration)) {
+    const label = document.createElement("span");
+    label.style.left = `${(100 * time) / duration}%`;
+    if (time / duration > 0.97) label.style.transform = "translateX(-100%)"; // else it is cut
+    label.textContent = text;
+    times.append(label);
+  }
+  element("lanes").replaceChildren(...lanes, ...(lanes.length ? [times] : []));
 }
 
 function draw(samples) {
@@ -176,38 +194,66 @@ function draw(samples) {
   canvas.height = HEIGHT * scale;
   const context = canvas.getContext("2d");
   const [left, bottom] = [AXIS * scale, canvas.height - (AXIS / 2) * scale];
-  const columns = spectrogram(samples, canvas.width - left);
-  const numBins = columns[0].length;
+  const rate = settings.sampling_rate;
+  const columns = spectrogram(samples, rate, canvas.width - left, NUM_ROWS);
   const loudest = columns.reduce((most, column) => Math.max(most, ...column), -Infinity);
-  const image = context.createImageData(columns.length, numBins);
+  const image = context.createImageData(columns.length, NUM_ROWS);
   columns.forEach((column, x) => {
-    column.forEach((db, bin) => {
-      const light = Math.max(0, 1 - (db - loudest) / QUIETEST_DB);
-      const colour = [255 * light, 255 * light ** 2, 90 + 100 * light * (1 - light), 255];
-      image.data.set(colour, 4 * ((numBins - 1 - bin) * columns.length + x));
+    column.forEach((db, row) => {
+      const place = Math.max(0, 1 - (db - loudest) / QUIETEST_DB);
+      image.data.set(colourAt(place), 4 * ((NUM_ROWS - 1 - row) * columns.length + x));
     });
   });
-  const picture = new OffscreenCanvas(columns.length, numBins);
+  const picture = new OffscreenCanvas(columns.length, NUM_ROWS);
   picture.getContext("2d").putImageData(image, 0, 0);
   context.drawImage(picture, left, 0, canvas.width - left, bottom);
-  axes(context, scale, left, bottom, samples.length / settings.sampling_rate);
+  axes(context, scale, left, bottom, samples.length / rate);
+}
+
+// The colour of a loudness from 0 to 1, as red, green, blue and opacity.
+function colourAt(place) {
+  const position = place * (COLOURS.length - 1);
+  const below = Math.min(Math.floor(position), COLOURS.length - 2);
+  const share = position - below;
+  return [...COLOURS[below].map((v, n) => v * (1 - share) + COLOURS[below + 1][n] * share), 255];
+}
+
+// Round numbers of seconds from 0 up to `duration`: at most MOST_TIME_TICKS steps.
+function timeTicks(duration) {
+  const least = duration / MOST_TIME_TICKS;
+  const power = 10 ** Math.floor(Math.log10(least));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((wide) => wide >= least);
+  const count = Math.floor(duration / step + 1e-6) + 1;
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-6));
+  return Array.from({ length: count }, (_, n) => [n * step, `${(n * step).toFixed(digits)}`]);
 }
 
 function axes(context, scale, left, bottom, duration) {
-  context.fillStyle = getComputedStyle(document.body).color;
+  context.fillStyle = context.strokeStyle = getComputedStyle(document.body).color;
   context.font = `${11 * scale}px system-ui, sans-serif`;
-  const highest = settings.sampling_rate / 2000; // kHz
+  context.lineWidth = scale;
   context.textAlign = "right";
   context.textBaseline = "middle";
-  for (let khz = 0; khz < highest; khz += highest > 10 ? 5 : 2) {
-    context.fillText(`${khz}`, left - 4 * scale, bottom * (1 - khz / highest) - 4 * scale);
+  const tick = (x, y, toX, toY) => {
+    context.beginPath();
+    context.moveTo(x, y);
+    context.lineTo(toX, toY);
+    context.stroke();
+  };
+  context.fillText("kHz", left - 6 * scale, 7 * scale);
+  for (const khz of KHZ_TICKS) {
+    const y = bottom * (1 - heightOf(1000 * khz, settings.sampling_rate));
+    if (y < 14 * scale) continue; // above the picture, or where "kHz" stands
+    tick(left - 4 * scale, y, left, y);
+    context.fillText(`${khz}`, left - 6 * scale, y);
   }
-  context.fillText("kHz", left - 4 * scale, 8 * scale);
   context.textBaseline = "top";
-  for (let tick = 0; tick <= 4; tick++) {
-    context.textAlign = ["left", "center", "center", "center", "right"][tick];
-    const x = left + ((context.canvas.width - left) * tick) / 4;
-    context.fillText(`${((duration * tick) / 4).toPrecision(3)} s`, x, bottom + 3 * scale);
+  for (const [time, text] of timeTicks(duration)) {
+    const x = left + ((context.canvas.width - left) * time) / duration;
+    tick(x, bottom, x, bottom + 3 * scale);
+    const isAtEnd = x + context.measureText(text).width / 2 > context.canvas.width;
+    context.textAlign = isAtEnd ? "right" : "center";
+    context.fillText(text, x, bottom + 5 * scale);
   }
 }
 

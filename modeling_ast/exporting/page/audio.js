@@ -78,7 +78,7 @@ export async function decode(file, rate) {
   return samples;
 }
 
-const FFT_SIZE = 512;
+const FFT_SIZE = 1024;
 
 // FFT in place, radix 2: `real` and `imaginary` hold the samples and then the spectrum.
 function fft(real, imaginary) {
@@ -105,11 +105,24 @@ function fft(real, imaginary) {
   }
 }
 
-// The spectrogram in decibels: an array of FFT_SIZE / 2 bins for each column of time. There are
-// about `numColumns` columns, or fewer for a short recording.
-export function spectrogram(samples, numColumns) {
+const mel = (hz) => 1127 * Math.log(1 + hz / 700);
+const hzOfMel = (value) => 700 * (Math.exp(value / 1127) - 1);
+
+// How high a frequency stands in the spectrogram: 0 at its lower edge, 1 at its upper edge.
+export function heightOf(hz, rate) {
+  return mel(hz) / mel(rate / 2);
+}
+
+// The spectrogram in decibels, from low to high: an array of `numRows` values, equally spaced in
+// mel, for each column of time. There are about `numColumns` columns, or fewer for a short
+// recording.
+export function spectrogram(samples, rate, numColumns, numRows) {
   const columns = [];
-  const step = Math.max(160, (samples.length - FFT_SIZE) / numColumns);
+  const bins = Array.from({ length: numRows }, (_, row) => {
+    const hz = hzOfMel(((row + 0.5) / numRows) * mel(rate / 2));
+    return Math.min((hz * FFT_SIZE) / rate, FFT_SIZE / 2 - 1);
+  });
+  const step = Math.max(rate / 100, (samples.length - FFT_SIZE) / numColumns);
   for (let at = 0; at + FFT_SIZE <= samples.length || columns.length === 0; at += step) {
     const real = new Float32Array(FFT_SIZE);
     real.set(samples.subarray(Math.floor(at), Math.floor(at) + FFT_SIZE));
@@ -118,8 +131,14 @@ export function spectrogram(samples, numColumns) {
     }
     const imaginary = new Float32Array(FFT_SIZE);
     fft(real, imaginary);
-    const half = real.subarray(0, FFT_SIZE / 2);
-    columns.push(half.map((re, n) => 10 * Math.log10(re * re + imaginary[n] ** 2 + 1e-10)));
+    const power = real.map((re, n) => re * re + imaginary[n] ** 2);
+    columns.push(
+      bins.map((bin) => {
+        const [below, share] = [Math.floor(bin), bin % 1];
+        const between = power[below] * (1 - share) + power[below + 1] * share;
+        return 10 * Math.log10(between + 1e-10);
+      }),
+    );
   }
   return columns;
 }
