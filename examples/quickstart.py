@@ -70,6 +70,13 @@ def run(*words: object) -> None:
         sys.exit(f"error: {words[0]} ended with status {status}; its message is above")
 
 
+def command() -> list[str]:
+    """The words that run this package's command in the user's shell."""
+    if shutil.which("modeling-ast"):
+        return ["modeling-ast"]
+    return [os.path.relpath(sys.executable), "-m", "modeling_ast"]
+
+
 def make_tiny_deit(folder: Path) -> Path:
     """A DeiT of 0.8 M parameters with random weights, in transformers' layout."""
     torch.manual_seed(0)
@@ -155,7 +162,7 @@ def main() -> None:
     sys.stdout.write(
         f"model and card: {run_folder}\npicture: {out / 'clip.png'}, "
         f"{run_folder / 'learning_curve.png'}\n"
-        f"next, a file of your own: modeling-ast classify {shlex.quote(str(run_folder))} FILE\n"
+        f"next, a file of your own: {shlex.join([*command(), 'classify', str(run_folder)])} FILE\n"
         "(this model knows only the made-up sounds; README.md says how it learns yours)\n"
     )
 

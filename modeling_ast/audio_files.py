@@ -16,8 +16,7 @@ from typing import NamedTuple
 DECODED_NAMES = "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64"
 OTHER_AUDIO_NAMES = "m4a aac wma webm"
 VIDEO_NAMES = "mp4 m4v mov mkv avi flv wmv mpg mpeg 3gp ogv"
-AUDIO_NAMES = f"{DECODED_NAMES} {OTHER_AUDIO_NAMES}"
-AUDIO_SUFFIXES = frozenset(f".{name}" for name in AUDIO_NAMES.split())
+AUDIO_SUFFIXES = frozenset(f".{name}" for name in f"{DECODED_NAMES} {OTHER_AUDIO_NAMES}".split())
 CONVERTED_FIRST = frozenset(f".{name}" for name in f"{OTHER_AUDIO_NAMES} {VIDEO_NAMES}".split())
 
 RESOURCE_FILE = "resource file of macOS (its name begins with ._), which has no sound"
@@ -149,8 +148,8 @@ def by_reason(skipped: Iterable[Skipped]) -> list[str]:
 
 
 __all__ = [
-    "AUDIO_NAMES",
     "AUDIO_SUFFIXES",
+    "DECODED_NAMES",
     "HIDDEN_FOLDER",
     "Listing",
     "Skipped",

@@ -46,6 +46,8 @@ logger = logging.get_logger(__name__)
 # Measured with scenes at known times: tests/benchmarks/events.py, docs/detection_measured.md.
 WINDOW_SECONDS = 1.0  # at most the model's length
 HOP_SECONDS = 0.1
+# Labels that an error names.
+NAMED_LABELS = 20
 THRESHOLD = 0.6
 MIN_GAP, MIN_LENGTH = 0.3, 0.3  # seconds
 # Where events begin and end: at edges of the spectrogram, or where the scores reach the threshold.
@@ -406,7 +408,9 @@ class EventDetector:
         """The threshold of each label (C,)."""
         unknown = next((label for label in of_labels if label not in self.labels), None)
         if unknown is not None:
-            raise ValueError(f"the model has no label {unknown!r}; it has {self.labels[:3]}, ...")
+            some = ", ".join(self.labels[:NAMED_LABELS])
+            more = ", ..." if len(self.labels) > NAMED_LABELS else ""
+            raise ValueError(f"the model has no label {unknown!r}; it has {some}{more}")
         default = THRESHOLD if threshold is None else threshold
         thresholds = [of_labels.get(label, default) for label in self.labels]
         wrong = next((value for value in thresholds if not 0 < value <= 1), None)

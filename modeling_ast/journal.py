@@ -14,9 +14,15 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .weight_files import weights_fingerprint
+
 # Windows has other locks; there, a second run at the same time is not noticed.
 if sys.platform != "win32":
     import fcntl
+
+
+# The field of a row with the fingerprint of the weights.
+WEIGHTS = "weights"
 
 
 class Journal:
@@ -24,7 +30,8 @@ class Journal:
 
     Args:
         path: Of the file, which may belong to an earlier run.
-        model: Name of the model, which is written into each row.
+        model: Name of the model, which is written into each row; so is the fingerprint of its
+            weights, if it is a folder.
         fields: The fields of each row besides its settings; "seconds", "model" and `key` are among
             them.
         settings: The settings that decide a result besides the model, and the flag that sets each,
@@ -33,7 +40,7 @@ class Journal:
         key: The first field of each line, which names the file that the row belongs to.
     Raises:
         ValueError: Another process is writing the file, it holds something other than rows, or
-            rows of another model.
+            rows of another model or of other weights.
         OSError: It cannot be read or written.
     """
 
@@ -48,6 +55,7 @@ class Journal:
     ):
         self.path = path
         self.model = model
+        self.weights = weights_fingerprint(model)
         self.fields = frozenset(fields)
         self.key = key
         self.flags = settings
@@ -97,6 +105,12 @@ class Journal:
                     f"earlier run, and {self.model!r} cannot add to them; give another --output, "
                     f"or move that file away to start again"
                 )
+            # Rows of earlier versions do not state it.
+            if self.weights is not None and row.get(WEIGHTS, self.weights) != self.weights:
+                raise ValueError(
+                    f"{self.path} has results of {self.model!r} from before its weights were "
+                    f"replaced; give another --output, or move that file away to start again"
+                )
             said = {name: row[name] for name in self.flags if row.get(name) is not None}
             self.settings = {**self.defaults, **said}
             self.count(row)
@@ -128,6 +142,8 @@ class Journal:
     def add(self, row: Mapping[str, Any]) -> None:
         """Writes one result; the model and the settings are added to its fields."""
         row = {**row, "model": self.model, **self.settings}
+        if self.weights is not None:
+            row[WEIGHTS] = self.weights
         # In ASCII: file names need not be valid Unicode.
         line = json.dumps(row).encode() + b"\n"
         # If the file was removed, all further rows would be written into it and lost.

@@ -138,7 +138,7 @@ def test_both_paddings_at_several_lengths(sounds, models, tmp_path, run):
     lengths = result["lengths"][str(models[2])]
     assert (lengths["metric"], lengths["clips"]) == ("accuracy", 18)
     seconds = [len(wave) / 16000 for _, wave, _ in rows]
-    assert lengths["seconds"] == [0.25, 0.5, 1.0, 2.0, pytest.approx(np.median(seconds))]
+    assert lengths["seconds"] == [0.25, 0.5, 1.0, pytest.approx(np.median(seconds))]
     for index, cut in ((0, 0.25), (2, 1.0), (-1, 60.0)):
         shorter = tmp_path / f"cut{cut}"
         for path, wave, _ in rows:

@@ -614,8 +614,13 @@ def test_a_run_of_other_arguments_is_not_gone_on_with(base, data, tmp_path, caps
     run(*words, "--save_strategy", "steps", "--save_steps", 1, status=1)
     assert "holds a run with --mean -7.0, not None; give another" in capsys.readouterr().err
     assert [(out / name).read_bytes() for name in files] == before
-    # Without a checkpoint the run starts anew, so other arguments are allowed.
+    # Without a checkpoint its model would be replaced.
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    run(*words, status=1)
+    assert "holds the model of a run that has ended, without the" in capsys.readouterr().err
+    assert [(out / name).read_bytes() for name in files] == before
+    # A run that has not ended starts anew, so other arguments are allowed.
+    (out / "metrics.json").unlink()
     run(*words)
     assert json.loads((out / "preprocessor_config.json").read_text())["mean"] != -7

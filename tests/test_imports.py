@@ -55,6 +55,7 @@ FLAT_FILES = [
     "batching",
     "tagging",
     "tag_rows",
+    "weight_files",
     "journal",
     "tag_files",
     "salvage",

@@ -42,7 +42,9 @@ def test_validation_clips_choose(scores, kept):
     weights, choice = choose_weights(parse(), ALL, scores, "accuracy", 40)
     assert (weights.name, choice.value) == (kept, kept)
     if scores:
-        assert "accuracy of the 40 validation clips: last" in choice.reason
+        assert "accuracy on the 40 validation clips: last" in choice.reason
+        is_lower = scores[kept] < max(scores.values())
+        assert (f"and {kept} is the safer choice" in choice.reason) == is_lower
 
 
 def test_without_validation_clips_an_automatic_run_keeps_the_average():

@@ -42,8 +42,9 @@ def test_two_curves(drawn, tmp_path):
     history += [{"training_mAP": 0.9, "training_loss": 0.2, "epoch": 3.0}, {"train_runtime": 3.0}]
     draw_curve(history, tmp_path / "curve.png", "mAP", 0.25)
     left, right = drawn[0].axes
-    assert names(left) == ["while training", "held-out clips", "training clips, at the end"]
-    assert names(right) == ["held-out clips", "training clips, at the end", "chance level"]
+    held_out = "held-out clips, weights of that epoch"
+    assert names(left) == ["while training", held_out, "training clips, at the end"]
+    assert names(right) == [held_out, "training clips, at the end", "chance level"]
     np.testing.assert_allclose(left.lines[0].get_ydata(), [2.0 - 0.1 * i for i in range(1, 13)])
     np.testing.assert_allclose(right.lines[0].get_xydata(), [[1, 0.1], [2, 0.2], [3, 0.3]])
     np.testing.assert_allclose(right.lines[1].get_xydata(), [[3, 0.9]])
@@ -69,7 +70,8 @@ def test_a_run_of_five_steps_with_one_evaluation(drawn, tmp_path):
     left, right = drawn[0].axes
     assert texts(right) == ["0.500", "0.600"] and not texts(left)
     assert left.get_ylim() == (0, pytest.approx(1.08 * 0.69))
-    assert [line.get_marker() for line in left.lines] == ["o", "o", "o"]
+    assert [line.get_marker() for line in left.lines] == ["o", "o", "s"]
+    assert "held-out clips, kept weights" in names(left)
     assert left.lines[2].get_fillstyle() == "none"
 
 

@@ -281,7 +281,8 @@ def test_data_that_has_changed_is_named(base, tmp_path, capsys):
     for file in extra:
         file.unlink()
     assert finetune.main([*map(str, words)]) == 0
-    assert f"resumes from {out / 'checkpoint-2'}; for a new run give" in capsys.readouterr().err
+    resumes = f"resumes from {out / 'checkpoint-2'}; that run has ended, and is only judged again"
+    assert resumes in capsys.readouterr().err
     first, second = sorted((data / "train").iterdir())
     moved = sorted(first.iterdir())[0]
     moved.rename(second / f"was_{moved.name}")

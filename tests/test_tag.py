@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from modeling_ast import AudioTagger
 from modeling_ast.commands import main, model_flags, tag
@@ -53,6 +54,26 @@ def run(capsys, *arguments):
 
 def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rows_of_replaced_weights_are_not_added_to(tiny_folder, sounds, tmp_path, capsys):
+    """A model that is trained anew into the same folder gives other scores."""
+    output = tmp_path / "tags.jsonl"
+    run(capsys, tiny_folder, sounds, "--output", output)
+    before = output.read_bytes()
+    assert all(len(row["weights"]) == 16 for row in rows_of(output))
+    run(capsys, tiny_folder, sounds, "--output", output)
+    assert output.read_bytes() == before
+    weights = load_file(tiny_folder / "model.safetensors")
+    weights["classifier.dense.bias"] += 1
+    save_file(weights, tiny_folder / "model.safetensors", {"format": "pt"})
+    status, _, err = run(capsys, tiny_folder, sounds, "--output", output)
+    assert status == 1 and "from before its weights were replaced; give another --output" in err
+    assert output.read_bytes() == before
+    # Rows of earlier versions do not state the weights.
+    rows = [{k: v for k, v in row.items() if k != "weights"} for row in rows_of(output)]
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "resuming" in run(capsys, tiny_folder, sounds, "--output", output)[2]
 
 
 def test_a_folder_as_jsonl(tiny_folder, sounds, tmp_path, capsys):

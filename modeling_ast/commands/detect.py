@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
+from ..audio_files import DECODED_NAMES, Skipped, audio_files, by_reason
 from ..calibration import SAME_CALIBRATION, fingerprint_of
 from ..errors import MissingExtra, need_extra, one_line
 from ..event_files import FORMATS, SUFFIXES, as_row, format_of, from_row
@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.recordings:
         instead = "".join(f"; {line}" for line in by_reason(options.skipped))
         return fail(
-            f"no audio file in these folders; names must end in one of {AUDIO_NAMES}{instead}"
+            f"no audio file in these folders; names must end in one of {DECODED_NAMES}{instead}"
         )
     try:
         if options.plot_is_file:

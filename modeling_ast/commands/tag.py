@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ..audio_files import AUDIO_NAMES, Skipped, audio_files, by_reason
+from ..audio_files import DECODED_NAMES, Skipped, audio_files, by_reason
 from ..calibration import NO_CALIBRATION
 from ..errors import MissingExtra, need_extra, one_line
 from ..tag_files import TagJournal, tag_files, write_parquet
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not files:
         instead = "".join(f"; {line}" for line in by_reason(skipped))
         return fail(
-            f"no audio file in {options.folder}; names must end in one of {AUDIO_NAMES}{instead}"
+            f"no audio file in {options.folder}; names must end in one of {DECODED_NAMES}{instead}"
         )
     path = options.output.with_suffix(".jsonl")
     try:

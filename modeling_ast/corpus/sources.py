@@ -21,8 +21,8 @@ import ray
 from ray.data import TaskPoolStrategy
 
 from ..audio_files import (
-    AUDIO_NAMES,
     AUDIO_SUFFIXES,
+    DECODED_NAMES,
     OTHER_SUFFIX,
     Skipped,
     audio_files,
@@ -219,7 +219,7 @@ def _from_folder(text: str) -> Source:
     if not there:
         raise ValueError(
             f"no audio file in {text}, no .parquet and no .tar; names of audio files must end in "
-            f"one of {AUDIO_NAMES}"
+            f"one of {DECODED_NAMES}"
         )
     if len(there) > 1:
         counts = ", ".join(f"{len(by_kind[kind])} {kind}" for kind in there)

@@ -18,6 +18,8 @@ from .data_arguments import DataArguments
 
 # File in a run's output directory with the arguments that decide what the run learns.
 RUN_FILE = "run.json"
+# File in it with the metrics of a run that has ended.
+METRICS_FILE = "metrics.json"
 FEATURES = ("auto", "workers", "device")
 KEPT = ("auto", "last", "best", "average")
 
@@ -401,6 +403,7 @@ def contradiction_of_stream(arguments: Arguments) -> str | None:
 
 __all__ = [
     "KINDS",
+    "METRICS_FILE",
     "RUN_FILE",
     "Arguments",
     "AutoArguments",

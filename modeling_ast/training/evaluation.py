@@ -26,7 +26,7 @@ from ..padding import PADDINGS
 from ..strict_json import to_json
 from ..tagging import AudioTagger
 from .answers import DEFAULT_THRESHOLD, Answers
-from .arguments import LengthArguments, ResultArguments
+from .arguments import METRICS_FILE, LengthArguments, ResultArguments
 from .clips import BadClips
 from .data_arguments import DataArguments
 from .data_report import MISSING_FILE, DataReport
@@ -233,7 +233,7 @@ def save_evaluation(
     figures = {f"eval_{name}": value for name, value in evaluation.models[-1].items()}
     figures.pop("eval_model")
     figures["eval_chance"] = answers.headline.chance
-    (folder / "metrics.json").write_text(to_json(figures) + "\n", encoding="utf-8")
+    (folder / METRICS_FILE).write_text(to_json(figures) + "\n", encoding="utf-8")
     title = Path(names[0]).name if len(names) == 1 else f"the ensemble of {len(names)}"
     save_results(folder, answers, evaluation.clips, evaluation.extractor, title, page_clips)
     (folder / LENGTH_PICTURE).unlink(missing_ok=True)

@@ -49,9 +49,11 @@ from .results import Judge
 from .run_card import CHOSEN_FILE
 from .run_record import (
     CLIPS,
+    check_not_ended,
     check_same_run,
     deciding_arguments,
     find_resumed,
+    has_ended,
     naming_unwritable,
 )
 from .run_results import evaluate_training_clips, judged_answers, judged_clips, save_run
@@ -160,9 +162,13 @@ def train(
     if resumed:
         chosen = {choice.name for choice in choices if choice.reason != GIVEN}
         check_same_run(output_folder(training), deciding, chosen, loaded.report.found)
-        say([f"resumes from {resumed}; for a new run give another --output-dir"])
-    elif training.process_index == 0:
-        BadClips.of_new_run(output_folder(training) / BAD_LIST, num_clips=1)
+        ended = "; that run has ended, and is only judged again unless it gets more epochs"
+        how = ended if has_ended(output_folder(training)) else ""
+        say([f"resumes from {resumed}{how}; for a new run give another --output-dir"])
+    else:
+        check_not_ended(output_folder(training))
+        if training.process_index == 0:
+            BadClips.of_new_run(output_folder(training) / BAD_LIST, num_clips=1)
     trainer = build_trainer(
         to_train, extractor, classes, splits, arguments, judge, loaded.validation
     )

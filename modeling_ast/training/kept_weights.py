@@ -172,11 +172,12 @@ def choose_weights(
         return by_name[name], Choice("keep_weights", name, reason)
     name = within_chance(scores, num_clips)
     listed = ", ".join(f"{name} ({by_name[name].place}) {scores[name]:.4f}" for name in scores)
-    reason = (
-        f"{metric} of the {num_clips} validation clips: {listed}; scores within "
-        f"{STANDARD_ERRORS} standard errors of the highest count as equal, and of these {name} is "
-        f"preferred"
-    )
+    reason = f"{metric} on the {num_clips} validation clips: {listed}"
+    if scores[name] < max(scores.values()):
+        reason += (
+            f"; with so few clips the difference to the highest may be chance (it is within "
+            f"{STANDARD_ERRORS} standard errors), and {name} is the safer choice"
+        )
     return by_name[name], Choice("keep_weights", name, reason)
 
 

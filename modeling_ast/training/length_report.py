@@ -75,8 +75,6 @@ is saved with this model is `{padding}`; {PLAIN_TRANSFORMERS}.
 def draw_lengths(curves: Mapping[str, Lengths], metric: str, path: Path) -> None:
     """Draws a metric against the length of the clips, a line for each model and padding.
 
-    Whole clips come last; lengths that most clips do not exceed are left out.
-
     Args:
         curves: Name -> scores, all on the same clips; at least one. Several are shown with names.
         metric: The metric to draw.
@@ -88,21 +86,22 @@ def draw_lengths(curves: Mapping[str, Lengths], metric: str, path: Path) -> None
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     first = next(iter(curves.values()))
-    cuts = [seconds for seconds in first.seconds if seconds < first.whole_seconds]
-    heads = [*(f"{seconds:g}" for seconds in cuts), f"whole\n(median {first.whole_seconds:.3g})"]
+    heads = [
+        *(f"{seconds:g}" for seconds in first.seconds),
+        f"whole\n(median {first.whole_seconds:.3g})",
+    ]
     # Lengths as categories: whole clips come last, however short they are.
     places = range(len(heads))
     axis.set_xticks(places, heads)
-    axis.axvline(len(cuts) - 0.5, color="0.7", linewidth=1)
+    axis.axvline(len(heads) - 1.5, color="0.7", linewidth=1)
     for number, (name, lengths) in enumerate(curves.items()):
         for (padding, values), style in zip(lengths.values(metric).items(), ("--o", "-s")):
             label = f"{plain_text(name)}, {padding}" if len(curves) > 1 else padding
-            shown = [*values[: len(cuts)], values[-1]]
             # One model has a colour for each padding, several a colour each.
             color = f"C{(number if len(curves) > 1 else style == '-s') % 10}"
-            axis.plot(places, shown, style, color=color, markersize=4, label=label)
+            axis.plot(places, values, style, color=color, markersize=4, label=label)
     axis.set(xlabel="length of the clips in seconds", ylabel=metric, ylim=(0, 1.04))
-    axis.set_xlim(-0.5, len(cuts) + 0.5)
+    axis.set_xlim(-0.5, len(heads) - 0.5)
     axis.grid(alpha=0.3)
     axis.legend(loc="best", title="padding" if len(curves) == 1 else None)
     figure.savefig(path, dpi=120)

@@ -68,8 +68,8 @@ class Lengths(NamedTuple):
 def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
     """Evaluates a model under both paddings, on whole clips and on shorter parts of each.
 
-    A clip that is not longer than a length is used whole; a length that no clip exceeds is left
-    out.
+    A clip that is not longer than a length is used whole; a length that most clips do not exceed
+    is left out.
 
     Args:
         tagger: Evaluated with both paddings; all its other settings are kept.
@@ -92,13 +92,13 @@ def judge_lengths(tagger: AudioTagger, held_out: HeldOut) -> Lengths:
                 scores[padding, seconds] += [row[own] for row in rows]
     if not indices:
         raise ValueError("none of the held-out clips can be read; see the list of bad clips")
-    judged = held_out.select(indices)
+    judged, whole_seconds = held_out.select(indices), median(clip_seconds)
     results = [
         LengthResult(padding, seconds, judge(np.stack(rows), judged))
         for (padding, seconds), rows in scores.items()
-        if seconds is None or seconds < max(clip_seconds)
+        if seconds is None or seconds < whole_seconds
     ]
-    return Lengths(results, len(indices), median(clip_seconds))
+    return Lengths(results, len(indices), whole_seconds)
 
 
 def scores_at_lengths(

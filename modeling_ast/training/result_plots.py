@@ -14,21 +14,28 @@ from .metrics import ClassResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# The (epoch, value) pairs of a curve, and its colour.
+Series = tuple[Sequence[tuple[float, float]], str]
 # With more classes than this, a picture shows only the best and the worst ones.
 DRAWN_CLASSES = 40
 # Numbers of classes for which the confusion matrix is drawn.
 MATRIX_CLASSES = range(2, 51)
 # With at most this many classes, a cell shows the share below the count.
 SHARES_UP_TO = 12
+HELD_OUT = "held-out clips, weights of that epoch"
+# Its name if there is one point only, at the end.
+HELD_OUT_AT_THE_END = "held-out clips, kept weights"
 # Start of a metric's name in Trainer's log -> its name and colour in the picture.
 JUDGED = {
     "eval_validation": ("validation clips", "tab:purple"),
-    "eval": ("held-out clips", "tab:orange"),
+    "eval": (HELD_OUT, "tab:orange"),
     "last": ("held-out clips, last weights", "tab:red"),
     "best": ("held-out clips, best evaluation", "tab:olive"),
     "average": ("held-out clips, averaged weights", "tab:green"),
     "training": ("training clips, at the end", "tab:blue"),
 }
+# The marks of series of a single point.
+SINGLE_MARKERS = "sD^v*Xp"
 # A line with this many points or more has no dots.
 DOTS_UP_TO = 60
 
@@ -51,8 +58,8 @@ def draw_curve(
     for prefix, (name, colour) in JUDGED.items():
         losses[name] = (_points(history, f"{prefix}_loss"), colour)
         metrics[name] = (_points(history, f"{prefix}_{metric}"), colour)
-    _draw_series(left, losses)
-    _draw_series(right, metrics)
+    _draw_series(left, _renamed(losses))
+    _draw_series(right, _renamed(metrics))
     left.set(title="loss")
     highest = [value for points, _ in losses.values() for _, value in points if value < np.inf]
     left.set_ylim(0, 1.08 * max(highest, default=1.0))
@@ -69,14 +76,21 @@ def draw_curve(
     figure.savefig(path, dpi=110)
 
 
+def _renamed(series: Mapping[str, Series]) -> dict[str, Series]:
+    """The series, with another name for that of the held-out clips if it is one evaluation."""
+    is_single = len(dict(series[HELD_OUT][0])) < 2
+    return {
+        HELD_OUT_AT_THE_END if name == HELD_OUT and is_single else name: entry
+        for name, entry in series.items()
+    }
+
+
 def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """The logged (epoch, value) pairs of a metric."""
     return [(row["epoch"], row[key]) for row in history if key in row and "epoch" in row]
 
 
-def _draw_series(
-    axis: Axes, series: Mapping[str, tuple[Sequence[tuple[float, float]], str]]
-) -> None:
+def _draw_series(axis: Axes, series: Mapping[str, Series]) -> None:
     """Draws series of (epoch, value), each with its colour.
 
     A series of several points becomes a line, a single point a dot. If no series has two points,
@@ -85,15 +99,14 @@ def _draw_series(
     series = {name: entry for name, entry in series.items() if entry[0]}
     # Two points of one epoch are no line: the last evaluation of a run, and that at its end.
     if any(len(dict(points)) > 1 for points, _ in series.values()):
-        size = 7
+        markers = iter(SINGLE_MARKERS)
         for name, (points, colour) in series.items():
             style: dict[str, Any] = {"marker": "o" if len(points) < DOTS_UP_TO else None}
             style["markersize"] = 4
             if len(points) == 1:
-                # A ring around those of other series, so that each is visible at the same value.
-                style = {"marker": "o", "fillstyle": "none", "linestyle": "none"}
-                style["markersize"] = size
-                size += 2
+                # Not filled, so that each is visible where several have the same value.
+                style = {"marker": next(markers), "fillstyle": "none", "linestyle": "none"}
+                style["markersize"] = 8
             axis.plot(*zip(*points), color=colour, label=name, **style)
         axis.set_xlabel("epoch")
         return

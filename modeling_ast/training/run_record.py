@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from ..errors import one_line
 from ..modeling_ast import ASTForAudioClassification
 from ..strict_json import to_json
-from .arguments import RUN_FILE, Arguments
+from .arguments import METRICS_FILE, RUN_FILE, Arguments
 from .checkpoints import find_damage, last_whole_checkpoint
 from .data_report import REPORT_FILE
 from .trainer import output_folder
@@ -131,6 +131,24 @@ def _refuse_other_data(folder: Path, num_files: int | None) -> None:
         )
 
 
+def check_not_ended(folder: Path) -> None:
+    """Refuses to replace the model of a run that has ended.
+
+    Raises:
+        ValueError: The folder has the results of a run; without a checkpoint, it cannot resume.
+    """
+    if has_ended(folder):
+        raise ValueError(
+            f"{folder} holds the model of a run that has ended, without the checkpoints that it "
+            f"could go on from; give another --output-dir, or move that folder away"
+        )
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the run in an output directory has written its results."""
+    return (folder / METRICS_FILE).is_file()
+
+
 def find_resumed(
     training: TrainingArguments, model: ASTForAudioClassification | AdaptedAST
 ) -> str | None:
@@ -185,9 +203,11 @@ def _is_in(error: OSError, folder: Path) -> bool:
 
 __all__ = [
     "CLIPS",
+    "check_not_ended",
     "check_same_run",
     "deciding_arguments",
     "find_resumed",
+    "has_ended",
     "naming_unwritable",
     "recorded",
 ]

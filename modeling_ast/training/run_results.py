@@ -9,7 +9,7 @@ from datasets import Dataset
 from ..labels import activation
 from ..strict_json import to_json
 from .answers import Answers
-from .arguments import ResultArguments
+from .arguments import METRICS_FILE, ResultArguments
 from .batches import AudioCollator
 from .clips import drop_bad_clips
 from .data_arguments import DataArguments
@@ -88,7 +88,7 @@ def save_run(
     """
     folder = output_folder(trainer.args)
     assert trainer.extractor is not None  # from `build_trainer`
-    (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8")
+    (folder / METRICS_FILE).write_text(to_json(metrics) + "\n", encoding="utf-8")
     history, chance = trainer.state.log_history, answers.headline.chance
     draw_curve(history, folder / "learning_curve.png", answers.metric, chance)
     if lengths.results:
