@@ -161,7 +161,8 @@ def test_other_arguments_are_another_run(adapter, base, data, tmp_path, capsys):
 
 def test_merged_is_the_same_model_and_a_whole_one(adapter, base, data, tmp_path):
     out = tmp_path / "run"
-    shutil.copytree(adapter, out, ignore=shutil.ignore_patterns("checkpoint-*"))
+    # A run that has not ended: its checkpoints and its metrics are missing.
+    shutil.copytree(adapter, out, ignore=shutil.ignore_patterns("checkpoint-*", "metrics.json"))
     run(base, data, out, "--lora-rank", 3, "--merge", "--save-strategy", "no")
     names = {path.name for path in out.iterdir()}
     assert "model.safetensors" in names and not any("adapter" in name for name in names)
@@ -175,6 +176,7 @@ def test_merged_is_the_same_model_and_a_whole_one(adapter, base, data, tmp_path)
             plain(values).logits, merged(values).logits, rtol=1e-4, atol=1e-5
         )
     # The other way round: the weights of the whole model do not stay beside the adapter.
+    (out / "metrics.json").unlink()
     run(base, data, out, "--lora-rank", 3, "--save-strategy", "no")
     assert not (out / "model.safetensors").exists()
     assert changed(out, base)

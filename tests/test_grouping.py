@@ -5,6 +5,7 @@ from datasets import Dataset, Features, Value
 
 from modeling_ast.training.data_arguments import DataArguments
 from modeling_ast.training.grouping import count_groups, groups_of
+from modeling_ast.training.shared_beginnings import shared_beginnings
 
 PATHS = ["bark/anna_1.wav", "bark/ben_1.wav", "howl/anna_2.wav"]
 
@@ -32,6 +33,17 @@ def test_without_a_name_there_are_none():
 )
 def test_a_pattern_is_searched_in_the_path(pattern, wanted):
     assert groups(pattern) == wanted
+
+
+def test_a_pattern_in_the_paths_of_stored_audio():
+    """As in Parquet files of AudioSet, with a format, which names the old columns."""
+    audio = [{"bytes": b"", "path": path} for path in PATHS]
+    features = Features(
+        {"audio": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("string")}
+    )
+    data = Dataset.from_dict({"audio": audio, "label": ["x", "x", "y"]}, features)
+    data.set_format(columns=["audio", "label"])
+    assert groups(r"([^/_]+)_", data) == ["anna", "ben", "anna"]
 
 
 def test_paths_start_from_the_datas_folder(tmp_path):
@@ -90,3 +102,58 @@ def test_a_group_in_two_parts_is_an_error():
     message = "1 groups of --group-by 'speaker' are both in 'train' and in 'test': 'b'; move"
     with pytest.raises(ValueError, match=message):
         count_groups(parts, "speaker")
+
+
+def named(paths):
+    """Clips LABEL/NAME."""
+    return Dataset.from_dict({"audio": paths, "label": [path.split("/")[0] for path in paths]})
+
+
+def hint(to_train, held_out):
+    return shared_beginnings(named(to_train), named(held_out), DataArguments("data"))
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ("{label}/{who}_{n}.wav", "([^/_]+)_[^/]*$"),
+        ("{label}/{who} B__take_{n}.flac", "([^/]+?)__[^/]*$"),
+        ("{label}/{who}-{n}.mp3", "([^/-]+)-[^/]*$"),
+    ],
+)
+def test_names_that_begin_alike_on_both_sides_are_a_warning(form, pattern):
+    names = [
+        form.format(label=label, who=who, n=n)
+        for label in ("bark", "howl")
+        for who in ("anna", "ben", "eve")
+        for n in range(4)
+    ]
+    to_train, held_out = names[::2], names[1::2]
+    (warning,) = hint(to_train, held_out)
+    assert "the names of 12 of the 12 held-out clips begin like" in warning and "'anna" in warning
+    assert f"--group-by '{pattern}' holds out whole ones" in warning
+    # The pattern does what the warning says.
+    found = groups_of(named(names), DataArguments("data", group_by=pattern))
+    assert len(set(found)) == 3
+    # Whole speakers are held out.
+    assert not hint([n for n in names if "eve" not in n], [n for n in names if "eve" in n])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{label}/{label}_{n}.wav" for label in ("bark", "howl") for n in range(8)],
+        [f"{label}/rec_{n}.wav" for label in ("bark", "howl") for n in range(8)],
+        [f"{label}/{n}.wav" for label in ("bark", "howl") for n in range(8)],
+        [f"{label}/y{n}_{label}.wav" for label in ("bark", "howl") for n in range(8)],
+        [f"{label}/_{n}.wav" for label in ("bark", "howl") for n in range(8)],
+    ],
+    ids=["label", "one for all", "numbers", "one for each", "nothing before it"],
+)
+def test_other_names_are_no_warning(names):
+    assert not hint(names[::2], names[1::2])
+
+
+def test_clips_without_names_are_no_warning():
+    clips = Dataset.from_dict({"audio": ["", ""], "label": ["x", "y"]})
+    assert shared_beginnings(clips, clips, DataArguments("data")) == []

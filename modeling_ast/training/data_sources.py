@@ -43,6 +43,7 @@ from .parts import (
     is_drawn,
     parts_of,
 )
+from .shared_beginnings import shared_beginnings
 from .sources import Source, cache_of, read_source
 
 STORED_AUDIO = {"bytes": Value("binary"), "path": Value("string")}
@@ -179,6 +180,8 @@ def load(arguments: DataArguments, train: bool = True, held_out: bool = True) ->
             if part in wanted
         }
         report.groups = count_groups(groups, arguments.group_by)
+    elif wanted >= {TRAIN, HELD_OUT} and counted.keys() >= {TRAIN, HELD_OUT}:
+        report.warnings += shared_beginnings(counted[TRAIN], counted[HELD_OUT], arguments)
     parts = {part: clips for part, clips in parts.items() if part in wanted}
     names = {part: names[part] for part in parts if part in counted}
     return Loaded(

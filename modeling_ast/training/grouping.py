@@ -95,7 +95,8 @@ def by_column(clips: Dataset, arguments: DataArguments, names: list[str]) -> lis
 
 def paths_of(clips: Dataset, arguments: DataArguments) -> list[str]:
     """The path of each clip relative to the data's folder, with slashes; empty if it has none."""
-    flat = clips.flatten()
+    # flatten() keeps the old names in the format, which must be the new ones.
+    flat = clips.flatten().with_format(None)
     stored = f"{arguments.audio_column}.path"
     name = stored if stored in flat.column_names else arguments.audio_column
     if name not in flat.column_names:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
+from modeling_ast.flac_files import with_num_samples
+
 EITHER, BAD = "heard or bad", "bad"
 
 
@@ -151,6 +153,13 @@ def unknown_length(rng) -> Made:
     return Made(bytes(content), ".flac", 1.0)
 
 
+def too_few_announced(rng) -> Made:
+    """FLAC with more samples than its header says."""
+    content = encoded(sound(rng, 1.0, 16000), 16000, "FLAC")
+    head = with_num_samples(content, int(rng.integers(1, 16000)))
+    return Made(head + content[len(head) :], ".flac", 1.0)
+
+
 def joined(rng) -> Made:
     """Two files joined as by `cat`: chained OGG, joined MP3."""
     kind, subtype, suffix = FORMATS[rng.choice([4, 5, 6])]
@@ -181,6 +190,7 @@ KINDS: dict[str, Callable[[np.random.Generator], Made]] = {
     "int32 as float": integers_as_float,
     "wrong data size": wrong_data_size,
     "unknown length": unknown_length,
+    "too few announced": too_few_announced,
     "joined": joined,
     "very short": very_short,
     "expands": expands,

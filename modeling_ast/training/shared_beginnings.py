@@ -1,0 +1,68 @@
+"""A warning if file names suggest that held-out clips are of the same speakers as training clips.
+
+Files are often named after the speaker, instrument or place, and then a number: `anna_01.wav`,
+`Kit__snare 3.flac`. If such a beginning stands in files of several labels, and in both parts, the
+score says how well the model knows these speakers (`grouping.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import PurePosixPath
+
+from datasets import Dataset
+
+from .classes import column, label_column, some
+from .data_arguments import DataArguments
+from .grouping import paths_of
+
+# What ends the beginning of a name, and the pattern that finds the beginning in a path.
+PATTERNS = {"__": "([^/]+?)__[^/]*$", "_": "([^/_]+)_[^/]*$", "-": "([^/-]+)-[^/]*$"}
+# A beginning that stands for a speaker or an instrument has several files.
+FEWEST_FILES = 3
+# The share of the held-out clips that must have a beginning of a clip to train on, and of the
+# beginnings that must stand in files of several labels: others follow from the label.
+LEAST_SHARE = 0.5
+
+
+def shared_beginnings(to_train: Dataset, held_out: Dataset, arguments: DataArguments) -> list[str]:
+    """A warning if names suggest groups that are in both parts; else nothing."""
+    paths = [paths_of(clips, arguments) for clips in (to_train, held_out)]
+    if not all(map(all, paths)):  # clips without a file name
+        return []
+    for end, pattern in PATTERNS.items():
+        stems = [[PurePosixPath(path).stem for path in own] for own in paths]
+        if not all(end in stem.lstrip(end) for own in stems for stem in own):
+            continue
+        found = [[_beginning(pattern, path) for path in own] for own in paths]
+        labels: dict[str, set[str]] = defaultdict(set)
+        for clips, own in zip((to_train, held_out), found):
+            cells = column(clips, label_column(arguments, clips), "--label-column")
+            for beginning, cell in zip(own, cells):
+                labels[beginning].add(str(cell))
+        num_clips = sum(map(len, found))
+        with_several = sum(len(own) > 1 for own in labels.values())
+        num_shared = len([beginning for beginning in found[1] if beginning in set(found[0])])
+        if (
+            1 < len(labels) <= num_clips / FEWEST_FILES
+            and with_several >= LEAST_SHARE * len(labels)
+            and num_shared >= LEAST_SHARE * len(found[1])
+        ):
+            return [
+                f"the names of {num_shared} of the {len(found[1])} held-out clips begin like those "
+                f"of clips to train on ({some(sorted(labels))}); if these are speakers, "
+                f"instruments or places, the score will be too good: --group-by '{pattern}' holds "
+                f"out whole ones"
+            ]
+        return []
+    return []
+
+
+def _beginning(pattern: str, path: str) -> str:
+    match = re.search(pattern, path)
+    assert match is not None  # the name has what ends a beginning
+    return match.group(1)
+
+
+__all__ = ["shared_beginnings"]
