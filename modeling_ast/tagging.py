@@ -49,6 +49,8 @@ CPU_WINDOW_BATCHES, DEVICE_WINDOW_BATCHES = 32, 8
 MOST_WORKERS_ON_CPU = 8
 # After so many clips, a warning says if most of what is computed is padding.
 CLIPS_BEFORE_HINT = 100
+# With fewer clips the time does not matter.
+CLIPS_FOR_HINT = 10
 DEFAULT_TOP_K = 5
 # What to do if a model gives NaN: types of more range or precision than its own, if there are some.
 NAN_REMEDIES = {
@@ -336,7 +338,7 @@ class AudioTagger:
         """Warns how much time padding takes, if most of what is computed is padding."""
         longest, rate = self.extractor.max_samples, self.extractor.sampling_rate
         wanted = self.hint_at_padding and self.padding == "max_length"
-        if not wanted or not lengths or median(lengths) >= longest / 2:
+        if not wanted or len(lengths) < CLIPS_FOR_HINT or median(lengths) >= longest / 2:
             return
         padded, tight = (
             sum(

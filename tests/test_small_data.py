@@ -87,7 +87,7 @@ def test_the_input_fits_the_clips(lengths, changes, wanted):
         ([98] * 38 + [900] * 2, "nine of ten clips are no longer than 98 frames of 10 ms, rounded"),
         ([112] * 38 + [900] * 2, "nine of ten clips are no longer than 112 frames of 10 ms; 95%"),
         ([98] * 38 + [120] * 2, "the longest clip has 120 frames of 10 ms, rounded up"),
-        ([60] * 30 + [900] * 10, "twice the usual length: 120 frames of 10 ms, rounded up"),
+        ([60] * 30 + [900] * 10, "twice the median length: 120 frames of 10 ms, rounded up"),
         ([3000] * 40, "the longest input: 1024 frames of 10 ms; 0% of the clips"),
     ],
 )

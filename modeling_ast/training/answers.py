@@ -251,7 +251,8 @@ def summary_lines(answers: Answers) -> list[str]:
     ]
     quality = answers.class_metric
     weakest = [
-        f"{printable(row.name)} {getattr(row, quality):.2f} ({row.positives} clips)"
+        f"{printable(row.name)} {getattr(row, quality):.2f} "
+        f"({row.positives} {'clip' if row.positives == 1 else 'clips'})"
         for row in answers.weakest(WEAKEST)
         if getattr(row, quality) < 1
     ]

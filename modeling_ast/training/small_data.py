@@ -163,7 +163,7 @@ def max_length(facts: Facts) -> Choice:
     fitting = float(np.percentile(facts.num_frames, 90))
     most = MOST_OF_USUAL * float(np.median(facts.num_frames))
     wanted = math.ceil(min(fitting, most))
-    why = "nine of ten clips are no longer than" if fitting <= most else "twice the usual length:"
+    why = "nine of ten clips are no longer than" if fitting <= most else "twice the median length:"
     longest = max(facts.num_frames)
     # If a few frames more are enough for the longest clip, its length is taken.
     if longest <= 1.25 * wanted:
@@ -204,7 +204,7 @@ def masks(facts: Facts, frames: int) -> list[Choice]:
     Args:
         frames: `max_length` of the run.
     """
-    usual = min(frames, int(np.median(facts.num_frames)))
+    median = min(frames, int(np.median(facts.num_frames)))
     share = f"{MASKED_SHARE:.3g}"
     return [
         Choice(
@@ -214,8 +214,8 @@ def masks(facts: Facts, frames: int) -> list[Choice]:
         ),
         Choice(
             "time_mask",
-            round(MASKED_SHARE * usual),
-            f"{share} of the usual clip's {usual} frames, as published for ESC-50",
+            round(MASKED_SHARE * median),
+            f"{share} of the median clip's {median} frames, as published for ESC-50",
         ),
     ]
 
