@@ -1,6 +1,7 @@
 """`modeling-ast detect`: the same events as in Python, in every format, even after a kill."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,19 @@ def test_events_are_those_of_the_detector(suffix, tiny_folder, sounds, tmp_path,
     assert sorted(found) == names and sum(map(len, found.values())) > 3
     for name in names:
         assert found[name] == expected_of(tiny_folder, name)
+
+
+def test_why_there_is_no_event(tiny_folder, sounds, tmp_path, capsys):
+    output = tmp_path / "events.csv"
+    highest = max(expected_of(tiny_folder, sounds / "a.wav"), key=lambda event: event.score)
+    words = ("--output", output, *RULES, "--threshold", 1)
+    status, out, err = run(capsys, tiny_folder, sounds / "a.wav", *words)
+    assert status == 0 and "0 events" in out
+    said = re.search("no event: the score that comes nearest to its threshold is (.*) of", err)
+    assert float(said[1]) >= round(highest.score, 2) - 0.01
+    assert "and the threshold is 1.00 (--threshold)" in err
+    # Nothing was scored.
+    assert "no event" not in run(capsys, tiny_folder, sounds / "a.wav", *words)[2]
 
 
 def test_audacity_has_a_file_for_each_recording(tiny_folder, sounds, tmp_path, capsys):
@@ -229,7 +243,7 @@ def test_a_model_with_one_label_to_a_clip_always_names_one(tiny_folder, sounds, 
     rules = ("--window", "0.5", "--hop", "0.1", "--threshold", "0.4", "--activation")
     _, out, err = run(capsys, tiny_folder, sounds / "a.wav", *rules, "softmax")
     assert "it always names one of its labels, in silence too;" in err and "silence" not in out
-    assert len(err.strip().splitlines()) == 1
+    assert len(err.strip().splitlines()) == 1 + ("no event" in err)
     assert not run(capsys, tiny_folder, sounds / "a.wav", *rules, "sigmoid")[2]
 
 

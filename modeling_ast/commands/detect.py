@@ -389,6 +389,8 @@ def detect_missing(
             found[name] = detection
             if journal is not None:
                 journal.add(as_row(detection))
+    if missing and not any(detection.events for detection in found.values()):
+        print_report(filter(None, [follower.why_none()]))
     return [found[name] for name in options.recordings]
 
 

@@ -9,12 +9,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import naming, one_line
 from ..event_files import ScoreWriter, as_row, write_csv, write_events
 from ..event_plots import ScoreColumns, columns_for, draw_events
 from ..events import Detection, EventDetector, ScoreBlock
+from ..labels import printable
 from .output import print_json
 
 
@@ -64,6 +66,7 @@ class Follower:
         self.outputs = outputs
         self.bar = bar
         self.begin, self.seconds = time.monotonic(), 0.0
+        self.highest = np.full(len(detector.labels), -np.inf)  # (C,): the highest score of each
         self.columns: ScoreColumns | None = None
         self.writer: ScoreWriter | None = None
 
@@ -78,6 +81,8 @@ class Follower:
 
     def add(self, name: str, block: ScoreBlock) -> None:
         """The next steps are scored."""
+        if len(block.scores):
+            self.highest = np.fmax(self.highest, block.scores.max(0))  # (C,)
         if self.columns is not None:
             self.columns.add(block)
         if self.writer is not None:
@@ -95,6 +100,17 @@ class Follower:
             draw_events(detection, self.columns, self.detector.tagger.extractor, path)
         complain(detection)
         self.bar.update()
+
+    def why_none(self) -> str:
+        """Why no event was found, if any step was scored."""
+        nearest = int(np.argmax(self.highest - self.detector.thresholds))
+        if not np.isfinite(self.highest[nearest]):
+            return ""
+        return (
+            f"no event: the score that comes nearest to its threshold is "
+            f"{self.highest[nearest]:.2f} of {printable(self.detector.labels[nearest])}, and the "
+            f"threshold is {self.detector.thresholds[nearest]:.2f} (--threshold)"
+        )
 
 
 def complain(detection: Detection) -> None:
