@@ -20,7 +20,7 @@ from .errors import one_line
 from .file_kinds import kind_of_file
 from .file_section import Section
 from .file_streams import Stretch, find_streams
-from .quick_flac import MOST_BYTES, MOST_SAMPLES, decode_quickly
+from .quick_flac import MOST_BYTES, MOST_SAMPLES, DamagedFlacError, decode_quickly
 from .resampling import checked_rate, resampled_length
 
 if TYPE_CHECKING:
@@ -185,7 +185,12 @@ class AudioStream:
         Raises:
             DecodingError: Decoding failed; the blocks before the error have been returned.
         """
-        if (mono := self._decoded_quickly()) is not None:
+        is_damaged = False
+        try:
+            mono = self._decoded_quickly()
+        except DamagedFlacError:
+            mono, is_damaged = None, True
+        if mono is not None:
             self.opened = None
             for start in range(0, len(mono), BLOCK_SAMPLES):
                 yield mono[start : start + BLOCK_SAMPLES]
@@ -204,8 +209,9 @@ class AudioStream:
                     decoded = max(0, opened.tell() - done)  # of this block
                     if decoded:
                         yield mean_of_columns(buffer[:decoded])
-                    # All frames are there: what follows is a tag, or filling.
-                    if self.num_frames is not None and done + decoded >= self.num_frames:
+                    is_all = self.num_frames is not None and done + decoded >= self.num_frames
+                    # What follows is a tag, or filling. libFLAC also fills in lost frames.
+                    if is_all and not is_damaged:
                         return
                     reason = one_line(getattr(error, "error_string", None) or error)
                     raise self._broken(begin_seconds, done + decoded, reason.rstrip(".")) from error
@@ -223,7 +229,11 @@ class AudioStream:
             )
 
     def _decoded_quickly(self) -> np.ndarray | None:
-        """(S,): the mean of the channels of a short FLAC file without damage; else None."""
+        """(S,): the mean of the channels of a short FLAC file; None for all others.
+
+        Raises:
+            DamagedFlacError: It is damaged.
+        """
         is_short = self.num_frames is not None and self.num_frames <= MOST_SAMPLES
         if not (self.is_flac and self.stretch.is_whole_file and is_short):
             return None

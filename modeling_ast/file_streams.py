@@ -138,11 +138,17 @@ def _flac(file: BinaryIO, start: int, size: int) -> tuple[list[Stretch], str]:
     if len(streams) > 1 or start:
         return streams, ""
     head = _bytes_at(file, 0, FLAC_START_BYTES)
-    announced, counted = flac_start(head).num_samples, counted_samples(file, size)
-    if not announced or counted <= announced:
+    announced = flac_start(head).num_samples
+    counted, has_others = counted_samples(file, size, first_frame(file, 0) or 0)
+    if not announced or not counted:
         return streams, ""
-    note = f"its header announces {announced:,} samples; the {counted:,} there are used"
-    return [Stretch(FLAC_START_BYTES, header=with_num_samples(head, counted))], note
+    said = f"its header announces {announced:,} samples"
+    if counted > announced and not has_others:
+        patched = Stretch(FLAC_START_BYTES, header=with_num_samples(head, counted))
+        return [patched], f"{said}; the {counted:,} there are used"
+    if has_others and counted >= announced:
+        return streams, f"{said}; the frames behind these are not used"
+    return streams, ""
 
 
 def _announced_bytes(head: bytes) -> int:

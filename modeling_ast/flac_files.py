@@ -21,12 +21,17 @@ FLAC_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 # So many bytes of a FLAC file say how many samples it has.
 FLAC_START_BYTES = 26
 # A FLAC file has at most so many blocks before its frames.
-MOST_FLAC_BLOCKS = 10_000
+MOST_FLAC_BLOCKS = 1000
 SEARCH_BYTES = 2**18
 # In so many bytes at the end of a file are its last two frames, if they are of usual sizes.
 END_BYTES = 2**18
 # How a frame begins: the sync code, then a bit that is set if the lengths of frames vary.
-FIXED_LENGTHS, VARYING_LENGTHS = b"\xff\xf8", b"\xff\xf9"
+FRAME_MARKS = (b"\xff\xf8", b"\xff\xf9")
+# The header of a frame has at most so many bytes.
+HEADER_BYTES = 16
+# A file with more places that begin like a frame, or like a FLAC file, and are none is not searched
+# any further.
+MOST_TRIES, MOST_FALSE_STARTS = 20_000, 20
 # Bits of a sample by 3 bits of a frame's header; 0 for "as in the first block", -1 for reserved.
 SAMPLE_BITS = (0, 8, 12, -1, 16, 20, 24, 32)
 # Samples of a frame by 4 bits of its header.
@@ -83,17 +88,21 @@ def joined_flac_files(file: BinaryIO, start: int) -> list[int]:
     starts: list[int] = []
     overlap = len(FLAC_BEGINNINGS[0]) - 1
     found: int | None = start
+    false_starts = 0
     while found is not None:
         starts.append(found)
         # Pictures and other blocks may hold FLAC files; only what comes after them is searched.
         position, found = first_frame(file, found) or 0, None
         while found is None and len(block := _bytes_at(file, position, SEARCH_BYTES)) > overlap:
-            places = (
-                position + place
-                for place in _places(block, b"fL")
-                if block.startswith(FLAC_BEGINNINGS, place)
-            )
-            found = next((place for place in places if first_frame(file, place)), None)
+            for place in _places(block, b"fL"):
+                if not block.startswith(FLAC_BEGINNINGS, place):
+                    continue
+                if first_frame(file, position + place):
+                    found = position + place
+                    break
+                false_starts += 1
+                if false_starts == MOST_FALSE_STARTS:
+                    return starts
             position += len(block) - overlap
     return starts
 
@@ -101,11 +110,19 @@ def joined_flac_files(file: BinaryIO, start: int) -> list[int]:
 def frames(content: bytes, start: FlacStart, position: int = 0) -> Iterator[FlacFrame]:
     """The headers of frames whose checksum is right, in order, from a position on.
 
-    Among random bytes, 1 of 100,000,000 or fewer pass as a header by chance.
+    Among random bytes, 1 of 100,000,000 or fewer pass as a header by chance. The search ends if it
+    has found MOST_TRIES places that begin like a frame and are none.
     """
-    for place in _places(content, FIXED_LENGTHS, VARYING_LENGTHS):
-        if place >= position and (frame := _frame(content, place, start)) is not None:
-            yield frame
+    tries = 0
+    for first in range(position, len(content), SEARCH_BYTES):
+        # One byte more, so that a mark at the end of the block is found.
+        for place in _places(content[first : first + SEARCH_BYTES + 1], *FRAME_MARKS):
+            frame = _frame(content, first + place, start)
+            tries += frame is None
+            if tries > MOST_TRIES:
+                return
+            if frame is not None:
+                yield frame
 
 
 def has_all_frames(content: bytes, position: int) -> bool:
@@ -116,29 +133,69 @@ def has_all_frames(content: bytes, position: int) -> bool:
         position: Where its first frame begins.
     """
     start = flac_start(content)
+    num_samples = 0
+    for number, frame in enumerate(frames(content, start, position)):
+        left = start.num_samples - num_samples
+        if not _is_next(frame, number, start) or frame.block_samples > left:
+            return False
+        if frame.block_samples != min(start.block_samples, left):
+            return False
+        num_samples += frame.block_samples
+    return 0 < num_samples == start.num_samples
+
+
+def lacks_frames(content: bytes, position: int) -> bool:
+    """Whether frames that the first block announces are missing; False if it cannot be known."""
+    start = flac_start(content)
     if not start.block_samples or not start.num_samples:
         return False
+    found = [frame.number for frame in frames(content, start, position)]
+    # Numbers need not begin at 0: the file may be the end of a longer one.
+    first = found[0] if found else 0
     num_frames = -(-start.num_samples // start.block_samples)
-    found = list(frames(content, start, position))
-    return [(frame.number, frame.has_varying_lengths) for frame in found] == [
-        (number, False) for number in range(num_frames)
-    ]
+    return not set(found).issuperset(range(first, first + num_frames))
 
 
-def counted_samples(file: BinaryIO, size: int) -> int:
-    """Samples of a FLAC file, of one channel, by the headers of its last two frames; 0 if these do
-    not say it."""
+def counted_samples(file: BinaryIO, size: int, position: int) -> tuple[int, bool]:
+    """Samples of a FLAC file, of one channel, by its frames.
+
+    All headers are read only if those of the last two frames contradict the first block.
+
+    Args:
+        position: Where its first frame begins.
+    Returns:
+        The samples up to the end of the last of the frames that follow one another from the first
+        on; and whether other frames are behind them. (0, False) if the lengths of frames vary.
+    """
     start = flac_start(_bytes_at(file, 0, FLAC_START_BYTES))
-    found = list(frames(_bytes_at(file, max(0, size - END_BYTES), END_BYTES), start))
-    if len(found) < 2:
-        return 0
-    before, last = found[-2:]
-    if last.has_varying_lengths:
-        follows = before.number + before.block_samples == last.number
-        return last.number + last.block_samples if follows else 0
-    if before.number + 1 != last.number or before.block_samples != start.block_samples:
-        return 0
-    return last.number * start.block_samples + last.block_samples
+    last = list(frames(_bytes_at(file, max(0, size - END_BYTES), END_BYTES), start))[-2:]
+    if len(last) < 2 or not start.block_samples or last[-1].has_varying_lengths:
+        return 0, False
+    num_samples = last[-1].number * start.block_samples + last[-1].block_samples
+    if last[0].number + 1 == last[1].number and num_samples == start.num_samples:
+        return num_samples, False
+    number = num_samples = 0
+    while position < size:
+        block = _bytes_at(file, position, SEARCH_BYTES + HEADER_BYTES)
+        for frame in frames(block, start):
+            if frame.place >= SEARCH_BYTES:
+                break  # the next block begins with it
+            is_full = num_samples == number * start.block_samples
+            if not is_full or not _is_next(frame, number, start):
+                return num_samples, number > 0
+            num_samples += frame.block_samples
+            number += 1
+        position += SEARCH_BYTES
+    return num_samples, False
+
+
+def _is_next(frame: FlacFrame, number: int, start: FlacStart) -> bool:
+    """Whether a frame has this number, and no more samples than frames of its file have."""
+    return (
+        not frame.has_varying_lengths
+        and frame.number == number
+        and frame.block_samples <= start.block_samples
+    )
 
 
 def with_num_samples(content: bytes, num_samples: int) -> bytes:
@@ -149,9 +206,7 @@ def with_num_samples(content: bytes, num_samples: int) -> bytes:
 
 def _frame(content: bytes, place: int, start: FlacStart) -> FlacFrame | None:
     """The header of a frame that begins here; None if it is none, or not one of this file."""
-    header = content[place : place + 16]
-    if len(header) < 16:
-        header += bytes(16 - len(header))
+    header = content[place : place + HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
     size, rate, channels, bits = header[2] >> 4, header[2] & 15, header[3] >> 4, header[3] >> 1 & 7
     num_channels = channels + 1 if channels < 8 else 2
     is_of_file = num_channels == start.channels and SAMPLE_BITS[bits] in (0, start.sample_bits)
@@ -225,5 +280,6 @@ __all__ = [
     "frames",
     "has_all_frames",
     "joined_flac_files",
+    "lacks_frames",
     "with_num_samples",
 ]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .flac_files import first_frame, flac_start, has_all_frames
+from .flac_files import first_frame, flac_start, has_all_frames, lacks_frames
 
 # Longer files are decoded in blocks by libsndfile: here all samples are in memory until the last
 # one is decoded. 87 s at 48 kHz.
@@ -22,6 +22,10 @@ MOST_SAMPLES = 2**22
 MOST_BYTES = 2**26
 # dr_flac does not decode samples of 32 bits, and float32 would not hold them.
 MOST_SAMPLE_BITS = 24
+
+
+class DamagedFlacError(ValueError):
+    """Frames that the file announces are missing or damaged."""
 
 
 def decode_quickly(
@@ -35,12 +39,18 @@ def decode_quickly(
         mix: (S, channels) -> (S,).
     Returns:
         (S,), float32, in [-1, 1]; None if it is for libsndfile to decode.
+    Raises:
+        DamagedFlacError: It is not without damage.
     """
     first = first_frame(io.BytesIO(content), 0)
     start = flac_start(content) if first is not None else None
     if first is None or start is None or not 0 < start.num_samples <= MOST_SAMPLES:
         return None
-    if start.sample_bits > MOST_SAMPLE_BITS or not has_all_frames(content, first):
+    if not has_all_frames(content, first):
+        if lacks_frames(content, first):
+            raise DamagedFlacError("frames are missing")
+        return None
+    if start.sample_bits > MOST_SAMPLE_BITS:
         return None
     try:
         from miniaudio import ffi, lib
@@ -58,11 +68,11 @@ def decode_quickly(
         for done in range(0, len(mono), len(block)):
             wanted = min(len(block), len(mono) - done)
             if lib.ma_dr_flac_read_pcm_frames_f32(decoder, wanted, pointer) != wanted:
-                return None
+                raise DamagedFlacError("a frame is damaged")
             mono[done : done + wanted] = mix(block[:wanted])  # (wanted, channels) -> (wanted,)
     finally:
         lib.ma_dr_flac_close(decoder)
     return mono
 
 
-__all__ = ["MOST_BYTES", "MOST_SAMPLES", "decode_quickly"]
+__all__ = ["MOST_BYTES", "MOST_SAMPLES", "DamagedFlacError", "decode_quickly"]

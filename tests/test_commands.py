@@ -20,6 +20,9 @@ from modeling_ast.commands.output import CommandParser, print_json
         ("finetune --model m --data d --output-dir o --epochs 3", "mean --num-train-epochs?"),
         ("export m o --opst 18", "unrecognized arguments: --opst 18; did you mean --opset?"),
         ("classify m f --zzzz", "unrecognized arguments: --zzzz; see --help"),
+        ("detect m f --top-k 3", "unrecognized arguments: --top-k 3; see --help"),
+        ("detect m f --widow 1 --widow 2", "; did you mean --window? see --help"),
+        ("tag m f --outptu x.jsonl", "required: --output; did you mean --output? see --help"),
     ],
 )
 def test_a_mistyped_flag_gets_the_name_of_a_similar_one(words, said, capsys):
@@ -38,6 +41,11 @@ def test_the_command_shows_its_verbs(capsys):
 def test_the_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"modeling-ast {__version__}\n"
+
+
+def test_a_verb_in_capitals_gets_the_hint(capsys):
+    assert main(["CLASSIFY"]) == 2
+    assert "there is no verb 'CLASSIFY'; did you mean classify?" in capsys.readouterr().err
 
 
 def test_an_unknown_verb_is_wrong_usage(capsys):

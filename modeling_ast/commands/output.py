@@ -17,6 +17,9 @@ from ..errors import one_line
 from ..labels import printable
 from ..strict_json import to_json
 
+# Flags that a message on a mistake names, and letters of a flag that are compared.
+MOST_HINTS, MOST_LETTERS = 3, 60
+
 
 class CommandParser(argparse.ArgumentParser):
     """An ArgumentParser whose flags may be written with underscores too: --top_k is --top-k.
@@ -57,18 +60,26 @@ class CommandParser(argparse.ArgumentParser):
     def refuse(self, unknown: Iterable[str]) -> NoReturn:
         """Ends the process because of arguments that are not known."""
         unknown = list(unknown)
-        known = [flag for action in self._actions for flag in action.option_strings]
-        similar = [
-            match
-            for word in unknown
-            if word.startswith("-")
-            for match in get_close_matches(word.partition("=")[0], known, 1)
-        ]
-        hint = f"did you mean {' and '.join(similar)}? " if similar else ""
+        hint = self._similar(unknown)
         self.error(f"unrecognized arguments: {' '.join(unknown)}; {hint}see --help")
 
+    def _similar(self, words: Iterable[str]) -> str:
+        """A question that names the flags which the unknown ones among `words` may mean."""
+        known = [flag for action in self._actions for flag in action.option_strings]
+        given = dict.fromkeys(word.partition("=")[0] for word in map(_hyphened, words))
+        unknown = [
+            flag
+            for flag in given
+            if flag.startswith("--") and not any(own.startswith(flag) for own in known)
+        ]
+        similar = dict.fromkeys(
+            match for flag in unknown[:MOST_HINTS] if (match := similar_flag(flag, known))
+        )
+        return f"did you mean {' and '.join(similar)}? " if similar else ""
+
     def error(self, message: str) -> NoReturn:
-        """As in ArgumentParser, with a hint if a file's name begins with a hyphen."""
+        """As in ArgumentParser, with a hint if a file's name begins with a hyphen, and the name of
+        a similar flag where a flag is missing."""
         end = self.given.index("--") if "--" in self.given else len(self.given)
         for word in self.given[:end]:
             is_audio = os.path.splitext(word)[1].lower() in AUDIO_SUFFIXES
@@ -78,7 +89,25 @@ class CommandParser(argparse.ArgumentParser):
                     f"(-- {word}), or be given as ./{word}"
                 )
                 break
+        if "required" in message and (hint := self._similar(self.given[:end])):
+            message += f"; {hint}see --help"
         super().error(message)
+
+
+def similar_flag(flag: str, known: Iterable[str]) -> str | None:
+    """The known flag that an unknown one may mean: --topk is --top-k, --epochs --num-train-epochs.
+
+    Returns:
+        None if there is none.
+    """
+    word = flag[:MOST_LETTERS].lower().strip("-")
+    names = {name.strip("-"): name for name in known if name.startswith("--")}
+    found = get_close_matches(word, names, 1)
+    found = found or [
+        name for name in names if any(part.startswith(word) for part in name.split("-"))
+    ]
+    found = found if len(word) > 2 else []
+    return names[found[0]] if found else None
 
 
 def _hyphened(word: str) -> str:
