@@ -1,9 +1,11 @@
 """Which checkpoint a killed run resumes from."""
 
 import os
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -117,7 +119,29 @@ DAMAGES = {
     "state null": (write("trainer_state.json", "null"), "trainer_state.json is cut"),
     "state list": (write("trainer_state.json", "[]"), "trainer_state.json is cut"),
     "state odd": (write("trainer_state.json", '{"x": 1}'), "trainer_state.json is cut"),
-    "state's step": (write("trainer_state.json", '{"global_step": null}'), "(global_step or"),
+    "state's step": (write("trainer_state.json", '{"global_step": null}'), "(global_step is None)"),
+    "state's epoch": (write("trainer_state.json", '{"epoch": "x"}'), "(epoch is x)"),
+    "state's negative step": (
+        write("trainer_state.json", '{"global_step": -1}'),
+        "(global_step is",
+    ),
+    "state's log": (write("trainer_state.json", '{"log_history": [1]}'), "(log_history)"),
+    "state's best": (write("trainer_state.json", '{"best_metric": []}'), "(best_metric is [])"),
+    "random state of nothing": (
+        pickled("rng_state.pth", {"python": (), "numpy": (), "cpu": 1}),
+        "rng_state.pth is damaged",
+    ),
+    "random state of another size": (
+        pickled(
+            "rng_state.pth",
+            {
+                "python": random.getstate(),
+                "numpy": np.random.get_state(),
+                "cpu": torch.zeros(3, dtype=torch.uint8),
+            },
+        ),
+        "rng_state.pth is damaged",
+    ),
     "average lost": (lost("weight_mean.safetensors"), "weight_mean.safetensors is missing"),
     "average cut": (cut("weight_mean.safetensors"), "weight_mean.safetensors is cut"),
 }

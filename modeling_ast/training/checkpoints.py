@@ -8,11 +8,13 @@ states of optimiser, schedule and random generators, and `trainer_state.json`.
 
 from __future__ import annotations
 
+import random
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_callback import TrainerState
@@ -35,6 +37,17 @@ OPTIMIZER_PARTS = {"optimizer.pt": ("state", "param_groups"), "scheduler.pt": ("
 # How the names of FSDP's and DeepSpeed's folders of shards begin.
 SHARDED = ("pytorch_model", "optimizer", "global_step")
 RANDOM_KEYS = ("python", "numpy", "cpu")
+# The types of the fields of trainer_state.json that a resume uses.
+NUMBERS, MAYBE_TEXT = (int, float), (str, type(None))
+STATE_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("epoch", "num_train_epochs", "total_flos"), NUMBERS),
+    **dict.fromkeys(("global_step", "max_steps"), (int,)),
+    "log_history": (list,),
+    "best_metric": (*NUMBERS, type(None)),
+    "best_global_step": (int, type(None)),
+    "best_model_checkpoint": MAYBE_TEXT,
+    "stateful_callbacks": (dict, type(None)),
+}
 
 
 def last_whole_checkpoint(
@@ -105,7 +118,8 @@ def _damages(
     if (checkpoint / "scaler.pt").exists():  # written with float16 only
         parts["scaler.pt"] = ()
     for name, keys in parts.items():
-        yield from _damages_of_pickle(checkpoint / name, keys)
+        try_out = _set_random_states if keys == RANDOM_KEYS else None
+        yield from _damages_of_pickle(checkpoint / name, keys, try_out)
 
 
 def _damages_of_state(file: Path) -> Iterator[str]:
@@ -118,8 +132,13 @@ def _damages_of_state(file: Path) -> Iterator[str]:
     except (AttributeError, TypeError, ValueError) as error:
         yield f"{file.name} is cut or damaged ({one_line(error)})"
         return
-    if not isinstance(state.global_step, int) or not isinstance(state.log_history, list):
-        yield f"{file.name} is damaged (global_step or log_history)"
+    for name, kinds in STATE_TYPES.items():
+        value = getattr(state, name)
+        is_bad = isinstance(value, NUMBERS) and value < 0 and name != "best_metric"
+        if is_bad or not isinstance(value, kinds):
+            yield f"{file.name} is damaged ({name} is {str(value)[:40]})"
+    if not all(isinstance(row, dict) for row in state.log_history):
+        yield f"{file.name} is damaged (log_history)"
 
 
 def _damages_of_weights(
@@ -149,7 +168,9 @@ def _damages_of_weights(
         yield f"its weights lack {min(lost)}"
 
 
-def _damages_of_pickle(file: Path, keys: tuple[str, ...]) -> Iterator[str]:
+def _damages_of_pickle(
+    file: Path, keys: tuple[str, ...], try_out: Callable[[Any], None] | None = None
+) -> Iterator[str]:
     if not file.is_file():
         yield f"{file.name} is missing"
         return
@@ -164,6 +185,20 @@ def _damages_of_pickle(file: Path, keys: tuple[str, ...]) -> Iterator[str]:
         return
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         yield f"{file.name} lacks {' and '.join(keys)}"
+        return
+    if try_out is not None:
+        try:
+            try_out(content)
+        # Generators refuse a state with various errors.
+        except (IndexError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            yield f"{file.name} is damaged ({one_line(error)})"
+
+
+def _set_random_states(content: dict[str, Any]) -> None:
+    """Sets the states in generators that nothing uses; raises their errors."""
+    random.Random().setstate(content["python"])
+    np.random.RandomState().set_state(content["numpy"])
+    torch.Generator().set_state(content["cpu"])
 
 
 def _lasting_files(*checkpoints: Path) -> set[str]:
