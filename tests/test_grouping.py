@@ -143,12 +143,23 @@ def test_names_that_begin_alike_on_both_sides_are_a_warning(form, pattern):
     "names",
     [
         [f"{label}/{label}_{n}.wav" for label in ("bark", "howl") for n in range(8)],
+        [
+            *(f"{label}/{label}_{n}.wav" for label in ("bark", "howl") for n in range(8)),
+            "howl/bark_9.wav",
+        ],
         [f"{label}/rec_{n}.wav" for label in ("bark", "howl") for n in range(8)],
         [f"{label}/{n}.wav" for label in ("bark", "howl") for n in range(8)],
         [f"{label}/y{n}_{label}.wav" for label in ("bark", "howl") for n in range(8)],
         [f"{label}/_{n}.wav" for label in ("bark", "howl") for n in range(8)],
     ],
-    ids=["label", "one for all", "numbers", "one for each", "nothing before it"],
+    ids=[
+        "label",
+        "label, with an error",
+        "one for all",
+        "numbers",
+        "one for each",
+        "nothing before it",
+    ],
 )
 def test_other_names_are_no_warning(names):
     assert not hint(names[::2], names[1::2])
