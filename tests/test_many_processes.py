@@ -140,7 +140,10 @@ def test_sharded_processes_train_as_one_and_resume(base, data, alone, tmp_path):
     assert_counted_once(run, data)
     wanted = {name: load_file(run / name / "model.safetensors") for name in (".", "average")}
     shutil.rmtree(run / "checkpoint-8")
+    state = run / "checkpoint-4" / "trainer_state.json"
+    written = state.stat().st_mtime_ns
     two(base, data, run, *words, script=harness)
+    assert state.stat().st_mtime_ns == written  # a new run would write it again
     for name, weights in wanted.items():
         again = load_file(run / name / "model.safetensors")
         assert all(torch.equal(again[key], tensor) for key, tensor in weights.items())

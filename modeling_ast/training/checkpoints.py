@@ -34,6 +34,7 @@ PREFIX = f"{PREFIX_CHECKPOINT_DIR}-"
 STATE_FILE = "trainer_state.json"
 # Files that Trainer needs for a resume besides the weights, and the keys that each must hold.
 OPTIMIZER_PARTS = {"optimizer.pt": ("state", "param_groups"), "scheduler.pt": ("last_epoch",)}
+FSDP_OPTIMIZER = "optimizer.bin"
 # How the names of FSDP's and DeepSpeed's folders of shards begin.
 SHARDED = ("pytorch_model", "optimizer", "global_step")
 RANDOM_KEYS = ("python", "numpy", "cpu")
@@ -107,6 +108,9 @@ def _damages(
 ) -> Iterator[str]:
     yield from _damages_of_state(checkpoint / STATE_FILE)
     parts = {} if only_model else dict(OPTIMIZER_PARTS)
+    # FSDP that saves whole tensors gives the optimiser's file another name.
+    if (checkpoint / FSDP_OPTIMIZER).is_file():
+        parts[FSDP_OPTIMIZER] = parts.pop("optimizer.pt", ())
     # FSDP and DeepSpeed save weights and optimiser as folders of shards, in formats of their own.
     if any(path.is_dir() and path.name.startswith(SHARDED) for path in checkpoint.iterdir()):
         parts = {}
