@@ -165,7 +165,8 @@ def counted_samples(file: BinaryIO, size: int, position: int) -> tuple[int, bool
         position: Where its first frame begins.
     Returns:
         The samples up to the end of the last of the frames that follow one another from the first
-        on; and whether other frames are behind them. (0, False) if the lengths of frames vary.
+        on; and whether other frames are behind them. (0, False) if they cannot be
+        counted: the lengths of frames vary, or fewer than two frames are at the end of the file.
     """
     start = flac_start(_bytes_at(file, 0, FLAC_START_BYTES))
     last = list(frames(_bytes_at(file, max(0, size - END_BYTES), END_BYTES), start))[-2:]

@@ -40,7 +40,7 @@ def decode_quickly(
     Returns:
         (S,), float32, in [-1, 1]; None if it is for libsndfile to decode.
     Raises:
-        DamagedFlacError: It is not without damage.
+        DamagedFlacError: Frames that it announces are missing or damaged.
     """
     first = first_frame(io.BytesIO(content), 0)
     start = flac_start(content) if first is not None else None

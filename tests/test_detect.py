@@ -66,7 +66,13 @@ def test_why_there_is_no_event(tiny_folder, sounds, tmp_path, capsys):
     said = re.search("no event: the score that comes nearest to its threshold is (.*) of", err)
     assert float(said[1]) >= round(highest.score, 2) - 0.01
     assert "and the threshold is 1.00 (--threshold)" in err
+    # Its events are all shorter than wanted.
+    words = ("--output", tmp_path / "long.csv", *RULES, "--min-length", 100)
+    status, out, err = run(capsys, tiny_folder, sounds / "a.wav", *words)
+    assert status == 0 and "0 events" in out
+    assert "reaches its threshold, but not for long enough (--min-length, --median)" in err
     # Nothing was scored.
+    words = ("--output", output, *RULES, "--threshold", 1)
     assert "no event" not in run(capsys, tiny_folder, sounds / "a.wav", *words)[2]
 
 

@@ -102,10 +102,16 @@ class Follower:
         self.bar.update()
 
     def why_none(self) -> str:
-        """Why no event was found, if any step was scored."""
+        """Why no event was found, in one sentence; empty if no step was scored in this run."""
         nearest = int(np.argmax(self.highest - self.detector.thresholds))
         if not np.isfinite(self.highest[nearest]):
             return ""
+        # Then the rules on lengths have left the events out.
+        if self.highest[nearest] >= self.detector.thresholds[nearest]:
+            return (
+                f"no event: {printable(self.detector.labels[nearest])} reaches its threshold, but "
+                f"not for long enough (--min-length, --median)"
+            )
         return (
             f"no event: the score that comes nearest to its threshold is "
             f"{self.highest[nearest]:.2f} of {printable(self.detector.labels[nearest])}, and the "

@@ -93,8 +93,8 @@ def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
 def _draw_series(axis: Axes, series: Mapping[str, Series]) -> None:
     """Draws series of (epoch, value), each with its colour.
 
-    A series of several points becomes a line, a single point a dot. If no series has two points,
-    all become bars.
+    A series of several points becomes a line, a single point a mark that is not filled. If no
+    series has two points, all become bars.
     """
     series = {name: entry for name, entry in series.items() if entry[0]}
     # Two points of one epoch are no line: the last evaluation of a run, and that at its end.
