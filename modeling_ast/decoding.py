@@ -135,7 +135,8 @@ class AudioFile:
 
 
 class _Content(io.BytesIO):
-    """The content of a file. libsndfile may seek to before its begin if the file is damaged."""
+    """The content of a file. In a damaged one, libsndfile may seek to a place before the first
+    byte, which becomes the first byte here."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -151,6 +152,7 @@ class AudioStream:
         rate: In Hz, from 100 to 1,000,000.
         channels: Their number.
         num_frames: Samples of each channel; None if the file does not say it.
+        is_flac: Whether it is FLAC in a file of its own, not in OGG.
     """
 
     def __init__(self, file: AudioFile, stretch: Stretch):
@@ -209,9 +211,10 @@ class AudioStream:
                     decoded = max(0, opened.tell() - done)  # of this block
                     if decoded:
                         yield mean_of_columns(buffer[:decoded])
-                    is_all = self.num_frames is not None and done + decoded >= self.num_frames
-                    # What follows is a tag, or filling. libFLAC also fills in lost frames.
-                    if is_all and not is_damaged:
+                    has_all = self.num_frames is not None and done + decoded >= self.num_frames
+                    # Then the error is in a tag or filling behind the samples. For a damaged FLAC
+                    # this is not certain, because libFLAC replaces lost frames by silence.
+                    if has_all and not is_damaged:
                         return
                     reason = one_line(getattr(error, "error_string", None) or error)
                     raise self._broken(begin_seconds, done + decoded, reason.rstrip(".")) from error

@@ -46,14 +46,14 @@ logger = logging.get_logger(__name__)
 # Measured with scenes at known times: tests/benchmarks/events.py, docs/detection_measured.md.
 WINDOW_SECONDS = 1.0  # at most the model's length
 HOP_SECONDS = 0.1
-# Labels that an error names.
-NAMED_LABELS = 20
 THRESHOLD = 0.6
 MIN_GAP, MIN_LENGTH = 0.3, 0.3  # seconds
 # Where events begin and end: at edges of the spectrogram, or where the scores reach the threshold.
 EDGES = ("spectrum", "scores")
 # Rounded to microseconds, multiples of the hop print without 0.30000000000000004.
 TIME_DIGITS, SCORE_DIGITS = 6, 6
+# How many labels an error names.
+NAMED_LABELS = 20
 
 
 class Event(NamedTuple):

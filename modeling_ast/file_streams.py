@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 from .flac_files import (
     FLAC_START_BYTES,
+    SEARCH_BYTES,
+    bytes_at,
     counted_samples,
     first_frame,
     flac_start,
@@ -23,7 +25,6 @@ from .flac_files import (
 )
 
 END_OF_FILE = 2**63 - 1
-SEARCH_BYTES = 2**18
 # Bytes of tags (ID3, APE, lyrics, a picture) that may stand between joined MP3 files. Often there
 # are none, so that a few bytes are read first.
 MOST_TAG_BYTES, FEW_TAG_BYTES = 2**22, 2**12
@@ -69,12 +70,12 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
         One stretch or more; and a note on damage that does not prevent decoding, or "".
     """
     size = file.seek(0, os.SEEK_END)
-    head = _bytes_at(file, 0, 12)
+    head = bytes_at(file, 0, 12)
     if head[:4] == b"OggS":
         return _joined(_ogg_links(file, size)), ""
     if _is_wav(head):
         return _wav(file, size)
-    announced = _announced_bytes(_bytes_at(file, 0, 24))
+    announced = _announced_bytes(bytes_at(file, 0, 24))
     if announced > size:
         return [Stretch()], f"its header announces {announced:,} bytes; the {size:,} there are used"
     if head.startswith(W64_MARK) and 0 < announced < size:
@@ -83,14 +84,9 @@ def find_streams(file: BinaryIO) -> tuple[list[Stretch], str]:
     audio = _after_id3(file, 0)
     if first_frame(file, audio) is not None:
         return _flac(file, audio, size)
-    if _mp3_frame_bytes(_bytes_at(file, audio, 4)):
+    if _mp3_frame_bytes(bytes_at(file, audio, 4)):
         return _mp3_streams(file, size), ""
     return [Stretch()], ""
-
-
-def _bytes_at(file: BinaryIO, start: int, count: int) -> bytes:
-    file.seek(start)
-    return file.read(count)
 
 
 def _joined(starts: list[int]) -> list[Stretch]:
@@ -108,7 +104,7 @@ def _ogg_links(file: BinaryIO, size: int) -> list[int]:
     """
     links, position, was_first = [], 0, False
     while 0 <= position < size:
-        header = _bytes_at(file, position, 27)
+        header = bytes_at(file, position, 27)
         if len(header) < 27 or header[:4] != b"OggS":  # damage
             position = _find(file, b"OggS", position + 1)
             continue
@@ -122,7 +118,7 @@ def _ogg_links(file: BinaryIO, size: int) -> list[int]:
 
 def _find(file: BinaryIO, mark: bytes, position: int) -> int:
     """The next position of `mark`; -1 if there is none."""
-    while block := _bytes_at(file, position, SEARCH_BYTES):
+    while block := bytes_at(file, position, SEARCH_BYTES):
         found = block.find(mark)
         if found >= 0:
             return position + found
@@ -137,7 +133,7 @@ def _flac(file: BinaryIO, start: int, size: int) -> tuple[list[Stretch], str]:
     streams = _joined(joined_flac_files(file, start))
     if len(streams) > 1 or start:
         return streams, ""
-    head = _bytes_at(file, 0, FLAC_START_BYTES)
+    head = bytes_at(file, 0, FLAC_START_BYTES)
     announced = flac_start(head).num_samples
     counted, has_others = counted_samples(file, size, first_frame(file, 0) or 0)
     if not announced or not counted:
@@ -178,7 +174,7 @@ def _wav_files(file: BinaryIO, position: int, size: int) -> list[int]:
     """
     starts = [0]
     for _ in range(MOST_CHUNKS):
-        head = _bytes_at(file, position, 12)
+        head = bytes_at(file, position, 12)
         if position + 12 > size or not all(0x20 <= byte < 0x7F for byte in head[:4]):
             break  # the end, or no chunk
         if _is_wav(head):
@@ -196,7 +192,7 @@ def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
     Source: Microsoft's and IBM's Multimedia Programming Interface, 1991; RF64: EBU Tech 3306.
     """
     position, chunks = 12, {}
-    while len(header := _bytes_at(file, position, 8)) == 8 and header[:4] != b"data":
+    while len(header := bytes_at(file, position, 8)) == 8 and header[:4] != b"data":
         num_bytes = int.from_bytes(header[4:], "little")
         if header[:4] in (b"fmt ", b"ds64"):
             chunks[header[:4]] = header + file.read(min(num_bytes, SEARCH_BYTES))
@@ -229,7 +225,7 @@ def _wav(file: BinaryIO, size: int) -> tuple[list[Stretch], str]:
 
 def _is_chunk(file: BinaryIO, start: int, size: int) -> bool:
     """Whether a chunk of a WAV file begins here, and not samples."""
-    header = _bytes_at(file, start, 8)
+    header = bytes_at(file, start, 8)
     stop = start + 8 + int.from_bytes(header[4:], "little")
     return len(header) == 8 and header[:4].isalnum() and stop <= size
 
@@ -256,7 +252,7 @@ def _xing(file: BinaryIO, start: int) -> tuple[int, int]:
     LAME and other encoders write such a frame, with the mark "Xing", "Info" or "VBRI".
     """
     first = _after_id3(file, start)
-    frame = _bytes_at(file, first, 192)
+    frame = bytes_at(file, first, 192)
     if len(frame) < 192 or not _mp3_frame_bytes(frame):
         return 0, 0
     is_version_1, is_mono = frame[1] & 0x18 == 0x18, frame[3] & 0xC0 == 0xC0
@@ -281,7 +277,7 @@ def _next_mp3(file: BinaryIO, position: int, size: int) -> int:
         return END_OF_FILE
     begin = _after_id3(file, position)
     for num_read in (FEW_TAG_BYTES, MOST_TAG_BYTES):
-        block = _bytes_at(file, begin, num_read)
+        block = bytes_at(file, begin, num_read)
         for tries, match in enumerate(MP3_FRAME.finditer(block)):
             if tries == MOST_TRIES:
                 return END_OF_FILE
@@ -302,7 +298,7 @@ def _next_format(file: BinaryIO, start: int, size: int) -> int:
     num_damages = 0
     while position + 4 <= size and num_damages < MOST_DAMAGES:
         if position + 4 > block_start + len(block):
-            block_start, block = position, _bytes_at(file, position, SEARCH_BYTES)
+            block_start, block = position, bytes_at(file, position, SEARCH_BYTES)
         header = block[position - block_start : position - block_start + 4]
         num_bytes = _mp3_frame_bytes(header)
         if not num_bytes:  # a tag, or damage
@@ -319,7 +315,7 @@ def _next_format(file: BinaryIO, start: int, size: int) -> int:
 
 def _after_id3(file: BinaryIO, start: int) -> int:
     """Where an ID3v2 tag that begins here ends; `start` if there is none."""
-    header = _bytes_at(file, start, 10)
+    header = bytes_at(file, start, 10)
     if len(header) < 10 or header[:3] != b"ID3":
         return start
     # Seven bits in each of four bytes; bit 4 of the flags announces a footer.

@@ -9,7 +9,6 @@ Source: RFC 9639, sections 6, 8 and 9.1.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -18,9 +17,9 @@ import numpy as np
 # The first bytes of a FLAC file: its mark, and the header of the first block, which has 34 bytes.
 # The first bit of the header is set if no other block follows.
 FLAC_BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
-# So many bytes of a FLAC file say how many samples it has.
+# The first bytes of a FLAC file, up to the end of its number of samples.
 FLAC_START_BYTES = 26
-# A FLAC file has at most so many blocks before its frames.
+# A file with more blocks before its frames is not read as FLAC.
 MOST_FLAC_BLOCKS = 1000
 SEARCH_BYTES = 2**18
 # In so many bytes at the end of a file are its last two frames, if they are of usual sizes.
@@ -35,7 +34,7 @@ MOST_TRIES, MOST_FALSE_STARTS = 20_000, 20
 # Bits of a sample by 3 bits of a frame's header; 0 for "as in the first block", -1 for reserved.
 SAMPLE_BITS = (0, 8, 12, -1, 16, 20, 24, 32)
 # Samples of a frame by 4 bits of its header.
-BLOCK_SAMPLES = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << power for power in range(8)))
+FRAME_SAMPLES = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << power for power in range(8)))
 # The number of a frame has as many bytes as its first byte has leading ones; without any, one byte.
 MOST_NUMBER_BYTES = 7
 
@@ -69,16 +68,16 @@ def flac_start(content: bytes) -> FlacStart:
 
 def first_frame(file: BinaryIO, start: int) -> int | None:
     """Where the first frame of the FLAC file that begins at `start` is; None if none begins."""
-    if _bytes_at(file, start, 8) not in FLAC_BEGINNINGS:
+    if bytes_at(file, start, 8) not in FLAC_BEGINNINGS:
         return None
     position = start + 4
     for _ in range(MOST_FLAC_BLOCKS):
-        header = _bytes_at(file, position, 4)
+        header = bytes_at(file, position, 4)
         if len(header) < 4:
             return None
         position += 4 + int.from_bytes(header[1:], "big")
         if header[0] & 0x80:
-            sync = _bytes_at(file, position, 2)
+            sync = bytes_at(file, position, 2)
             return position if len(sync) == 2 and sync[0] == 0xFF and sync[1] >> 2 == 0x3E else None
     return None
 
@@ -93,7 +92,7 @@ def joined_flac_files(file: BinaryIO, start: int) -> list[int]:
         starts.append(found)
         # Pictures and other blocks may hold FLAC files; only what comes after them is searched.
         position, found = first_frame(file, found) or 0, None
-        while found is None and len(block := _bytes_at(file, position, SEARCH_BYTES)) > overlap:
+        while found is None and len(block := bytes_at(file, position, SEARCH_BYTES)) > overlap:
             for place in _places(block, b"fL"):
                 if not block.startswith(FLAC_BEGINNINGS, place):
                     continue
@@ -162,14 +161,15 @@ def counted_samples(file: BinaryIO, size: int, position: int) -> tuple[int, bool
     All headers are read only if those of the last two frames contradict the first block.
 
     Args:
+        file, size: The file and its number of bytes.
         position: Where its first frame begins.
     Returns:
         The samples up to the end of the last of the frames that follow one another from the first
         on; and whether other frames are behind them. (0, False) if they cannot be
         counted: the lengths of frames vary, or fewer than two frames are at the end of the file.
     """
-    start = flac_start(_bytes_at(file, 0, FLAC_START_BYTES))
-    last = list(frames(_bytes_at(file, max(0, size - END_BYTES), END_BYTES), start))[-2:]
+    start = flac_start(bytes_at(file, 0, FLAC_START_BYTES))
+    last = list(frames(bytes_at(file, max(0, size - END_BYTES), END_BYTES), start))[-2:]
     if len(last) < 2 or not start.block_samples or last[-1].has_varying_lengths:
         return 0, False
     num_samples = last[-1].number * start.block_samples + last[-1].block_samples
@@ -177,7 +177,7 @@ def counted_samples(file: BinaryIO, size: int, position: int) -> tuple[int, bool
         return num_samples, False
     number = num_samples = 0
     while position < size:
-        block = _bytes_at(file, position, SEARCH_BYTES + HEADER_BYTES)
+        block = bytes_at(file, position, SEARCH_BYTES + HEADER_BYTES)
         for frame in frames(block, start):
             if frame.place >= SEARCH_BYTES:
                 break  # the next block begins with it
@@ -224,7 +224,7 @@ def _frame(content: bytes, place: int, start: FlacStart) -> FlacFrame | None:
         block_samples = int.from_bytes(header[end : end + size - 5], "big") + 1
         end += size - 5
     else:
-        block_samples = BLOCK_SAMPLES[size]
+        block_samples = FRAME_SAMPLES[size]
     end += {12: 1, 13: 2, 14: 2}.get(rate, 0)
     if _checksum(header[:end]) != header[end]:
         return None
@@ -266,15 +266,18 @@ def _places(block: bytes, *marks: bytes) -> Iterator[int]:
     yield from np.sort(np.concatenate(found)).tolist()
 
 
-def _bytes_at(file: BinaryIO, start: int, count: int) -> bytes:
-    file.seek(start, os.SEEK_SET)
+def bytes_at(file: BinaryIO, start: int, count: int) -> bytes:
+    """So many bytes of a file, or fewer at its end."""
+    file.seek(start)
     return file.read(count)
 
 
 __all__ = [
     "FLAC_START_BYTES",
+    "SEARCH_BYTES",
     "FlacFrame",
     "FlacStart",
+    "bytes_at",
     "counted_samples",
     "first_frame",
     "flac_start",

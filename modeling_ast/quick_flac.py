@@ -1,7 +1,7 @@
 """A whole FLAC file -> its samples, with a decoder that is faster than libsndfile's.
 
-That decoder, dr_flac in the package miniaudio, leaves damaged frames out without a word. So it
-decodes only files that have the headers of exactly the frames that they announce, in order
+That decoder, dr_flac in the package miniaudio, skips damaged frames without an error. Therefore it
+is only given files that have the headers of exactly the announced frames, in order
 (`flac_files.py`), and its samples are used only if they are as many as announced: then each frame
 was decoded once, and its checksum was right. libsndfile decodes all other files.
 """
@@ -35,7 +35,7 @@ def decode_quickly(
 
     Args:
         content: Of the whole file.
-        block_samples: Decoded at once, all channels together.
+        block_samples: Samples that are decoded at once, counted over all channels.
         mix: (S, channels) -> (S,).
     Returns:
         (S,), float32, in [-1, 1]; None if it is for libsndfile to decode.
@@ -43,8 +43,10 @@ def decode_quickly(
         DamagedFlacError: Frames that it announces are missing or damaged.
     """
     first = first_frame(io.BytesIO(content), 0)
-    start = flac_start(content) if first is not None else None
-    if first is None or start is None or not 0 < start.num_samples <= MOST_SAMPLES:
+    if first is None:
+        return None
+    start = flac_start(content)
+    if not 0 < start.num_samples <= MOST_SAMPLES:
         return None
     if not has_all_frames(content, first):
         if lacks_frames(content, first):

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from modeling_ast.training import AverageWeightsCallback, last_whole_checkpoint
-from modeling_ast.training.run_record import naming_unwritable
+from modeling_ast.training.run_record import check_not_ended, has_ended, naming_unwritable
 
 
 class Regression(nn.Module):
@@ -220,3 +220,12 @@ def test_only_errors_about_the_output_folder_name_it(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
     with pytest.raises(OSError, match="weights in a is damaged"), naming_unwritable(Path("a")):
         raise SafetensorError("Error while deserializing header: invalid header length")
+
+
+def test_the_results_of_an_evaluation_are_no_run(tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    assert not has_ended(tmp_path)
+    check_not_ended(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds the model of a run that has ended, without"):
+        check_not_ended(tmp_path)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from .. import __version__
 from ..errors import need_extra
-from .output import fail
+from .output import MOST_LETTERS, fail
 
 
 class Verb(NamedTuple):
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     verb = VERBS.get(name.replace("_", "-"))
     if verb is None:
-        similar = get_close_matches(name[:60].lower(), VERBS, 1)
+        similar = get_close_matches(name[:MOST_LETTERS].lower(), VERBS, 1)
         hint = f"did you mean {similar[0]}?" if similar else "give one of those above"
         sys.stderr.write(f"{usage()}\nerror: there is no verb {name!r}; {hint}\n")
         return 2

@@ -82,7 +82,7 @@ class Follower:
     def add(self, name: str, block: ScoreBlock) -> None:
         """The next steps are scored."""
         if len(block.scores):
-            self.highest = np.fmax(self.highest, block.scores.max(0))  # (C,)
+            self.highest = np.fmax(self.highest, np.fmax.reduce(block.scores))  # (C,)
         if self.columns is not None:
             self.columns.add(block)
         if self.writer is not None:

@@ -17,7 +17,7 @@ from ..errors import one_line
 from ..labels import printable
 from ..strict_json import to_json
 
-# Flags that a message on a mistake names, and letters of a flag that are compared.
+# How many flags a message suggests, and how many letters of a mistyped flag are compared.
 MOST_HINTS, MOST_LETTERS = 3, 60
 
 
@@ -79,7 +79,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """As in ArgumentParser, with a hint if a file's name begins with a hyphen, and the name of
-        a similar flag where a flag is missing."""
+        a similar flag if a required one is missing."""
         end = self.given.index("--") if "--" in self.given else len(self.given)
         for word in self.given[:end]:
             is_audio = os.path.splitext(word)[1].lower() in AUDIO_SUFFIXES
@@ -95,7 +95,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def similar_flag(flag: str, known: Iterable[str]) -> str | None:
-    """The known flag that an unknown one may mean: --topk is --top-k, --epochs --num-train-epochs.
+    """The known flag that an unknown one may mean, such as --num-train-epochs for --epochs.
 
     Returns:
         None if there is none.
@@ -145,4 +145,12 @@ def print_report(lines: Iterable[str]) -> None:
         sys.stderr.write(f"{' '.join(text.splitlines())}\n")
 
 
-__all__ = ["CommandParser", "fail", "print_json", "print_report", "quiet_libraries"]
+__all__ = [
+    "MOST_LETTERS",
+    "CommandParser",
+    "fail",
+    "print_json",
+    "print_report",
+    "quiet_libraries",
+    "similar_flag",
+]

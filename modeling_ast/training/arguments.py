@@ -18,7 +18,7 @@ from .data_arguments import DataArguments
 
 # File in a run's output directory with the arguments that decide what the run learns.
 RUN_FILE = "run.json"
-# File in it with the metrics of a run that has ended.
+# File with the metrics, which a run writes when it has ended, and `evaluate` as well.
 METRICS_FILE = "metrics.json"
 FEATURES = ("auto", "workers", "device")
 KEPT = ("auto", "last", "best", "average")

@@ -99,8 +99,8 @@ def fit_calibration(
             wanted, most = f"{wanted} with it and as many without it", fewer.max()
         raise ValueError(
             f"no label has {wanted} (the most is {most} of {len(targets)} clips); give more "
-            f"held-out clips (a smaller --min-positives is possible, but what so few clips decide "
-            f"may make scores worse)"
+            f"held-out clips, or a smaller --min-positives; a calibration from so few clips can "
+            f"make scores worse"
         )
     slope = 1 / temperature(scores, targets, activation)
     slopes, intercepts = np.full(len(labels), slope), np.zeros(len(labels))

@@ -37,7 +37,7 @@ OPTIMIZER_PARTS = {"optimizer.pt": ("state", "param_groups"), "scheduler.pt": ("
 FSDP_OPTIMIZER = "optimizer.bin"
 # How the names of FSDP's and DeepSpeed's folders of shards begin.
 SHARDED = ("pytorch_model", "optimizer", "global_step")
-RANDOM_KEYS = ("python", "numpy", "cpu")
+RANDOM_STATE, RANDOM_KEYS = "rng_state", ("python", "numpy", "cpu")
 # The types of the fields of trainer_state.json that a resume uses.
 NUMBERS, MAYBE_TEXT = (int, float), (str, type(None))
 STATE_TYPES: dict[str, tuple[type, ...]] = {
@@ -118,11 +118,11 @@ def _damages(
         yield from _damages_of_weights(checkpoint, model)
     if not only_model:
         ranks = [f"_{rank}" for rank in range(num_processes)] if num_processes > 1 else [""]
-        parts |= {f"rng_state{rank}.pth": RANDOM_KEYS for rank in ranks}
+        parts |= {f"{RANDOM_STATE}{rank}.pth": RANDOM_KEYS for rank in ranks}
     if (checkpoint / "scaler.pt").exists():  # written with float16 only
         parts["scaler.pt"] = ()
     for name, keys in parts.items():
-        try_out = _set_random_states if keys == RANDOM_KEYS else None
+        try_out = _set_random_states if name.startswith(RANDOM_STATE) else None
         yield from _damages_of_pickle(checkpoint / name, keys, try_out)
 
 
@@ -138,8 +138,8 @@ def _damages_of_state(file: Path) -> Iterator[str]:
         return
     for name, kinds in STATE_TYPES.items():
         value = getattr(state, name)
-        is_bad = isinstance(value, NUMBERS) and value < 0 and name != "best_metric"
-        if is_bad or not isinstance(value, kinds):
+        is_negative = isinstance(value, NUMBERS) and value < 0 and name != "best_metric"
+        if is_negative or not isinstance(value, kinds):
             yield f"{file.name} is damaged ({name} is {str(value)[:40]})"
     if not all(isinstance(row, dict) for row in state.log_history):
         yield f"{file.name} is damaged (log_history)"

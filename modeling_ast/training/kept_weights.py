@@ -175,8 +175,8 @@ def choose_weights(
     reason = f"{metric} on the {num_clips} validation clips: {listed}"
     if scores[name] < max(scores.values()):
         reason += (
-            f"; with so few clips the difference to the highest may be chance (it is within "
-            f"{STANDARD_ERRORS} standard errors), and {name} is the safer choice"
+            f"; the difference to the highest is within {STANDARD_ERRORS} standard errors, so it "
+            f"may be chance, and {name} is the safer choice"
         )
     return by_name[name], Choice("keep_weights", name, reason)
 

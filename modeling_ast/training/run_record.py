@@ -145,8 +145,11 @@ def check_not_ended(folder: Path) -> None:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the run in an output directory has written its results."""
-    return (folder / METRICS_FILE).is_file()
+    """Whether the run in an output directory has written its results.
+
+    `evaluate` writes metrics, too, but no record of a run.
+    """
+    return (folder / METRICS_FILE).is_file() and (folder / RUN_FILE).is_file()
 
 
 def find_resumed(

@@ -2,7 +2,8 @@
 
 Files are often named after the speaker, instrument or place, and then a number: `anna_01.wav`,
 `Kit__snare 3.flac`. If such a beginning stands in files of several labels, and in both parts, the
-score says how well the model knows these speakers (`grouping.py`).
+score says how well the model knows these speakers, not how well it will do with others
+(`grouping.py`).
 """
 
 from __future__ import annotations
@@ -21,15 +22,23 @@ from .grouping import paths_of
 PATTERNS = {"__": "([^/]+?)__[^/]*$", "_": "([^/_]+)_[^/]*$", "-": "([^/-]+)-[^/]*$"}
 # A beginning that stands for a speaker or an instrument has several files.
 FEWEST_FILES = 3
-# The share of the held-out clips that must have a beginning of a clip to train on, and of the
-# beginnings that must stand in files of several labels: others follow from the label.
-LEAST_SHARE = 0.5
+# The share of the held-out clips that must begin like a clip to train on.
+LEAST_SHARED_CLIPS = 0.5
+# The share of the beginnings that must occur with several labels. A beginning that occurs with one
+# label may be the label's name, as in bark_1.wav.
+LEAST_MIXED_BEGINNINGS = 0.5
 # The share of the files with one beginning that must have another label than most of them.
 LEAST_OTHERS = 0.2
 
 
 def shared_beginnings(to_train: Dataset, held_out: Dataset, arguments: DataArguments) -> list[str]:
-    """A warning if names suggest groups that are in both parts; else nothing."""
+    """A warning if names suggest that clips of one group are in both parts.
+
+    Returns:
+        The warning, or an empty list.
+    Raises:
+        ValueError: The data has no label column.
+    """
     paths = [paths_of(clips, arguments) for clips in (to_train, held_out)]
     if not all(map(all, paths)):  # clips without a file name
         return []
@@ -45,17 +54,18 @@ def shared_beginnings(to_train: Dataset, held_out: Dataset, arguments: DataArgum
                 labels[beginning][str(cell)] += 1
         num_clips = sum(map(len, found))
         with_several = sum(map(_is_of_several, labels.values()))
-        num_shared = len([beginning for beginning in found[1] if beginning in set(found[0])])
+        trained_on = set(found[0])
+        num_shared = sum(beginning in trained_on for beginning in found[1])
         if (
             1 < len(labels) <= num_clips / FEWEST_FILES
-            and with_several >= LEAST_SHARE * len(labels)
-            and num_shared >= LEAST_SHARE * len(found[1])
+            and with_several >= LEAST_MIXED_BEGINNINGS * len(labels)
+            and num_shared >= LEAST_SHARED_CLIPS * len(found[1])
         ):
             return [
                 f"the names of {num_shared} of the {len(found[1])} held-out clips begin like those "
                 f"of clips to train on ({some(sorted(labels))}); if these are speakers, "
-                f"instruments or places, the score will be too good: --group-by '{pattern}' holds "
-                f"out whole ones"
+                f"instruments or places, the score is higher than it will be for new ones: "
+                f"--group-by '{pattern}' holds out whole ones"
             ]
         return []
     return []
